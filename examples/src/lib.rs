@@ -1,0 +1,1 @@
+//! The examples: thin programs that a user of the crates would write.

@@ -1,0 +1,1 @@
+//! Doubles of a XenServer pool, CloudStack and OpenStack on loopback, with the traps of the real servers.

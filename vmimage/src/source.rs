@@ -1,0 +1,144 @@
+//! The two ways to read a disk: anywhere ([`Disk`]) or once, forwards ([`Source`]).
+
+use std::sync::Arc;
+
+use crate::{BlockMap, Result};
+
+/// A disk whose guest-visible bytes can be read at any position: a raw file, a QCOW2 image, a
+/// VHD or a chain of VHDs.
+///
+/// A chain answers by mapping query: [`extent_at`](Self::extent_at) says which layer holds a
+/// range, at sector granularity, without reading through the layers.
+pub trait Disk: Send + Sync + std::fmt::Debug {
+    /// The guest-visible size in bytes; a multiple of 512 for every format but raw.
+    fn virtual_size(&self) -> u64;
+
+    /// The longest run that starts at `offset` (guest bytes, below the virtual size) and is of
+    /// one kind, as far as one look at the metadata tells; the next one may be of the same kind.
+    ///
+    /// # Errors
+    /// Metadata that violates the format, and I/O failures.
+    fn extent_at(&self, offset: u64) -> Result<Extent>;
+
+    /// Fills `buf` with guest bytes from `offset` on; zeros where nothing is stored.
+    ///
+    /// # Errors
+    /// A range past the end of the disk, a violated format, I/O failures.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// The map of what may hold data, made from the metadata alone.
+    ///
+    /// # Errors
+    /// Those of [`extent_at`](Self::extent_at).
+    fn block_map(&self) -> Result<BlockMap> {
+        let mut map = BlockMap::empty(self.virtual_size());
+        let mut at = 0;
+        while at < self.virtual_size() {
+            let extent = self.extent_at(at)?;
+            let end = at.saturating_add(extent.len.max(1));
+            if !matches!(extent.kind, ExtentKind::Zero) {
+                map.insert(at..end);
+            }
+            at = end;
+        }
+        Ok(map)
+    }
+}
+
+/// A run of guest bytes of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Extent {
+    /// Where the run starts, in guest bytes.
+    pub offset: u64,
+    /// How long it is, in bytes; never zero.
+    pub len: u64,
+    /// What it holds.
+    pub kind: ExtentKind,
+}
+
+impl Extent {
+    /// A run of `len` bytes at guest offset `offset`.
+    pub fn new(offset: u64, len: u64, kind: ExtentKind) -> Self {
+        Self { offset, len, kind }
+    }
+}
+
+/// What a run of guest bytes holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExtentKind {
+    /// Zeros, known without reading.
+    Zero,
+    /// Stored as it is in a layer of the chain (0 is the youngest), at a byte offset of that
+    /// layer's file.
+    Data {
+        /// The layer: 0 is the image that was opened, 1 its parent, and so on.
+        layer: u32,
+        /// The byte offset in the layer's file.
+        file_offset: u64,
+    },
+    /// Stored, but not byte for byte (compressed): only a read gives the content.
+    Encoded,
+}
+
+/// A disk that is read once, in ascending order: what a transfer needs and all that a network
+/// stream can give.
+///
+/// The map is known before the first byte of data. After the last read,
+/// [`finish`](Self::finish) proves that the input was whole; data of a source that was not
+/// finished must not be trusted.
+pub trait Source: Send {
+    /// What may hold data, and the virtual size.
+    fn block_map(&self) -> &BlockMap;
+
+    /// Fills `buf` with guest bytes from `offset` on; zeros where the map has no data.
+    /// `offset` must not be below the end of the previous read.
+    ///
+    /// # Errors
+    /// A read backwards or past the end, truncated or corrupt input, I/O failures.
+    fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Reads the rest of the input, if there is any, and checks the format's own trailer.
+    ///
+    /// # Errors
+    /// Truncated or corrupt input, bytes that do not belong to the image, I/O failures.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// A [`Disk`] as a [`Source`].
+#[derive(Debug)]
+pub struct DiskSource {
+    disk: Arc<dyn Disk>,
+    map: BlockMap,
+}
+
+impl DiskSource {
+    /// Makes the map of `disk` from its metadata.
+    ///
+    /// # Errors
+    /// Those of [`Disk::block_map`].
+    pub fn new(disk: Arc<dyn Disk>) -> Result<Self> {
+        let map = disk.block_map()?;
+        Ok(Self { disk, map })
+    }
+
+    /// The disk below.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+}
+
+impl Source for DiskSource {
+    fn block_map(&self) -> &BlockMap {
+        &self.map
+    }
+
+    fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.disk.read_exact_at(buf, offset)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
