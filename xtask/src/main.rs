@@ -1,2 +1,44 @@
-//! Chores of this workspace.
-fn main() {}
+//! Chores of this workspace: `cargo xtask e2e`, `cargo xtask ci`.
+//!
+//! Nothing here links the crates of the workspace. The end-to-end runs drive the built examples as
+//! processes, the way a user does, and judge them by tools that share no code with them.
+
+mod e2e;
+mod process;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about, disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole job on real input: a Debian guest, Keystone, Glance, QEMU
+    E2e(e2e::Args),
+    /// Run every check that a change must pass (the script `.ci/run`)
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::E2e(args) => e2e::run(&args),
+        Command::Ci => {
+            process::passes(std::process::Command::new("bash").arg(tools::root().join(".ci/run")))
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Where things are: the workspace, its scripts and examples, the programs of the machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::Result;
+
+/// The root of the workspace.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// A script of `xtask/scripts`, ready to take arguments.
+pub(crate) fn script(name: &str) -> Command {
+    let path = root().join("xtask/scripts").join(name);
+    let interpreter = if name.ends_with(".py") { "python3" } else { "bash" };
+    let mut command = Command::new(interpreter);
+    command.arg(path);
+    command
+}
+
+/// The full path of a program, if the machine has it.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// Whether we are root: the guest disk and missing packages need that.
+pub(crate) fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uid.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
+}
+
+/// The programs that the runs drive.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// The example `clone_vm`.
+    pub(crate) clone_vm: PathBuf,
+    /// The binary of `simulator`.
+    pub(crate) simulator: PathBuf,
+}
+
+/// Builds what the runs drive, with the optimisation that a user would have.
+pub(crate) fn build(release: bool) -> Result<Built> {
+    let mut examples = cargo(release);
+    examples.args(["--example", "clone_vm"]);
+    let mut simulator = cargo(release);
+    simulator.args(["--package", "simulator", "--bin", "simulator"]);
+    for command in [&mut examples, &mut simulator] {
+        if !crate::process::passes(command)? {
+            return Err("the build failed".to_owned());
+        }
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), |dir| root().join(dir))
+        .join(if release { "release" } else { "debug" });
+    let (clone_vm, simulator) = (target.join("examples/clone_vm"), target.join("simulator"));
+    for file in [&clone_vm, &simulator] {
+        if !file.is_file() {
+            return Err(format!("the build left no {}", file.display()));
+        }
+    }
+    Ok(Built { clone_vm, simulator })
+}
+
+fn cargo(release: bool) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root()).arg("build");
+    if release {
+        command.arg("--release");
+    }
+    command
+}
