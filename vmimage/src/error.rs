@@ -39,6 +39,8 @@ pub enum ErrorKind {
     Usage,
     /// The operating system or the stream below failed.
     Io,
+    /// The caller's cancel flag was set.
+    Cancelled,
 }
 
 impl Error {

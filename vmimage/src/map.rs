@@ -51,9 +51,28 @@ impl BlockMap {
         }
     }
 
-    /// Whether any granule that `range` touches may hold data.
+    /// Whether any granule that `range` touches may hold data. Looks at no other granule.
     pub fn any(&self, range: Range<u64>) -> bool {
-        self.next_run(range.start).is_some_and(|run| run.start < range.end)
+        self.first_run(range).is_some()
+    }
+
+    /// The first run of data granules within `range`, clipped to it and to the disk; `None` if
+    /// the range is all zeros. Looks at no granule outside of the range, so that walking a disk
+    /// block by block costs one pass over the map.
+    pub fn first_run(&self, range: Range<u64>) -> Option<Range<u64>> {
+        let limit = range.end.min(self.virtual_size);
+        if range.start >= limit {
+            return None;
+        }
+        let until = limit.div_ceil(GRANULE);
+        let first = self.find_below(range.start / GRANULE, until, true)?;
+        let end = self.find_below(first, until, false).unwrap_or(until);
+        Some((first * GRANULE).max(range.start)..end.saturating_mul(GRANULE).min(limit))
+    }
+
+    /// How many granules may hold data.
+    pub fn granules(&self) -> u64 {
+        self.words.iter().map(|w| u64::from(w.count_ones())).sum()
     }
 
     /// The next maximal run of data granules that ends after `offset`, as guest bytes clipped to
@@ -83,13 +102,23 @@ impl BlockMap {
 
     /// The first granule at or after `from` whose bit is `set`.
     fn find(&self, from: u64, set: bool) -> Option<u64> {
+        self.find_below(from, u64::MAX, set)
+    }
+
+    /// The first granule in `from..until` whose bit is `set`.
+    fn find_below(&self, from: u64, until: u64, set: bool) -> Option<u64> {
         let flip = if set { 0 } else { u64::MAX };
         let mut index = usize::try_from(from / 64).ok()?;
         let mut mask = u64::MAX << (from % 64);
         while let Some(word) = self.words.get(index) {
+            let base = index as u64 * 64;
+            if base >= until {
+                return None;
+            }
             let hit = (word ^ flip) & mask;
             if hit != 0 {
-                return Some(index as u64 * 64 + u64::from(hit.trailing_zeros()));
+                let found = base + u64::from(hit.trailing_zeros());
+                return (found < until).then_some(found);
             }
             mask = u64::MAX;
             index += 1;
@@ -117,6 +146,13 @@ mod tests {
         assert!(map.any(2 * GRANULE..63 * GRANULE + 1));
         assert_eq!(map.next_run(64 * GRANULE + 7), Some(64 * GRANULE + 7..66 * GRANULE));
         assert_eq!(map.next_run(size), None);
+        assert_eq!(map.granules(), 6);
+        assert_eq!(map.first_run(0..u64::MAX), Some(0..2 * GRANULE));
+        assert_eq!(map.first_run(5..GRANULE + 9), Some(5..GRANULE + 9));
+        assert_eq!(map.first_run(2 * GRANULE..63 * GRANULE), None);
+        assert_eq!(map.first_run(2 * GRANULE..64 * GRANULE), Some(63 * GRANULE..64 * GRANULE));
+        assert_eq!(map.first_run(200 * GRANULE + 1..u64::MAX), Some(200 * GRANULE + 1..size));
+        assert_eq!(map.first_run(7..7), None);
     }
 
     #[test]

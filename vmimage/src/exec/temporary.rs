@@ -1,0 +1,142 @@
+//! The output file before it is whole: without a name where the system can, so that not even a
+//! killed process leaves a part of it.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Error, ErrorKind, Result};
+
+/// A file in the folder of its target, that becomes the target or vanishes.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    file: File,
+    target: PathBuf,
+    /// Its name, where it has one.
+    name: Option<PathBuf>,
+    /// The mode of the file that it replaces.
+    permissions: Option<fs::Permissions>,
+}
+
+impl Temporary {
+    /// An empty file that will become `target`.
+    pub(super) fn create(target: &Path) -> Result<Self> {
+        // The file that a link points to is replaced, not the link.
+        let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
+        let permissions = match fs::metadata(&target) {
+            Ok(meta) if meta.is_file() => Some(meta.permissions()),
+            Ok(_) => {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    "the output exists and is not a regular file: stream to it instead",
+                )
+                .with_path(&target));
+            }
+            Err(_) => None,
+        };
+        if target.file_name().is_none() {
+            let error = Error::new(ErrorKind::Usage, "the output must name a file");
+            return Err(error.with_path(&target));
+        }
+        let (file, name) = open(&target)
+            .map_err(|e| Error::io("cannot create the output", e).with_path(&target))?;
+        Ok(Self { file, target, name, permissions })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file its name, in place of whatever had it.
+    pub(super) fn persist(mut self) -> Result<()> {
+        let result = self.try_persist();
+        result.map_err(|e| Error::io("cannot put the output in place", e).with_path(&self.target))
+    }
+
+    fn try_persist(&mut self) -> io::Result<()> {
+        if let Some(permissions) = self.permissions.take() {
+            self.file.set_permissions(permissions)?;
+        }
+        if self.name.is_none() {
+            match link(&self.file, &self.target) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+            // A link cannot replace a file, but a rename can.
+            let name = sibling(&self.target);
+            link(&self.file, &name)?;
+            self.name = Some(name);
+        }
+        if let Some(name) = &self.name {
+            fs::rename(name, &self.target)?;
+            self.name = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = fs::remove_file(name);
+        }
+    }
+}
+
+fn folder(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A name beside the target that nobody else uses.
+fn sibling(target: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}-{counter}.partial", std::process::id()));
+    folder(target).join(name)
+}
+
+fn open(target: &Path) -> io::Result<(File, Option<PathBuf>)> {
+    if let Some(file) = open_nameless(folder(target)) {
+        return Ok((file, None));
+    }
+    let name = sibling(target);
+    let file = OpenOptions::new().write(true).create_new(true).open(&name)?;
+    Ok((file, Some(name)))
+}
+
+/// A file without a name, if the file system knows such and `/proc` is there to name it later.
+#[cfg(target_os = "linux")]
+fn open_nameless(folder: &Path) -> Option<File> {
+    use rustix::fs::{Mode, OFlags};
+    if !Path::new("/proc/self/fd").is_dir() {
+        return None;
+    }
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)).ok().map(File::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_nameless(_folder: &Path) -> Option<File> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn link(file: &File, name: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD};
+    use std::os::fd::AsRawFd;
+    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, from, CWD, name, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn link(_file: &File, _name: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,76 @@
+//! Units: the segments cut into pieces of equal length, which the executors work on.
+
+use super::{Segment, Segments};
+
+/// How many bytes of output one unit holds; only the last one is shorter. Small enough that a
+/// unit stays in a core's cache from the read to the write, large enough that calls and queues
+/// cost nothing.
+pub(crate) const UNIT: usize = 1 << 20;
+
+/// A piece of the output.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    /// Where it lies in the output (before compression).
+    pub(crate) offset: u64,
+    /// Its length: `UNIT`, or what is left.
+    pub(crate) len: usize,
+    /// What it is made of, in order; nothing if it is all zeros.
+    pub(crate) parts: Vec<Segment>,
+}
+
+/// Cuts segments into units.
+#[derive(Debug)]
+pub(crate) struct Units<'a> {
+    segments: Segments<'a>,
+    pending: Option<Segment>,
+    offset: u64,
+}
+
+impl<'a> Units<'a> {
+    pub(crate) fn new(segments: Segments<'a>) -> Self {
+        Self { segments, pending: None, offset: 0 }
+    }
+}
+
+impl Iterator for Units<'_> {
+    type Item = Unit;
+
+    fn next(&mut self) -> Option<Unit> {
+        let mut unit = Unit { offset: self.offset, len: 0, parts: Vec::new() };
+        let mut zeros_only = true;
+        while unit.len < UNIT {
+            let Some(segment) = self.pending.take().or_else(|| self.segments.next()) else {
+                break;
+            };
+            let (part, rest) = split(segment, UNIT - unit.len);
+            self.pending = rest;
+            unit.len += part.output_len() as usize;
+            zeros_only &= matches!(part, Segment::Zero(_));
+            unit.parts.push(part);
+        }
+        if zeros_only {
+            unit.parts.clear();
+        }
+        self.offset += unit.len as u64;
+        (unit.len > 0).then_some(unit)
+    }
+}
+
+/// The first `room` bytes of a segment, and the rest.
+fn split(segment: Segment, room: usize) -> (Segment, Option<Segment>) {
+    let room64 = room as u64;
+    if segment.output_len() <= room64 {
+        return (segment, None);
+    }
+    match segment {
+        Segment::Inline(mut bytes) => {
+            let first = bytes.split_to(room);
+            (Segment::Inline(first), Some(Segment::Inline(bytes)))
+        }
+        Segment::Zero(len) => (Segment::Zero(room64), Some(Segment::Zero(len - room64))),
+        Segment::Guest { offset, len } => (
+            Segment::Guest { offset, len: room64 },
+            Some(Segment::Guest { offset: offset + room64, len: len - room64 }),
+        ),
+    }
+}

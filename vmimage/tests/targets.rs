@@ -1,0 +1,112 @@
+//! Everything that is written is read back by tools that we did not write.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{ForwardSource, MemDisk, assert_same_content, qemu_read, tool_ok};
+use proptest::prelude::*;
+use vmimage::{
+    Disk, FileOptions, GRANULE, Outcome, Plan, PlanOptions, StreamOptions, TargetFormat, stream,
+    to_file,
+};
+
+fn plan(disk: &MemDisk, format: TargetFormat) -> Plan {
+    Plan::new(format, &disk.block_map().unwrap(), &PlanOptions::new()).unwrap()
+}
+
+fn stream_to_vec(disk: &MemDisk, plan: &Plan) -> (Vec<u8>, Outcome) {
+    let mut source = ForwardSource::new(disk);
+    let mut out = Vec::new();
+    let mut sink = |bytes: bytes::Bytes| {
+        out.extend_from_slice(&bytes);
+        Ok(())
+    };
+    let outcome = stream(plan, &mut source, &mut sink, &StreamOptions::new()).unwrap();
+    assert!(source.finished);
+    (out, outcome)
+}
+
+/// Writes `disk` in `format` by both executors, which must agree, and gives the file's name.
+fn write(disk: &MemDisk, format: TargetFormat, folder: &Path) -> std::path::PathBuf {
+    let plan = plan(disk, format);
+    let (streamed, outcome) = stream_to_vec(disk, &plan);
+    assert_eq!(outcome.bytes, streamed.len() as u64);
+    if let Some(len) = plan.output_len() {
+        assert_eq!(len, streamed.len() as u64, "{format}: the announced length");
+    }
+    let path = folder.join(format!("image.{format}"));
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let outcome = to_file(&plan, &shared, &path, &FileOptions::new()).unwrap();
+    let written = std::fs::read(&path).unwrap();
+    assert_eq!(outcome.bytes, written.len() as u64);
+    assert!(streamed == written, "{format}: the executors disagree");
+    path
+}
+
+fn check_all(disk: &MemDisk) {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = disk.bytes();
+    let raw = write(disk, TargetFormat::Raw, folder.path());
+    assert!(std::fs::read(raw).unwrap() == expected, "raw");
+
+    let qcow2 = write(disk, TargetFormat::Qcow2, folder.path());
+    let name = qcow2.to_str().unwrap();
+    if tool_ok("qemu-img", &["check", "-f", "qcow2", name]).is_some() {
+        let read = qemu_read("qcow2", &qcow2).unwrap();
+        assert_eq!(read.len(), expected.len().next_multiple_of(512));
+        assert_same_content(&expected, &read, "qcow2");
+    }
+    for format in [TargetFormat::VhdDynamic, TargetFormat::VhdFixed] {
+        let vhd = write(disk, format, folder.path());
+        let step = if format == TargetFormat::VhdFixed { 1 << 20 } else { 2 << 20 };
+        if let Some(read) = qemu_read("vpc", &vhd) {
+            assert_eq!(read.len(), expected.len().max(1).next_multiple_of(step), "{format}");
+            assert_same_content(&expected, &read, &format.to_string());
+        }
+    }
+}
+
+#[test]
+fn the_shapes_that_break_writers() {
+    let full = MemDisk::full(5 * GRANULE + 777, 1);
+    let cases = [
+        MemDisk::new(512),
+        MemDisk::new(5 << 20),
+        MemDisk::new(1).with_granule(0, 9),
+        full,
+        MemDisk::full(4 << 20, 2),
+        MemDisk::new((512 << 20) + 512).with_granule(8192, 3),
+        MemDisk::new(40 << 20).with_granule(0, 4).with_granule(33, 4).with_zero_granule(64),
+        MemDisk::new((6 << 20) - 512).with_granule(95, 5),
+    ];
+    for disk in cases {
+        check_all(&disk);
+    }
+}
+
+prop_compose! {
+    fn any_disk()(
+        size in prop_oneof![1_u64..300_000, 1_u64..40_000_000],
+        picks in prop::collection::vec((any::<u64>(), any::<bool>()), 0..24),
+        seed in any::<u64>(),
+    ) -> MemDisk {
+        let granules = size.div_ceil(GRANULE);
+        picks.into_iter().fold(MemDisk::new(size), |disk, (pick, zero)| match zero {
+            true => disk.with_zero_granule(pick % granules),
+            false => disk.with_granule(pick % granules, seed),
+        })
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_block_map_round_trips_through_qemu(disk in any_disk()) {
+        check_all(&disk);
+    }
+}
