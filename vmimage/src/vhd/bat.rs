@@ -7,7 +7,7 @@ pub const BAT_UNUSED: u32 = u32::MAX;
 
 /// The block allocation table, four bytes an entry. Entries are unsigned: a file may reach
 /// 2 TiB.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Bat(Vec<u32>);
 
 impl std::fmt::Debug for Bat {

@@ -3,7 +3,7 @@
 use super::locator::Locator;
 use super::{BAT_UNUSED, Fields, checksum, put};
 use crate::finding::Findings;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The longest BAT that is read: 8 Mi entries, 32 MiB of memory for one layer, 16 TiB of disk
 /// at the usual block size.
@@ -150,8 +150,13 @@ impl DynamicHeader {
     /// The number of BAT entries that a disk of `size` bytes needs; the BAT may be longer.
     ///
     /// # Errors
-    /// `Corrupt` if the BAT is shorter, `Unsupported` beyond [`MAX_BAT_ENTRIES`].
+    /// `Corrupt` if the BAT is shorter, `Unsupported` beyond [`MAX_BAT_ENTRIES`], `TooLarge`
+    /// beyond [`MAX_DISK`](crate::MAX_DISK).
     pub fn needed_entries(&self, size: u64) -> Result<u32> {
+        if size > crate::MAX_DISK {
+            let message = format!("a disk of {size} bytes is beyond the 64 TiB that are read");
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
         let needed = self.blocks_for(size);
         if needed > u64::from(self.max_table_entries) {
             return Err(Error::corrupt(format!(
@@ -191,7 +196,6 @@ impl DynamicHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
     use crate::finding::Policy;
     use crate::vhd::PlatformCode;
 
@@ -234,10 +238,7 @@ mod tests {
         let error = header.needed_entries((1 << 30) + 512).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         let huge = DynamicHeader::new(1536, u32::MAX);
-        assert_eq!(
-            huge.needed_entries(u64::MAX / 4096).unwrap_err().kind(),
-            ErrorKind::Unsupported
-        );
+        assert_eq!(huge.needed_entries(60 << 40).unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(huge.bat_len(), 4 * (1 << 32));
         assert_eq!(DynamicHeader::new(u64::MAX, 1).bat_end(), None);
     }

@@ -9,16 +9,23 @@
 mod bat;
 mod batmap;
 mod bitmap;
+mod disk;
+pub(crate) mod file;
 mod footer;
 mod header;
 mod locator;
+pub(crate) mod resolve;
+mod stream;
 
 pub use bat::{BAT_UNUSED, Bat};
 pub use batmap::Batmap;
 pub use bitmap::Bitmap;
+pub(crate) use disk::size_by;
+pub use disk::{MAX_CHAIN, VhdDisk};
 pub use footer::{DiskType, Footer, Geometry};
 pub use header::{DynamicHeader, MAX_BAT_ENTRIES};
 pub use locator::{Locator, PlatformCode};
+pub use stream::VhdStream;
 
 /// The sector of VHD, in bytes.
 pub const SECTOR: u64 = 512;

@@ -1,0 +1,44 @@
+//! Everything that is odd about an image, in one report.
+
+use std::path::Path;
+
+use crate::finding::{Findings, Policy, Report};
+use crate::open::door;
+use crate::options::{Format, OpenOptions};
+use crate::vhd::{file::VhdFile, resolve::Chain};
+use crate::{ErrorKind, Result};
+
+/// Examines an image and, where they are found, its parents.
+///
+/// What the strict reader would refuse is reported, not returned; the policy of `options` does
+/// not matter.
+///
+/// # Errors
+/// `Io`, `Usage`, and `Unsupported` for what is not read at all.
+pub fn check(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Report> {
+    let path = path.as_ref();
+    let options = options.clone().lenient(true);
+    let mut findings = Findings::new(Policy::Lenient);
+    let result = examine(path, &options, &mut findings);
+    if let Err(error) = result {
+        match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::Truncated | ErrorKind::TooLarge => {
+                findings.corrupt("unreadable", error.to_string(), error.offset());
+            }
+            ErrorKind::Reference => findings.note("parent-missing", error.to_string()),
+            _ => return Err(error),
+        }
+    }
+    Ok(Report::new(findings))
+}
+
+fn examine(path: &Path, options: &OpenOptions, findings: &mut Findings) -> Result<()> {
+    let (source, format) = door(path, options)?;
+    match format {
+        Format::Vhd => {
+            let tip = VhdFile::open(source, Some(path), findings)?;
+            Chain::resolve(tip, path, options, findings).map(|_| ())
+        }
+        _ => crate::open(path, options).map(|_| ()),
+    }
+}

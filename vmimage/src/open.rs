@@ -1,0 +1,175 @@
+//! The door: which format a file has, and what opens it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::finding::Findings;
+use crate::image::{Image, ImageInfo, ParentInfo, Subformat};
+use crate::options::{Format, OpenOptions};
+use crate::raw::RawDisk;
+use crate::vhd::{Footer, file, resolve, uuid_text};
+use crate::{Disk, Error, ReadAt, Result};
+
+/// Opens an image with everything it is made of.
+///
+/// The format is probed unless the options name it. A VHD's parents are followed inside the
+/// child's own folder; a parent elsewhere, a raw parent and whatever a QCOW2 refers to are used
+/// only if [`OpenOptions::with_parent`] names them.
+///
+/// # Errors
+/// `Reference` for a parent that was not found or not allowed (the message says which one),
+/// `Unsupported` for formats and features that are not read, `Corrupt` and `Truncated` for
+/// damage, `Io`.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("disk.raw");
+/// std::fs::write(&path, vec![7; 1 << 20])?;
+/// let image = vmimage::open(&path, &vmimage::OpenOptions::new())?;
+/// let mut sector = [0; 512];
+/// image.disks()[0].read_exact_at(&mut sector, 4096)?;
+/// assert_eq!(sector, [7; 512]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
+    let path = path.as_ref();
+    let (source, format) = door(path, options)?;
+    match format {
+        Format::Raw => open_raw(source).map_err(|e| e.with_path(path)),
+        Format::Vhd => open_vhd(path, source, options),
+        Format::Qcow2 => Err(Error::unsupported("qcow2 is not read yet").with_path(path)),
+    }
+}
+
+/// Describes an image from its own metadata; parents are not looked for.
+///
+/// # Errors
+/// As [`open`], without those about parents.
+pub fn info(path: impl AsRef<Path>, options: &OpenOptions) -> Result<ImageInfo> {
+    let path = path.as_ref();
+    let (source, format) = door(path, options)?;
+    match format {
+        Format::Raw => open_raw(source).map(|i| i.info().clone()).map_err(|e| e.with_path(path)),
+        Format::Vhd => {
+            let mut findings = Findings::new(options.policy());
+            let vhd = file::VhdFile::open(source, Some(path), &mut findings)?;
+            Ok(vhd_info(&vhd, options, &findings))
+        }
+        Format::Qcow2 => Err(Error::unsupported("qcow2 is not read yet").with_path(path)),
+    }
+}
+
+/// The opened file and its format.
+pub(crate) fn door(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn ReadAt>, Format)> {
+    let source: Arc<dyn ReadAt> = Arc::new(resolve::open_file(path)?);
+    let format = match options.format() {
+        Some(format) => format,
+        None => probe(&source).map_err(|e| e.with_path(path))?,
+    };
+    Ok((source, format))
+}
+
+fn open_raw(source: Arc<dyn ReadAt>) -> Result<Image> {
+    let disk = RawDisk::new(source)?;
+    let info = ImageInfo::of_disk(Format::Raw, disk.virtual_size());
+    Ok(Image::new(info, vec![Arc::new(disk)]))
+}
+
+fn open_vhd(path: &Path, source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
+    let mut findings = Findings::new(options.policy());
+    let tip = file::VhdFile::open(source, Some(path), &mut findings)?;
+    let chain = resolve::Chain::resolve(tip, path, options, &mut findings)?;
+    let mut info = vhd_info(&chain.files[0], options, &findings);
+    if let Some(parent) = &mut info.parent {
+        parent.path = match chain.files.get(1) {
+            Some(file) => file.path.clone(),
+            None => chain.raw.as_ref().map(|raw| raw.path.clone()),
+        };
+    }
+    let disk = chain.into_disk(options)?;
+    Ok(Image::new(info, vec![Arc::new(disk)]))
+}
+
+fn vhd_info(tip: &file::VhdFile, options: &OpenOptions, findings: &Findings) -> ImageInfo {
+    let footer = &tip.footer;
+    let size = crate::vhd::size_by(options.size(), footer);
+    let mut info = ImageInfo::of_disk(Format::Vhd, size);
+    info.subformat = Some(Subformat::from(footer.disk_type));
+    info.current_size = Some(footer.current_size);
+    info.geometry_size = Some(footer.geometry.bytes());
+    info.creator = Some(footer.creator_text());
+    info.block_size = tip.sparse.as_ref().map(|s| u64::from(s.header.block_size));
+    info.parent = resolve::hint(tip).map(|hint| ParentInfo {
+        name: hint.name,
+        uuid: (hint.uuid != [0; 16]).then(|| uuid_text(&hint.uuid)),
+        path: None,
+    });
+    info.findings = findings.list().to_vec();
+    info
+}
+
+/// The format of `source` by what its bytes say.
+///
+/// Raw is what nothing else matches, so that a guest which writes another format's magic into
+/// its disk changes the answer: name the format wherever it is known.
+///
+/// # Errors
+/// `Unsupported` for the formats that are known and not read, `Io`.
+pub fn probe(source: &dyn ReadAt) -> Result<Format> {
+    let len = source.byte_len().map_err(|e| Error::io("cannot learn the file's length", e))?;
+    let read = |at: u64, n: u64| -> Result<Vec<u8>> {
+        let mut bytes = vec![0; n as usize];
+        source
+            .read_exact_at(&mut bytes, at)
+            .map_err(|e| Error::io("cannot read the image", e).with_offset(at))?;
+        Ok(bytes)
+    };
+    let full = Footer::LEN as u64;
+    let start = read(0, len.min(full))?;
+    let tail = read(len.saturating_sub(full), len.min(full))?;
+    if start.is_empty() {
+        return Err(Error::truncated("the file is empty"));
+    }
+    if start.starts_with(b"QFI\xfb") {
+        return Ok(Format::Qcow2);
+    }
+    // A fixed VHD shows its cookie at the end only.
+    let short = tail.get(1..).unwrap_or_default();
+    if Footer::probe(&start) || Footer::probe(&tail) || Footer::probe(short) {
+        return Ok(Format::Vhd);
+    }
+    match foreign(&start) {
+        None => Ok(Format::Raw),
+        Some(name) => Err(Error::unsupported(format!(
+            "this is {name}, which is not read; if it is the content of a disk, say so with \
+             the format raw"
+        ))),
+    }
+}
+
+/// The name of a known format that is no disk image of ours.
+fn foreign(start: &[u8]) -> Option<&'static str> {
+    const MAGICS: &[(&[u8], &str)] = &[
+        (b"\x1f\x8b", "a gzip file (unpack it first)"),
+        (b"\x28\xb5\x2f\xfd", "a zstd file (unpack it first)"),
+        (b"\xfd7zXZ\0", "an xz file (unpack it first)"),
+        (b"BZh", "a bzip2 file (unpack it first)"),
+        (b"PK\x03\x04", "a zip file (unpack it first)"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z file (unpack it first)"),
+        (b"vhdxfile", "a VHDX image"),
+        (b"KDMV", "a VMDK image"),
+        (b"# Disk DescriptorFile", "a VMDK descriptor"),
+        (b"QED\0", "a QED image"),
+        (b"<<< ", "a VirtualBox VDI image"),
+        (b"HTTP/1.", "an HTTP answer, not an image"),
+    ];
+    if start.starts_with(b"ova.xml\0") {
+        return Some("an XVA archive");
+    }
+    if start.get(257..262) == Some(b"ustar") {
+        return Some("a tar archive (unpack it first)");
+    }
+    MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name)
+}

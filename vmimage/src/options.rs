@@ -1,0 +1,145 @@
+//! What a caller may say about an image before it is opened.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::finding::Policy;
+use crate::{Error, ErrorKind};
+
+/// The formats of image files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// The bytes of the disk, nothing else.
+    Raw,
+    /// VHD: fixed, dynamic, differencing.
+    Vhd,
+    /// QCOW2, versions 2 and 3.
+    Qcow2,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Vhd => "vhd",
+            Self::Qcow2 => "qcow2",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    /// `raw`, `vhd` (also qemu's name for it, `vpc`) or `qcow2`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "raw" => Ok(Self::Raw),
+            "vhd" | "vpc" => Ok(Self::Vhd),
+            "qcow2" => Ok(Self::Qcow2),
+            other => Err(Error::new(
+                ErrorKind::Usage,
+                format!("{other:?} is not an image format; say raw, vhd or qcow2"),
+            )),
+        }
+    }
+}
+
+/// Which field of a VHD footer is the size of the disk.
+///
+/// The format has two, and old writers meant the geometry. Every file that Hyper-V, XenServer
+/// and XAPI write means the current size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum SizePolicy {
+    /// The current size, always.
+    #[default]
+    CurrentSize,
+    /// Cylinders × heads × sectors, unless that is the largest geometry there is.
+    Geometry,
+    /// What QEMU since 8 does: the geometry if the creator is `qemu` or `vpc `, else the size.
+    QemuCompat,
+}
+
+/// How to [`open`](crate::open) an image.
+///
+/// ```
+/// use vmimage::{Format, OpenOptions};
+/// let options = OpenOptions::new().with_format(Format::Vhd).with_parent("base.vhd");
+/// assert_eq!(options.parents().len(), 1);
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    format: Option<Format>,
+    parents: Vec<PathBuf>,
+    policy: Policy,
+    size_policy: SizePolicy,
+}
+
+impl OpenOptions {
+    /// Probe the format, be strict, follow references by the rules of [`open`](crate::open).
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Do not probe: the file is of `format`.
+    #[must_use]
+    pub fn with_format(mut self, format: Format) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// Allows `path` as a parent, backing or data file, wherever it lies. May be repeated: one
+    /// for each layer, youngest first where their order matters (QCOW2).
+    #[must_use]
+    pub fn with_parent(mut self, path: impl AsRef<Path>) -> Self {
+        self.parents.push(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Whether to survive violations of the format where that is possible.
+    #[must_use]
+    pub fn lenient(mut self, yes: bool) -> Self {
+        self.policy = if yes { Policy::Lenient } else { Policy::Strict };
+        self
+    }
+
+    /// Which size of a VHD counts.
+    #[must_use]
+    pub fn size_policy(mut self, policy: SizePolicy) -> Self {
+        self.size_policy = policy;
+        self
+    }
+
+    /// The format that the caller named.
+    pub fn format(&self) -> Option<Format> {
+        self.format
+    }
+
+    /// The parents that the caller named.
+    pub fn parents(&self) -> &[PathBuf] {
+        &self.parents
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    pub(crate) fn size(&self) -> SizePolicy {
+        self.size_policy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_have_names() {
+        for format in [Format::Raw, Format::Vhd, Format::Qcow2] {
+            assert_eq!(format.to_string().parse::<Format>().unwrap(), format);
+        }
+        assert_eq!("vmdk".parse::<Format>().unwrap_err().kind(), ErrorKind::Usage);
+    }
+}
