@@ -13,16 +13,15 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::vhd_meta::{self, Kind, SECTOR};
-use super::{Layout, SegmentIter};
+use super::{Layout, SegmentIter, vhd_meta};
 use crate::plan::{PlanOptions, Segment, guest_segments};
+use crate::vhd::{BAT_UNUSED, Batmap, DiskType, DynamicHeader, Footer, SECTOR};
 use crate::{BlockMap, Result};
 
-const BLOCK: u64 = 2 << 20;
+const BLOCK: u64 = DynamicHeader::DEFAULT_BLOCK_SIZE as u64;
 const PAGE: u64 = 4096;
-const BAT_OFFSET: u64 = 512 + 1024;
+const BAT_OFFSET: u64 = (Footer::LEN + DynamicHeader::LEN) as u64;
 const BITMAP: u64 = BLOCK / SECTOR / 8;
-const ABSENT: u32 = u32::MAX;
 /// How many table entries one inline segment holds.
 const ENTRIES_PER_SEGMENT: u64 = 16 * 1024;
 
@@ -36,48 +35,38 @@ pub(super) struct VhdDynamic {
     footer: Bytes,
     header: Bytes,
     batmap_header: Bytes,
-    batmap_sectors: u64,
+    batmap: Bytes,
 }
 
 impl VhdDynamic {
     pub(super) fn new(map: &BlockMap, options: &PlanOptions) -> Result<Self> {
         let size = vhd_meta::rounded_size(map, BLOCK)?;
         let blocks = size / BLOCK;
-        let uuid = vhd_meta::uuid(options, Kind::Dynamic, map);
-        let footer =
-            vhd_meta::footer(vhd_meta::TAPDISK, Kind::Dynamic, size, uuid, options.timestamp);
-        // The size limit above keeps this within 32 bits by far.
-        let header = vhd_meta::dynamic_header(BAT_OFFSET, blocks as u32, BLOCK as u32);
-        // libvhd computes the size of the map so, rounding the bytes down first: the few blocks
-        // of a last partial byte may have no bit, and are then looked up in their bitmap.
-        let batmap_sectors = (blocks / 8).div_ceil(SECTOR).max(1);
-        let mut this = Self {
+        let footer = vhd_meta::footer(DiskType::Dynamic, size, map, options);
+        // The size limit above keeps these within 32 bits by far.
+        let header = DynamicHeader::new(BAT_OFFSET, blocks as u32);
+        // libvhd computes the length of the map by rounding down to whole bytes first: the blocks
+        // of a last partial byte may have no bit, and are then looked up in their bitmaps.
+        let map_offset = bat_end(blocks) + Batmap::LEN as u64;
+        let mut batmap = Batmap::new(map_offset, (blocks / 8 * 8) as u32);
+        let mut count = 0;
+        for block in (0..blocks).filter(|b| present(map, *b)) {
+            batmap.set(block);
+            count += 1;
+        }
+        Ok(Self {
             size,
             blocks,
-            present: (0..blocks).filter(|b| present(map, *b)).count() as u64,
-            footer: Bytes::copy_from_slice(&footer),
-            header: Bytes::copy_from_slice(&header),
-            batmap_header: Bytes::new(),
-            batmap_sectors,
-        };
-        let sum = (0..batmap_sectors)
-            .flat_map(|s| batmap_sector(map, blocks, s))
-            .fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(byte)));
-        let map_offset = this.batmap_header_offset() + SECTOR;
-        this.batmap_header = Bytes::copy_from_slice(&vhd_meta::batmap_header(
-            map_offset,
-            batmap_sectors as u32,
-            sum,
-        ));
-        Ok(this)
-    }
-
-    fn batmap_header_offset(&self) -> u64 {
-        BAT_OFFSET + (self.blocks * 4).next_multiple_of(SECTOR)
+            present: count,
+            footer: Bytes::copy_from_slice(&footer.to_bytes()),
+            header: Bytes::copy_from_slice(&header.to_bytes()),
+            batmap_header: Bytes::copy_from_slice(&batmap.header_bytes()),
+            batmap: Bytes::copy_from_slice(batmap.map_bytes()),
+        })
     }
 
     fn metadata_end(&self) -> u64 {
-        self.batmap_header_offset() + SECTOR + self.batmap_sectors * SECTOR
+        bat_end(self.blocks) + (self.batmap_header.len() + self.batmap.len()) as u64
     }
 
     /// Where the bitmap of the `n`th present block lies.
@@ -101,7 +90,7 @@ impl VhdDynamic {
                     entries.put_u32((self.bitmap_offset(n) / SECTOR) as u32);
                     n += 1;
                 } else {
-                    entries.put_u32(ABSENT);
+                    entries.put_u32(BAT_UNUSED);
                 }
             }
             block = end;
@@ -146,32 +135,23 @@ impl Layout for VhdDynamic {
 
     fn segments<'a>(&'a self, map: &'a BlockMap) -> SegmentIter<'a> {
         let head = [self.footer.clone(), self.header.clone()].map(Segment::Inline);
-        let batmap = (0..self.batmap_sectors)
-            .map(|s| Segment::Inline(Bytes::copy_from_slice(&batmap_sector(map, self.blocks, s))));
+        let batmap = [self.batmap_header.clone(), self.batmap.clone()].map(Segment::Inline);
+        let tail = Segment::Inline(self.footer.clone());
         Box::new(
             head.into_iter()
                 .chain(self.bat(map))
-                .chain(std::iter::once(Segment::Inline(self.batmap_header.clone())))
                 .chain(batmap)
                 .chain(self.blocks(map))
-                .chain(std::iter::once(Segment::Inline(self.footer.clone()))),
+                .chain(std::iter::once(tail)),
         )
     }
 }
 
-fn present(map: &BlockMap, block: u64) -> bool {
-    map.any(block * BLOCK..(block + 1) * BLOCK)
+/// Where the table ends, and the batmap begins.
+fn bat_end(blocks: u64) -> u64 {
+    BAT_OFFSET + (blocks * 4).next_multiple_of(SECTOR)
 }
 
-/// One sector of the batmap: every present block is fully written.
-fn batmap_sector(map: &BlockMap, blocks: u64, sector: u64) -> [u8; SECTOR as usize] {
-    let mut bits = [0; SECTOR as usize];
-    let first = sector * SECTOR * 8;
-    for block in first..(first + SECTOR * 8).min(blocks) {
-        if present(map, block) {
-            let bit = (block - first) as usize;
-            bits[bit / 8] |= 0x80 >> (bit % 8);
-        }
-    }
-    bits
+fn present(map: &BlockMap, block: u64) -> bool {
+    map.any(block * BLOCK..(block + 1) * BLOCK)
 }

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::vhd_meta::{self, Kind, SECTOR};
-use super::{Layout, SegmentIter};
+use super::{Layout, SegmentIter, vhd_meta};
 use crate::plan::{PlanOptions, Segment, guest_segments};
+use crate::vhd::{DiskType, Footer};
 use crate::{BlockMap, Result};
 
 /// Azure takes whole MiB only.
@@ -19,10 +19,12 @@ pub(super) struct VhdFixed {
 impl VhdFixed {
     pub(super) fn new(map: &BlockMap, options: &PlanOptions) -> Result<Self> {
         let size = vhd_meta::rounded_size(map, ROUND)?;
-        let uuid = vhd_meta::uuid(options, Kind::Fixed, map);
-        let footer =
-            vhd_meta::footer(vhd_meta::WINDOWS, Kind::Fixed, size, uuid, options.timestamp);
-        Ok(Self { size, footer: Bytes::copy_from_slice(&footer) })
+        let mut footer = vhd_meta::footer(DiskType::Fixed, size, map, options);
+        // Hyper-V: every reader takes the size field, not the geometry, of this creator.
+        footer.creator_app = *b"win ";
+        footer.creator_version = 0x000a_0000;
+        footer.creator_os = u32::from_be_bytes(*b"Wi2k");
+        Ok(Self { size, footer: Bytes::copy_from_slice(&footer.to_bytes()) })
     }
 }
 
@@ -32,7 +34,7 @@ impl Layout for VhdFixed {
     }
 
     fn output_len(&self) -> u64 {
-        self.size + SECTOR
+        self.size + Footer::LEN as u64
     }
 
     fn segments<'a>(&'a self, map: &'a BlockMap) -> SegmentIter<'a> {
