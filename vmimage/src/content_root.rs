@@ -42,7 +42,8 @@ type Hash = [u8; 32];
 /// `tag(s)` is the ASCII text padded with zero bytes to 64 bytes. `top` is the root of the
 /// binary tree over `2^h` leaves, where `h` is the least number with `2^h >= max(n, 1)`.
 ///
-/// Leaves without data are neither read nor hashed: the cost follows the allocated bytes.
+/// Leaves without data are neither read nor hashed: the cost follows the allocated bytes. The root of
+/// a disk without data is `083a9af0eb812398f743ae57a9c010c65bcb6ccf370e62e505671f144adc57b5`.
 ///
 /// ```ignore
 /// use std::sync::Arc;

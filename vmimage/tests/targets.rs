@@ -47,6 +47,22 @@ fn write(disk: &MemDisk, format: TargetFormat, folder: &Path) -> std::path::Path
     path
 }
 
+/// XenServer's rules, by a script that shares nothing with this crate.
+fn check_tap_dialect(vhd: &Path, raw: &Path) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/check_tap_vhd.py");
+    tool_ok("python3", &[script, vhd.to_str().unwrap(), raw.to_str().unwrap()]);
+}
+
+/// `tar` lists the one member and unpacks it to the bytes of the VHD.
+fn check_tgz(vhd: &Path, tgz: &Path, folder: &Path) {
+    let (tgz, to) = (tgz.to_str().unwrap(), folder.to_str().unwrap());
+    let Some(list) = tool_ok("tar", &["-tzvf", tgz]) else { return };
+    assert!(list.starts_with("-rw-r--r--") && list.trim_end().ends_with(" 0.vhd"), "{list}");
+    assert_eq!(list.lines().count(), 1, "{list}");
+    tool_ok("tar", &["-xzf", tgz, "-C", to]);
+    assert!(std::fs::read(vhd).unwrap() == std::fs::read(folder.join("0.vhd")).unwrap());
+}
+
 fn check_all(disk: &MemDisk) {
     let folder = tempfile::tempdir().unwrap();
     let expected = disk.bytes();
@@ -60,8 +76,14 @@ fn check_all(disk: &MemDisk) {
         assert_eq!(read.len(), expected.len().next_multiple_of(512));
         assert_same_content(&expected, &read, "qcow2");
     }
+    let vhd = write(disk, TargetFormat::VhdDynamic, folder.path());
+    check_tap_dialect(&vhd, &folder.path().join("image.raw"));
+    check_tgz(&vhd, &write(disk, TargetFormat::VhdTgz, folder.path()), folder.path());
     for format in [TargetFormat::VhdDynamic, TargetFormat::VhdFixed] {
-        let vhd = write(disk, format, folder.path());
+        let vhd = folder.path().join(format!("image.{format}"));
+        if format == TargetFormat::VhdFixed {
+            write(disk, format, folder.path());
+        }
         let step = if format == TargetFormat::VhdFixed { 1 << 20 } else { 2 << 20 };
         if let Some(read) = qemu_read("vpc", &vhd) {
             assert_eq!(read.len(), expected.len().max(1).next_multiple_of(step), "{format}");
