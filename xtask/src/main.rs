@@ -1,8 +1,9 @@
-//! Chores of this workspace: `cargo xtask e2e`, `cargo xtask ci`.
+//! Chores of this workspace: `cargo xtask e2e`, `cargo xtask codegen`, `cargo xtask ci`.
 //!
 //! Nothing here links the crates of the workspace. The end-to-end runs drive the built examples as
 //! processes, the way a user does, and judge them by tools that share no code with them.
 
+mod codegen;
 mod e2e;
 mod process;
 mod tools;
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Run the whole job on real input: a Debian guest, Keystone, Glance, QEMU
     E2e(e2e::Args),
+    /// Write the class modules of xenapi from the model of the API, or check them
+    Codegen(codegen::Args),
     /// Run every check that a change must pass (the script `.ci/run`)
     Ci,
 }
@@ -29,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::E2e(args) => e2e::run(&args),
+        Command::Codegen(args) => codegen::run(&args).map(|()| true),
         Command::Ci => {
             process::passes(std::process::Command::new("bash").arg(tools::root().join(".ci/run")))
         }

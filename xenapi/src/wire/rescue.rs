@@ -1,0 +1,67 @@
+//! Second reading of a body that is nearly JSON.
+//!
+//! The server's JSON printer writes floats as `NaN`, `Infinity` and `-Infinity`. This pass puts
+//! those words in quotes, and only those that stand outside of text: a rewrite by pattern would
+//! also change a name such as `rate: NaN`. It runs only after a first parse has failed.
+
+/// The words, longest first.
+const WORDS: [&[u8]; 6] = [b"-Infinity", b"Infinity", b"-nan", b"NaN", b"nan", b"inf"];
+
+/// The body with bare floats in quotes; `None` if it holds none.
+pub(super) fn quote_bare_floats(body: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(body.len().saturating_add(64));
+    let mut rest = body;
+    let mut found = false;
+    while let Some((&byte, tail)) = rest.split_first() {
+        if byte == b'"' {
+            let end = text_end(tail);
+            let (text, after) = tail.split_at(end);
+            out.push(byte);
+            out.extend_from_slice(text);
+            rest = after;
+        } else if let Some(word) = WORDS.iter().find(|word| rest.starts_with(word)) {
+            out.push(b'"');
+            out.extend_from_slice(word);
+            out.push(b'"');
+            rest = rest.get(word.len()..)?;
+            found = true;
+        } else {
+            out.push(byte);
+            rest = tail;
+        }
+    }
+    found.then_some(out)
+}
+
+/// Length of a text behind its opening quote, the closing quote included.
+fn text_end(tail: &[u8]) -> usize {
+    let mut escaped = false;
+    for (i, &byte) in tail.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return i + 1,
+            _ => {}
+        }
+    }
+    tail.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rescued(text: &str) -> Option<String> {
+        quote_bare_floats(text.as_bytes()).map(|b| String::from_utf8(b).unwrap())
+    }
+
+    #[test]
+    fn only_bare_words_are_quoted() {
+        assert_eq!(rescued(r#"{"a":-Infinity}"#).unwrap(), r#"{"a":"-Infinity"}"#);
+        assert_eq!(rescued("NaN").unwrap(), "\"NaN\"");
+        assert_eq!(rescued(r#"{"a":"NaN"}"#), None);
+        assert_eq!(rescued(r#"["\"NaN", NaN]"#).unwrap(), r#"["\"NaN", "NaN"]"#);
+        assert_eq!(rescued(r#"["\\", NaN]"#).unwrap(), r#"["\\", "NaN"]"#);
+        assert_eq!(rescued(r#"["open NaN"#), None);
+    }
+}
