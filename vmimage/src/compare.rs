@@ -50,9 +50,9 @@ pub enum Comparison {
 ///
 /// Only ranges where either block map has data are read.
 ///
-/// ```ignore
+/// ```
 /// use std::sync::Arc;
-/// use vmimage::{Comparison, raw::RawDisk};
+/// use vmimage::{Comparison, RawDisk};
 ///
 /// let a = RawDisk::new(Arc::new(b"same".to_vec()))?;
 /// let b = RawDisk::new(Arc::new(b"same\0\0\0".to_vec()))?;

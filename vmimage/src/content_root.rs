@@ -45,9 +45,9 @@ type Hash = [u8; 32];
 /// Leaves without data are neither read nor hashed: the cost follows the allocated bytes. The root of
 /// a disk without data is `083a9af0eb812398f743ae57a9c010c65bcb6ccf370e62e505671f144adc57b5`.
 ///
-/// ```ignore
+/// ```
 /// use std::sync::Arc;
-/// use vmimage::raw::RawDisk;
+/// use vmimage::RawDisk;
 ///
 /// let short = RawDisk::new(Arc::new(b"content".to_vec()))?;
 /// let mut tail = b"content".to_vec();

@@ -13,11 +13,18 @@ use crate::{Disk, Finding, Format};
 pub struct Image {
     info: ImageInfo,
     disks: Vec<Arc<dyn Disk>>,
+    parents: Vec<PathBuf>,
 }
 
 impl Image {
     pub(crate) fn new(info: ImageInfo, disks: Vec<Arc<dyn Disk>>) -> Self {
-        Self { info, disks }
+        Self { info, disks, parents: Vec::new() }
+    }
+
+    /// Remembers the files that were opened below the image itself.
+    pub(crate) fn with_parents(mut self, parents: Vec<PathBuf>) -> Self {
+        self.parents = parents;
+        self
     }
 
     /// The disks, in the order of [`ImageInfo::disks`]. Every format but an archive of several
@@ -29,6 +36,12 @@ impl Image {
     /// The description.
     pub fn info(&self) -> &ImageInfo {
         &self.info
+    }
+
+    /// The parents that were found by the rules of [`open`](crate::open), youngest first: files
+    /// that must not be written while the image is read.
+    pub fn parents(&self) -> &[PathBuf] {
+        &self.parents
     }
 
     /// The disk with this reference, or at this index.

@@ -88,8 +88,10 @@ fn open_vhd(path: &Path, source: Arc<dyn ReadAt>, options: &OpenOptions) -> Resu
             None => chain.raw.as_ref().map(|raw| raw.path.clone()),
         };
     }
+    let parents = chain.files.iter().skip(1).filter_map(|file| file.path.clone());
+    let parents = parents.chain(chain.raw.iter().map(|raw| raw.path.clone())).collect();
     let disk = chain.into_disk(options)?;
-    Ok(Image::new(info, vec![Arc::new(disk)]))
+    Ok(Image::new(info, vec![Arc::new(disk)]).with_parents(parents))
 }
 
 fn vhd_info(tip: &file::VhdFile, options: &OpenOptions, findings: &Findings) -> ImageInfo {

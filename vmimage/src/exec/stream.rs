@@ -99,9 +99,9 @@ impl StreamOptions {
 /// The source's [`finish`](Source::finish) is called before the sink gets the last piece, so a
 /// truncated input is an error before the output is whole, and never an `Ok`.
 ///
-/// ```ignore
+/// ```
 /// use std::sync::Arc;
-/// use vmimage::{DiskSource, Plan, PlanOptions, StreamOptions, TargetFormat, raw::RawDisk};
+/// use vmimage::{DiskSource, Plan, PlanOptions, StreamOptions, TargetFormat, RawDisk};
 ///
 /// # fn main() -> vmimage::Result<()> {
 /// let disk = Arc::new(RawDisk::new(Arc::new(vec![7_u8; 100_000]))?);
