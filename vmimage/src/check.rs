@@ -39,6 +39,7 @@ fn examine(path: &Path, options: &OpenOptions, findings: &mut Findings) -> Resul
             let tip = VhdFile::open(source, Some(path), findings)?;
             Chain::resolve(tip, path, options, findings).map(|_| ())
         }
-        _ => crate::open(path, options).map(|_| ()),
+        Format::Qcow2 => crate::qcow2::check::examine(source, findings),
+        Format::Raw => crate::open(path, options).map(|_| ()),
     }
 }

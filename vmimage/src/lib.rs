@@ -15,6 +15,7 @@ mod map;
 mod open;
 mod options;
 mod plan;
+pub mod qcow2;
 mod raw;
 mod source;
 mod target;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::finding::Findings;
 use crate::image::{Image, ImageInfo, ParentInfo, Subformat};
 use crate::options::{Format, OpenOptions};
+use crate::qcow2::{Header, Qcow2Disk, read_header};
 use crate::raw::RawDisk;
 use crate::vhd::{Footer, file, resolve, uuid_text};
 use crate::{Disk, Error, ReadAt, Result};
@@ -39,7 +40,7 @@ pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
     match format {
         Format::Raw => open_raw(source).map_err(|e| e.with_path(path)),
         Format::Vhd => open_vhd(path, source, options),
-        Format::Qcow2 => Err(Error::unsupported("qcow2 is not read yet").with_path(path)),
+        Format::Qcow2 => open_qcow2(source, options).map_err(|e| e.with_path(path)),
     }
 }
 
@@ -57,7 +58,11 @@ pub fn info(path: impl AsRef<Path>, options: &OpenOptions) -> Result<ImageInfo> 
             let vhd = file::VhdFile::open(source, Some(path), &mut findings)?;
             Ok(vhd_info(&vhd, options, &findings))
         }
-        Format::Qcow2 => Err(Error::unsupported("qcow2 is not read yet").with_path(path)),
+        Format::Qcow2 => {
+            let mut findings = Findings::new(options.policy());
+            let header = read_header(&source, &mut findings).map_err(|e| e.with_path(path))?;
+            Ok(qcow2_info(&header, &findings))
+        }
     }
 }
 
@@ -106,6 +111,47 @@ fn vhd_info(tip: &file::VhdFile, options: &OpenOptions, findings: &Findings) -> 
     info.parent = resolve::hint(tip).map(|hint| ParentInfo {
         name: hint.name,
         uuid: (hint.uuid != [0; 16]).then(|| uuid_text(&hint.uuid)),
+        path: None,
+    });
+    info.findings = findings.list().to_vec();
+    info
+}
+
+/// Backing and data files are taken from the named parents: the one with the right name, else
+/// the first. What is left of them serves the backing file in its turn.
+fn open_qcow2(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
+    let mut findings = Findings::new(options.policy());
+    let header = read_header(&source, &mut findings)?;
+    let mut info = qcow2_info(&header, &findings);
+    let mut options = options.clone();
+    let mut data: Option<Arc<dyn ReadAt>> = None;
+    if header.external_data {
+        let wanted = header.data_file.as_deref().unwrap_or_default();
+        if let Some(path) = options.take_parent(wanted) {
+            data = Some(Arc::new(resolve::open_file(&path)?));
+        }
+    }
+    let mut backing = None;
+    if let Some(wanted) = &header.backing_file
+        && let Some(path) = options.take_parent(wanted)
+    {
+        let below = options.for_backing(header.backing_format.as_deref());
+        let image = open(&path, &below)?;
+        backing = image.disks().first().map(Arc::clone);
+        if let Some(parent) = &mut info.parent {
+            parent.path = Some(path);
+        }
+    }
+    let disk = Qcow2Disk::open(source, backing, data, &mut Findings::new(options.policy()))?;
+    Ok(Image::new(info, vec![Arc::new(disk)]))
+}
+
+fn qcow2_info(header: &Header, findings: &Findings) -> ImageInfo {
+    let mut info = ImageInfo::of_disk(Format::Qcow2, header.size);
+    info.block_size = Some(1 << header.cluster_bits);
+    info.parent = header.backing_file.as_ref().map(|name| ParentInfo {
+        name: name.clone(),
+        uuid: None,
         path: None,
     });
     info.findings = findings.list().to_vec();

@@ -129,6 +129,18 @@ impl OpenOptions {
     pub(crate) fn size(&self) -> SizePolicy {
         self.size_policy
     }
+
+    /// Takes the named parent with the file name of `wanted`, else the first, out of the list.
+    pub(crate) fn take_parent(&mut self, wanted: &str) -> Option<PathBuf> {
+        let name = Path::new(wanted).file_name();
+        let index = self.parents.iter().position(|p| name.is_some() && p.file_name() == name);
+        (!self.parents.is_empty()).then(|| self.parents.remove(index.unwrap_or(0)))
+    }
+
+    /// The options for a QCOW2's backing file, whose format the image may name.
+    pub(crate) fn for_backing(&self, format: Option<&str>) -> Self {
+        Self { format: format.and_then(|f| f.parse().ok()), ..self.clone() }
+    }
 }
 
 #[cfg(test)]
