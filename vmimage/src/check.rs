@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::finding::{Findings, Policy, Report};
 use crate::open::door;
 use crate::options::{Format, OpenOptions};
-use crate::vhd::{file::VhdFile, resolve::Chain};
+use crate::vhd::{self, file::VhdFile, resolve::Chain};
 use crate::{ErrorKind, Result};
 
 /// Examines an image and, where they are found, its parents.
@@ -37,7 +37,15 @@ fn examine(path: &Path, options: &OpenOptions, findings: &mut Findings) -> Resul
     match format {
         Format::Vhd => {
             let tip = VhdFile::open(source, Some(path), findings)?;
-            Chain::resolve(tip, path, options, findings).map(|_| ())
+            vhd::check::examine(&tip, findings)?;
+            let chain = Chain::resolve(tip, path, options, findings)?;
+            for parent in chain.files.iter().skip(1) {
+                let mut own = Findings::new(Policy::Lenient);
+                vhd::check::examine(parent, &mut own)?;
+                let name = parent.path.as_deref().unwrap_or(path).display().to_string();
+                findings.absorb(&name, &own);
+            }
+            Ok(())
         }
         Format::Qcow2 => crate::qcow2::check::examine(source, findings),
         Format::Raw => crate::open(path, options).map(|_| ()),

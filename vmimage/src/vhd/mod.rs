@@ -9,6 +9,7 @@
 mod bat;
 mod batmap;
 mod bitmap;
+pub(crate) mod check;
 mod disk;
 pub(crate) mod file;
 mod footer;

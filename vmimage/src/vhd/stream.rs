@@ -125,7 +125,7 @@ impl VhdStream {
     fn examine_order(&mut self) -> Result<()> {
         let block_size = u64::from(self.header.block_size);
         let stride = self.header.bitmap_len() + block_size;
-        let mut end = self.input.at;
+        let mut end = self.header.bat_end().unwrap_or(u64::MAX);
         for (index, start) in self.bat.allocated() {
             if start < end {
                 return Err(Error::unsupported(format!(

@@ -1,0 +1,18 @@
+//! What is read, against models and writers that share no code with the readers.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "read/builder.rs"]
+mod builder;
+#[path = "read/chains.rs"]
+mod chains;
+#[path = "read/mutations.rs"]
+mod mutations;
+#[path = "read/oddities.rs"]
+mod oddities;
+#[path = "read/parents.rs"]
+mod parents;
+#[path = "read/qemu.rs"]
+mod qemu;
+#[path = "read/streams.rs"]
+mod streams;
