@@ -204,7 +204,7 @@ fn convert(args: &ConvertArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
         return Err("XVA is not written yet: use vhd, which XenServer imports too".into());
     }
     let format: TargetFormat = args.output_format.parse()?;
-    let mut input = Input::open(args, cancel)?;
+    let mut input = Input::open(args, format, cancel)?;
     let plan = Plan::new(format, input.source().block_map(), &PlanOptions::new())?;
     let bar = progress_bar(plan.output_len());
     let watched = bar.clone();
@@ -382,7 +382,7 @@ enum Input {
 }
 
 impl Input {
-    fn open(args: &ConvertArgs, cancel: &Arc<AtomicBool>) -> Result<Self> {
+    fn open(args: &ConvertArgs, to: TargetFormat, cancel: &Arc<AtomicBool>) -> Result<Self> {
         if args.input == Path::new("-") {
             if args.open.format.is_some_and(|format| format != Format::Vhd) {
                 return Err("standard input is read as a VHD stream only: drop -f".into());
@@ -399,7 +399,11 @@ impl Input {
             }
         }
         let disk = pick_disk(&image, args.disk.as_deref())?;
-        Ok(Self::Disk(DiskSource::new(disk)?))
+        // A format with blocks leaves stored zeros out; in the others they cost nothing anyway.
+        Ok(Self::Disk(match to {
+            TargetFormat::Raw | TargetFormat::VhdFixed => DiskSource::new(disk)?,
+            _ => DiskSource::without_zeros(disk)?,
+        }))
     }
 
     fn source(&mut self) -> &mut dyn Source {

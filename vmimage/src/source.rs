@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::{BlockMap, Result};
+use crate::exec::fill::is_zero;
+use crate::{BlockMap, GRANULE, Result};
 
 /// A disk whose guest-visible bytes can be read at any position: a raw file, a QCOW2 image, a
 /// VHD or a chain of VHDs.
@@ -120,6 +121,42 @@ impl DiskSource {
     /// Those of [`Disk::block_map`].
     pub fn new(disk: Arc<dyn Disk>) -> Result<Self> {
         let map = disk.block_map()?;
+        Ok(Self { disk, map })
+    }
+
+    /// As [`new`](Self::new), and then looks into the data: granules that store nothing but zeros
+    /// leave the map, so that a format with blocks does not store them again. Raw files without
+    /// holes and the exports of some servers are full of them.
+    ///
+    /// The price is a read of the first page of each granule, and of the rest of it where that
+    /// page is zero.
+    ///
+    /// # Errors
+    /// Those of [`Disk::block_map`] and of reading.
+    pub fn without_zeros(disk: Arc<dyn Disk>) -> Result<Self> {
+        const PAGE: u64 = 4096;
+        let stored = disk.block_map()?;
+        let mut map = BlockMap::empty(stored.virtual_size());
+        let mut buf = vec![0; GRANULE as usize];
+        for run in stored.runs() {
+            let mut at = run.start;
+            while at < run.end {
+                let end = run.end.min(at - at % GRANULE + GRANULE);
+                let page = end.min(at + PAGE);
+                let mut zero = true;
+                for part in [at..page, page..end] {
+                    let buf = &mut buf[..(part.end - part.start) as usize];
+                    if zero && !buf.is_empty() {
+                        disk.read_exact_at(buf, part.start)?;
+                        zero = is_zero(buf);
+                    }
+                }
+                if !zero {
+                    map.insert(at..end);
+                }
+                at = end;
+            }
+        }
         Ok(Self { disk, map })
     }
 

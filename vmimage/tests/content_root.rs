@@ -123,7 +123,7 @@ fn the_cost_follows_the_allocated_bytes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
     fn any_disk_agrees_with_the_model(

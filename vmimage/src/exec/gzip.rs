@@ -78,11 +78,18 @@ struct Gzip {
     deflate: Compress,
     /// The member of a unit of zeros, once it was needed.
     zeros: Option<Bytes>,
+    /// What samples compress into.
+    scratch: BytesMut,
 }
 
 impl Gzip {
     fn new(level: u32) -> Self {
-        Self { level, deflate: Compress::new(Compression::new(level), false), zeros: None }
+        Self {
+            level,
+            deflate: Compress::new(Compression::new(level), false),
+            zeros: None,
+            scratch: BytesMut::new(),
+        }
     }
 
     fn member(&mut self, unit: &Bytes) -> Result<Bytes> {
@@ -92,7 +99,7 @@ impl Gzip {
         }
         let mut out = BytesMut::with_capacity(unit.len() / 2 + 1024);
         out.put_slice(&HEADER);
-        if self.level == 0 {
+        if self.level == 0 || !self.is_compressible(unit)? {
             store(unit, &mut out);
         } else {
             self.deflate(unit, &mut out)?;
@@ -106,6 +113,29 @@ impl Gzip {
             self.zeros = Some(member.clone());
         }
         Ok(member)
+    }
+
+    /// Whether any of a few samples shrinks. What is compressed or encrypted already costs a
+    /// deflate most of its time and gains nothing.
+    fn is_compressible(&mut self, unit: &[u8]) -> Result<bool> {
+        const SAMPLES: usize = 8;
+        const SAMPLE: usize = 4096;
+        if unit.len() < 2 * SAMPLES * SAMPLE {
+            return Ok(true);
+        }
+        for n in 0..SAMPLES {
+            let at = unit.len() / SAMPLES * n;
+            let sample = &unit[at..at + SAMPLE];
+            self.scratch.clear();
+            let mut scratch = std::mem::take(&mut self.scratch);
+            self.deflate(sample, &mut scratch)?;
+            let shrinks = scratch.len() < SAMPLE - SAMPLE / 32;
+            self.scratch = scratch;
+            if shrinks {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn deflate(&mut self, unit: &[u8], out: &mut BytesMut) -> Result<()> {

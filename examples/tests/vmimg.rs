@@ -1,0 +1,190 @@
+//! The contract of `vmimg` on the command line.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program, which Cargo builds with the tests of this package.
+fn vmimg() -> Command {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.set_file_name("examples");
+    Command::new(path.join("vmimg"))
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    vmimg().args(args).current_dir(folder).output().unwrap()
+}
+
+fn ok(folder: &Path, args: &[&str]) -> String {
+    let output = run(folder, args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.is_empty(), "{args:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs what must fail: one line on standard error that has `word`, and no new file.
+fn fails(folder: &Path, args: &[&str], word: &str) {
+    let before = names(folder);
+    let output = run(folder, args);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{args:?}: {errors}");
+    assert_eq!(errors.lines().count(), 1, "{args:?}: {errors}");
+    assert!(errors.contains(word) && output.stdout.is_empty(), "{args:?}: {errors}");
+    assert_eq!(names(folder), before, "{args:?}");
+}
+
+fn names(folder: &Path) -> Vec<PathBuf> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    names
+}
+
+/// A folder with `disk.raw`: 5 MiB and a bit, data in three places.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut disk = vec![0_u8; (5 << 20) + 512];
+    for at in [0, 3_000_000, (5 << 20) + 11] {
+        disk[at..at + 500].fill(0xa5);
+    }
+    std::fs::write(folder.path().join("disk.raw"), disk).unwrap();
+    folder
+}
+
+#[test]
+fn every_format_goes_there_and_back() {
+    let folder = folder();
+    let at = folder.path();
+    let (digest, root) =
+        (ok(at, &["digest", "disk.raw"]), ok(at, &["digest", "--root", "disk.raw"]));
+    for format in ["raw", "vhd", "vhd-fixed"] {
+        ok(at, &["convert", "-O", format, "disk.raw", "there"]);
+        assert_eq!(ok(at, &["digest", "--root", "there"]), root);
+        assert_eq!(ok(at, &["check", "there"]), "sound\n");
+        assert_eq!(ok(at, &["compare", "disk.raw", "there"]), "same content\n");
+        ok(at, &["convert", "-O", "raw", "there", "back"]);
+        assert_eq!(ok(at, &["compare", "back", "disk.raw"]), "same content\n");
+    }
+    ok(at, &["convert", "-O", "raw", "disk.raw", "copy"]);
+    assert_eq!(ok(at, &["digest", "copy"]), digest);
+    ok(at, &["convert", "-O", "tgz", "disk.raw", "disk.tgz"]);
+    ok(at, &["convert", "-O", "qcow2", "disk.raw", "disk.qcow2"]);
+}
+
+#[test]
+fn info_has_the_fields_of_the_contract() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "vhd", "disk.raw", "disk.vhd"]);
+    let info: serde_json::Value =
+        serde_json::from_str(&ok(at, &["info", "--json", "disk.vhd"])).unwrap();
+    assert_eq!(info["format"], "vhd");
+    assert_eq!(info["subformat"], "dynamic");
+    assert_eq!(info["virtual_size"], 6 << 20);
+    assert_eq!(info["current_size"], 6 << 20);
+    assert_eq!(info["creator"], "tap");
+    assert_eq!(info["block_size"], 2 << 20);
+    assert!(info["parent"].is_null() && info["geometry_size"].is_u64());
+    assert_eq!(info["disks"][0]["virtual_size"], 6 << 20);
+    let map: serde_json::Value =
+        serde_json::from_str(&ok(at, &["map", "--json", "disk.vhd"])).unwrap();
+    let sum: u64 = map.as_array().unwrap().iter().map(|e| e["length"].as_u64().unwrap()).sum();
+    assert_eq!(sum, 6 << 20);
+}
+
+#[test]
+fn failures_are_one_line_and_leave_nothing() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "vhd", "disk.raw", "disk.vhd"]);
+    let whole = std::fs::read(at.join("disk.vhd")).unwrap();
+    std::fs::write(at.join("cut.vhd"), &whole[..whole.len() / 2]).unwrap();
+    fails(at, &[], "no command");
+    fails(at, &["convert", "-O", "raw"], "<IN> <OUT>");
+    fails(at, &["convert", "-O", "floppy", "disk.raw", "out"], "floppy");
+    fails(at, &["convert", "-O", "xva", "disk.raw", "out"], "XVA");
+    fails(at, &["convert", "-O", "raw", "cut.vhd", "out"], "past the end");
+    fails(at, &["convert", "-O", "raw", "missing\nfile", "out"], "missing\\nfile");
+    fails(at, &["convert", "-O", "raw", "disk.vhd", "no/such/folder/out"], "no/such");
+    fails(at, &["convert", "-O", "vhd", "disk.vhd", "./disk.vhd"], "part of the input");
+    fails(at, &["convert", "-O", "raw", "disk.vhd", "--disk", "7", "out"], "--disk");
+    fails(at, &["digest", "--algorithm", "crc", "disk.vhd"], "crc");
+    fails(at, &["compare", "disk.vhd", "nothing"], "nothing");
+    assert_eq!(std::fs::read(at.join("disk.vhd")).unwrap(), whole);
+
+    assert_eq!(run(at, &["check", "cut.vhd"]).status.code(), Some(2));
+    std::fs::write(at.join("other.raw"), b"other").unwrap();
+    let output = run(at, &["compare", "disk.raw", "other.raw"]);
+    assert_eq!((output.status.code(), output.stderr.is_empty()), (Some(1), true));
+}
+
+#[test]
+fn streams_go_in_and_out() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "vhd", "disk.raw", "disk.vhd"]);
+    let streamed = run(at, &["convert", "-O", "vhd", "disk.raw", "-"]);
+    assert!(streamed.status.success());
+    let file = std::fs::read(at.join("disk.vhd")).unwrap();
+    assert!(streamed.stdout == file);
+
+    let feed = |bytes: &[u8]| {
+        let mut child = vmimg()
+            .args(["convert", "-O", "qcow2", "-", "from-stdin"])
+            .current_dir(at)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _ = child.stdin.take().unwrap().write_all(bytes);
+        child.wait_with_output().unwrap()
+    };
+    let cut = feed(&file[..file.len() - 700]);
+    assert_eq!(cut.status.code(), Some(3));
+    assert_eq!(String::from_utf8(cut.stderr).unwrap().lines().count(), 1);
+    assert!(!at.join("from-stdin").exists());
+    assert!(feed(&file).status.success());
+    assert!(std::fs::read(at.join("from-stdin")).unwrap().starts_with(b"QFI\xfb"));
+}
+
+#[test]
+fn a_signal_leaves_nothing_while_no_data_come() {
+    let folder = folder();
+    for signal in ["INT", "TERM"] {
+        let mut child = vmimg()
+            .args(["convert", "-O", "raw", "-", "out"])
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Wait until the handler is there: before, the signal just kills.
+        let start = Instant::now();
+        let status = format!("/proc/{}/status", child.id());
+        while start.elapsed() < Duration::from_secs(20) && !handles_signals(&status) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let stdin = child.stdin.take();
+        let output = child.wait_with_output().unwrap();
+        drop(stdin);
+        assert_eq!(output.status.code(), Some(130));
+        assert_eq!(output.stderr, b"vmimg: interrupted\n");
+        assert_eq!(names(folder.path()).len(), 1);
+    }
+}
+
+/// Whether SIGTERM (15) is in the set of caught signals.
+fn handles_signals(status: &str) -> bool {
+    std::fs::read_to_string(status)
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.strip_prefix("SigCgt:"))
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & (1 << 14) != 0)
+}
