@@ -160,6 +160,11 @@ impl DiskSource {
         Ok(Self { disk, map })
     }
 
+    /// With a map that is known already.
+    pub(crate) fn with_map(disk: Arc<dyn Disk>, map: BlockMap) -> Self {
+        Self { disk, map }
+    }
+
     /// The disk below.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk

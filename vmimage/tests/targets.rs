@@ -154,6 +154,8 @@ fn stored_zeros_are_left_out_on_request() {
     let path = folder.path().join("small.qcow2");
     let plan = Plan::new(TargetFormat::Qcow2, source.block_map(), &PlanOptions::new()).unwrap();
     stream_to_file(&plan, &mut source, &path, &FileOptions::new()).unwrap();
+    let tgz = Plan::new(TargetFormat::VhdTgz, source.block_map(), &PlanOptions::new()).unwrap();
+    to_file(&tgz, source.disk(), &folder.path().join("a.tgz"), &FileOptions::new()).unwrap();
     if let Some(read) = qemu_read("qcow2", &path) {
         assert_same_content(&disk.bytes(), &read, "qcow2");
     }

@@ -104,10 +104,6 @@ pub fn to_file(
     path: &Path,
     options: &FileOptions,
 ) -> Result<Outcome> {
-    if options.content_root || !options.digests.is_empty() || plan.gzip_level().is_some() {
-        let mut source = DiskSource::new(Arc::clone(disk))?;
-        return stream_to_file(plan, &mut source, path, options);
-    }
     if disk.virtual_size() != plan.block_map().virtual_size() {
         return Err(Error::new(
             ErrorKind::Usage,
@@ -117,6 +113,10 @@ pub fn to_file(
                 disk.virtual_size()
             ),
         ));
+    }
+    if options.content_root || !options.digests.is_empty() || plan.gzip_level().is_some() {
+        let mut source = DiskSource::with_map(Arc::clone(disk), plan.block_map().clone());
+        return stream_to_file(plan, &mut source, path, options);
     }
     let output = Temporary::create(path)?;
     let bytes = plan.segments_len();
