@@ -1,0 +1,163 @@
+//! The client of the Image API.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use crate::call::Call;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{
+    self, Download, Image, ImageSchema, ListQuery, NewImage, Upload, Uploaded, WaitOptions,
+};
+use crate::keystone::{
+    ApiVersion, EndpointQuery, ServiceClient, Session, join_version, versions, without_version,
+};
+
+/// Glance at one cloud. Clones share the session.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    service: ServiceClient,
+    version: Option<(u32, u32)>,
+    schema: Arc<tokio::sync::OnceCell<ImageSchema>>,
+}
+
+impl Glance {
+    /// Finds the `image` service in the session's catalogue and the newest version 2 that it speaks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Catalog`] if there is no such service; [`ErrorKind::Protocol`] if it has no version 2.
+    pub async fn connect(session: &Session) -> Result<Self> {
+        Self::connect_at(session, session.endpoint(&EndpointQuery::new("image"))?).await
+    }
+
+    /// The same at a URL that is already known.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_at(session: &Session, url: Url) -> Result<Self> {
+        let root = without_version(&url);
+        let usual = ApiVersion::new(2, 0);
+        let service = session.service_at(root.clone());
+        let version = match service.call(versions()).await {
+            Ok(found) => {
+                let best = found
+                    .iter()
+                    .filter(|version| version.major == 2)
+                    .max_by_key(|version| version.minor);
+                match best {
+                    Some(version) => Some(version.clone()),
+                    None if found.is_empty() => None,
+                    None => return Err(Error::protocol("the image service speaks no version 2")),
+                }
+            }
+            // Some proxies show nothing at the root.
+            Err(error) if error.status().is_some_and(|status| status.is_client_error()) => None,
+            Err(error) if error.kind() == ErrorKind::Protocol => None,
+            Err(error) => return Err(error),
+        };
+        let base = join_version(&root, version.as_ref().unwrap_or(&usual))?;
+        Ok(Self {
+            service: service.at(base)?,
+            version: version.map(|version| (version.major, version.minor)),
+            schema: Arc::default(),
+        })
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        self.service.session()
+    }
+
+    /// The URL of version 2.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        self.service.base()
+    }
+
+    /// The newest version that the server offers, such as `(2, 17)`; `None` if it does not tell.
+    #[must_use]
+    pub fn version(&self) -> Option<(u32, u32)> {
+        self.version
+    }
+
+    /// Sends a call: see [`image`](mod@image).
+    ///
+    /// # Errors
+    /// As [`ServiceClient::call`].
+    pub async fn call<T>(&self, call: Call<T>) -> Result<T> {
+        self.service.call(call).await
+    }
+
+    /// What the cloud accepts; asked once.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn schema(&self) -> Result<&ImageSchema> {
+        self.schema.get_or_try_init(|| self.call(image::schema())).await
+    }
+
+    /// Makes an image after comparing its formats with those that the cloud accepts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnsupportedFormat`] before anything is made; else as [`image::create`].
+    pub async fn create(&self, image: &NewImage) -> Result<Image> {
+        self.schema().await?.check(image)?;
+        self.call(image::create(image)).await
+    }
+
+    /// All images of a query, page after page.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call); [`ErrorKind::Protocol`] if the pages do not come to an end or there are more than
+    /// `limit` images.
+    pub async fn list_all(&self, query: &ListQuery, limit: usize) -> Result<Vec<Image>> {
+        let mut all = Vec::new();
+        let mut query = query.clone();
+        loop {
+            let page = self.call(image::list(&query)).await?;
+            let empty = page.images.is_empty();
+            all.extend(page.images);
+            if all.len() > limit {
+                return Err(Error::protocol(format!("images: list: there are more than {limit}")));
+            }
+            match page.next {
+                None => return Ok(all),
+                Some(next) if empty || next == query => {
+                    return Err(Error::protocol("images: list: the pages do not come to an end"));
+                }
+                Some(next) => query = next,
+            }
+        }
+    }
+
+    /// Sends an image's data: `PUT /v2/images/{id}/file`. The image must be `queued`.
+    ///
+    /// An answer that comes while the data is still being sent ends the upload at once. When this succeeds, the image
+    /// still has to become active ([`wait`](Self::wait)) and to be compared ([`verify`](crate::image::verify())).
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnsupportedFormat`] (before or after sending), [`ErrorKind::TooLarge`], [`ErrorKind::Conflict`],
+    /// [`ErrorKind::Source`] if the producer fails or has another length, [`ErrorKind::Timeout`],
+    /// [`ErrorKind::Cancelled`], and what [`call`](Self::call) says.
+    pub async fn upload(&self, id: &str, upload: Upload) -> Result<Uploaded> {
+        Box::pin(image::upload(&self.service, id, upload)).await
+    }
+
+    /// Gets an image's data: `GET /v2/images/{id}/file`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no image, or no data in it; else as [`call`](Self::call).
+    pub async fn download(&self, id: &str) -> Result<Download> {
+        image::download(&self.service, id).await
+    }
+
+    /// Waits until an image is active.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Failed`] for a state from which it does not become active, [`ErrorKind::Timeout`],
+    /// [`ErrorKind::Cancelled`], and what [`call`](Self::call) says.
+    pub async fn wait(&self, id: &str, options: &WaitOptions) -> Result<Image> {
+        image::wait(&self.service, id, options).await
+    }
+}

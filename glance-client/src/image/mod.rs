@@ -1,0 +1,24 @@
+//! Glance v2: images as values, calls to make and change them, uploads that are verified.
+
+mod body;
+mod call;
+mod patch;
+mod preflight;
+pub mod profile;
+mod record;
+mod upload;
+mod verify;
+mod wait;
+
+pub use call::{
+    ImagePage, ImageSchema, ListQuery, NewImage, create, delete, get, list, schema, update,
+};
+pub use patch::ImagePatch;
+pub use preflight::{HEAD_LEN, preflight};
+pub use record::{ContainerFormat, DiskFormat, Image, ImageStatus, Visibility};
+pub use upload::{Download, Preflight, Upload, Uploaded};
+pub use verify::{Digests, verify};
+pub use wait::WaitOptions;
+
+pub(crate) use upload::{download, upload};
+pub(crate) use wait::wait;

@@ -1,0 +1,403 @@
+//! Sending an image's data.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
+
+use super::body::{Meter, Producer, Progress};
+use super::call::{get, on_image};
+use super::preflight::{HEAD_LEN, preflight};
+use super::record::{Image, ImageStatus};
+use crate::call::segment;
+use crate::error::{Error, ErrorKind, Result, from_answer};
+use crate::keystone::{ServiceClient, Token};
+use crate::transport::{Body, BodyStream, read_some};
+
+/// The data of an image, and how to send it.
+///
+/// The length should be given whenever it is known: it is declared to the server twice (`Content-Length` and
+/// `x-openstack-image-size`), so that a store can reserve space, a quota can refuse at once, and a short
+/// body is not taken for a whole one.
+///
+/// The last piece is sent only after the producer has ended without an error, so an error that it reports at its very
+/// end still keeps the image from becoming active.
+#[non_exhaustive]
+pub struct Upload {
+    /// The exact number of bytes.
+    pub len: Option<u64>,
+    source: Source,
+    store: Option<String>,
+    preflight: Preflight,
+    estimate: Option<Duration>,
+    limits: Limits,
+    progress: Option<Progress>,
+}
+
+#[derive(Clone)]
+struct Limits {
+    stall: Duration,
+    answer: Duration,
+    cancel: Option<Arc<AtomicBool>>,
+}
+
+enum Source {
+    Once(Option<Producer>),
+    Again(Box<dyn FnMut() -> Producer + Send>),
+}
+
+/// Whether the start of the data is compared with the declared formats before it is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Preflight {
+    /// Refuse what [`preflight`](super::preflight()) refuses.
+    #[default]
+    Enforce,
+    /// Send whatever it is: for a Glance older than 2025 or one that does not check, and odd boot sectors.
+    Off,
+}
+
+/// What was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Uploaded {
+    /// The number of bytes.
+    pub bytes: u64,
+    /// The server's request id.
+    pub request_id: Option<String>,
+}
+
+impl Upload {
+    /// Data that can be made once.
+    #[must_use]
+    pub fn new(len: Option<u64>, body: Producer) -> Self {
+        Self::of(len, Source::Once(Some(body)))
+    }
+
+    /// Data that can be made again from its start: then a refused token costs a second attempt and not the upload.
+    pub fn replayable(len: Option<u64>, body: impl FnMut() -> Producer + Send + 'static) -> Self {
+        Self::of(len, Source::Again(Box::new(body)))
+    }
+
+    /// Data in memory.
+    pub fn from_bytes(data: impl Into<bytes::Bytes>) -> Self {
+        let data = data.into();
+        let len = data.len() as u64;
+        Self::replayable(Some(len), move || futures_util::stream::iter([Ok(data.clone())]).boxed())
+    }
+
+    fn of(len: Option<u64>, source: Source) -> Self {
+        Self {
+            len,
+            source,
+            store: None,
+            preflight: Preflight::default(),
+            estimate: None,
+            limits: Limits {
+                stall: Duration::from_secs(300),
+                answer: Duration::from_secs(3600),
+                cancel: None,
+            },
+            progress: None,
+        }
+    }
+
+    /// Puts the data into this store of the cloud and not into its default one.
+    #[must_use]
+    pub fn with_store(mut self, store: impl Into<String>) -> Self {
+        self.store = Some(store.into());
+        self
+    }
+
+    /// Whether the start of the data is checked first.
+    #[must_use]
+    pub fn with_preflight(mut self, preflight: Preflight) -> Self {
+        self.preflight = preflight;
+        self
+    }
+
+    /// How long the upload will take: the token is renewed first if it would not live that long. Without it the length
+    /// and 20 MB/s are taken.
+    #[must_use]
+    pub fn with_estimate(mut self, estimate: Duration) -> Self {
+        self.estimate = Some(estimate);
+        self
+    }
+
+    /// Gives up when no byte has moved for so long (5 minutes), whether the producer or the server is to blame.
+    #[must_use]
+    pub fn with_stall_timeout(mut self, limit: Duration) -> Self {
+        self.limits.stall = limit;
+        self
+    }
+
+    /// Gives up when the server has not answered so long after the last byte (1 hour): it may be copying into its store.
+    #[must_use]
+    pub fn with_answer_timeout(mut self, limit: Duration) -> Self {
+        self.limits.answer = limit;
+        self
+    }
+
+    /// A flag that ends the upload within a fraction of a second; the image is `queued` again afterwards.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
+        self.limits.cancel = Some(cancel);
+        self
+    }
+
+    /// Called with the number of bytes handed to the connection so far, for every piece.
+    #[must_use]
+    pub fn with_progress(mut self, progress: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Arc::new(progress));
+        self
+    }
+
+    fn needed(&self) -> Duration {
+        const PESSIMISTIC: u64 = 20_000_000;
+        self.estimate.unwrap_or_else(|| Duration::from_secs(self.len.unwrap_or(0) / PESSIMISTIC))
+    }
+
+    fn can_repeat(&self) -> bool {
+        matches!(self.source, Source::Again(_))
+    }
+
+    fn open(&mut self) -> Option<Meter> {
+        let producer = match &mut self.source {
+            Source::Once(producer) => producer.take()?,
+            Source::Again(make) => make(),
+        };
+        Some(Meter::new(self.len, producer, self.progress.clone()))
+    }
+
+    /// The request's headers. `Content-Range` is never among them: Glance ignores it and takes the piece for the whole.
+    fn headers(&self) -> Result<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        if let Some(len) = self.len {
+            headers.insert("x-openstack-image-size", len.into());
+        }
+        if let Some(store) = &self.store {
+            let store = HeaderValue::try_from(store).map_err(|_| {
+                Error::new(ErrorKind::Invalid, format!("{store:?} cannot be the name of a store"))
+            })?;
+            headers.insert("x-image-meta-store", store);
+        }
+        Ok(headers)
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload")
+            .field("len", &self.len)
+            .field("store", &self.store)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) async fn upload(
+    client: &ServiceClient,
+    id: &str,
+    mut upload: Upload,
+) -> Result<Uploaded> {
+    // One cheap call finds a refused token, a missing image and a wrong state before the data starts to flow.
+    let image = client.call(get(id)).await?;
+    if image.status != ImageStatus::Queued {
+        let text = format!(
+            "image {id}: it is {}; data can be sent only to a queued image, and only once",
+            image.status
+        );
+        return Err(Error::new(ErrorKind::Conflict, text));
+    }
+    let mut token = client.session().token_for(upload.needed()).await?;
+    let mut repeated = false;
+    loop {
+        let result = attempt(client, id, &image, &mut upload, &token).await;
+        match result {
+            Err(error)
+                if error.status() == Some(StatusCode::UNAUTHORIZED)
+                    && upload.can_repeat()
+                    && !repeated =>
+            {
+                repeated = true;
+                token = match client.session().replace(&token).await {
+                    Ok(token) => token,
+                    Err(_) => return Err(error),
+                };
+            }
+            result => return result.map_err(|error| error.without(token.secret())),
+        }
+    }
+}
+
+async fn attempt(
+    client: &ServiceClient,
+    id: &str,
+    image: &Image,
+    upload: &mut Upload,
+    token: &Token,
+) -> Result<Uploaded> {
+    let headers = upload.headers()?;
+    let limits = upload.limits.clone();
+    let meter = upload.open().ok_or_else(|| {
+        Error::new(ErrorKind::Source, format!("image {id}: the data can be sent only once"))
+    })?;
+    let stop = Stop(meter.clone());
+    let head = watched(&limits, &meter, id, meter.peek(HEAD_LEN))
+        .await?
+        .map_err(|error| bad_data(id, error))?;
+    if let (Preflight::Enforce, Some(disk), Some(container)) =
+        (upload.preflight, &image.disk_format, &image.container_format)
+    {
+        preflight(disk, container, &head).map_err(|error| {
+            Error::new(error.kind(), format!("image {id}: {error}; nothing was sent"))
+        })?;
+    }
+    let body = Body::Stream { len: upload.len, stream: meter.wire().boxed() };
+    let path = format!("images/{}/file", segment(id).unwrap_or_default());
+    let what = format!("image {id}: upload");
+    let send = client.send_raw(&what, Method::PUT, &path, headers, body, token);
+    let answer = match watched(&limits, &meter, id, send).await? {
+        Ok(answer) => answer,
+        Err(error) => {
+            return Err(match meter.failure() {
+                Some(failure) => bad_data(id, failure),
+                None => error.with_hint(&format!("{} bytes were on their way", meter.given())),
+            });
+        }
+    };
+    // Whatever the answer is, no more data is wanted.
+    drop(stop);
+    finish(id, &what, answer, &meter).await
+}
+
+async fn finish(
+    id: &str,
+    what: &str,
+    answer: http::Response<BodyStream>,
+    meter: &Meter,
+) -> Result<Uploaded> {
+    let (parts, body) = answer.into_parts();
+    if !parts.status.is_success() {
+        // The server may send a text and never end it.
+        let text = tokio::time::timeout(Duration::from_secs(10), read_some(body, 64 << 10))
+            .await
+            .unwrap_or_default();
+        let error = from_answer(what, parts.status, &parts.headers, &text);
+        return Err(match parts.status.as_u16() {
+            301 | 302 | 307 | 308 => {
+                error.with_hint("data is not sent after a redirect: correct the endpoint")
+            }
+            413 => error.with_hint("it is over the cloud's size limit or this project's quota"),
+            415 => error.with_hint("the content does not match the declared formats"),
+            _ => error,
+        });
+    }
+    if !meter.is_finished() {
+        let text = format!("image {id}: the server reported success before it had all of the data");
+        return Err(Error::protocol(text).with_answer(parts.status, &parts.headers));
+    }
+    let request_id = parts.headers.get("x-openstack-request-id").and_then(|id| id.to_str().ok());
+    Ok(Uploaded { bytes: meter.given(), request_id: request_id.map(str::to_owned) })
+}
+
+/// Stops the producer on every way out.
+struct Stop(Meter);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+fn bad_data(id: &str, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Source, format!("image {id}: the data to be sent is bad: {error}"))
+        .with_source(error)
+}
+
+/// Runs `work` under the upload's cancel flag and time limits.
+async fn watched<T>(
+    limits: &Limits,
+    meter: &Meter,
+    id: &str,
+    work: impl Future<Output = T> + Send,
+) -> Result<T> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return Ok(result),
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        if limits.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                format!("image {id}: the upload was cancelled"),
+            ));
+        }
+        let (limit, what) = if meter.is_finished() {
+            (limits.answer, "the server has not answered after the last byte")
+        } else {
+            (limits.stall, "no data has moved")
+        };
+        if Instant::now().saturating_duration_since(meter.moved()) > limit {
+            let text = format!("image {id}: {what} for {} s", limit.as_secs_f32());
+            return Err(Error::new(ErrorKind::Timeout, text));
+        }
+    }
+}
+
+/// The data of an image on its way to us.
+#[non_exhaustive]
+pub struct Download {
+    /// The number of bytes, where the server told it.
+    pub len: Option<u64>,
+    /// The data.
+    pub stream: BodyStream,
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Download").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+pub(crate) async fn download(client: &ServiceClient, id: &str) -> Result<Download> {
+    // The id is checked the way every call about an image checks it.
+    on_image("download", id, Method::GET, |_| Ok(())).url(client.base())?;
+    let path = format!("images/{}/file", segment(id).unwrap_or_default());
+    let what = format!("image {id}: download");
+    let send = |token: Arc<Token>| {
+        let (path, what) = (path.clone(), what.clone());
+        async move {
+            client.send_raw(&what, Method::GET, &path, HeaderMap::new(), Body::Empty, &token).await
+        }
+    };
+    let token = client.session().token().await?;
+    let mut answer = send(Arc::clone(&token)).await?;
+    if answer.status() == StatusCode::UNAUTHORIZED
+        && let Ok(token) = client.session().replace(&token).await
+    {
+        answer = send(token).await?;
+    }
+    let (parts, body) = answer.into_parts();
+    match parts.status {
+        StatusCode::OK => {
+            let len = parts.headers.get(http::header::CONTENT_LENGTH);
+            Ok(Download { len: len.and_then(|len| len.to_str().ok()?.parse().ok()), stream: body })
+        }
+        StatusCode::NO_CONTENT => {
+            Err(Error::new(ErrorKind::NotFound, format!("{what}: the image has no data"))
+                .with_answer(parts.status, &parts.headers))
+        }
+        status => {
+            let text = read_some(body, 64 << 10).await;
+            Err(from_answer(&what, status, &parts.headers, &text).without(token.secret()))
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Comparing what Glance stored with what was sent.
+
+use super::record::Image;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Digests of the bytes that were sent, in hexadecimal. One that Glance uses is enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Digests {
+    /// MD5, for `checksum`.
+    pub md5: Option<String>,
+    /// SHA-256.
+    pub sha256: Option<String>,
+    /// SHA-512, which most clouds use for `os_hash_value`.
+    pub sha512: Option<String>,
+}
+
+impl Digests {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With the MD5.
+    #[must_use]
+    pub fn with_md5(mut self, hex: impl Into<String>) -> Self {
+        self.md5 = Some(hex.into());
+        self
+    }
+
+    /// With the SHA-256.
+    #[must_use]
+    pub fn with_sha256(mut self, hex: impl Into<String>) -> Self {
+        self.sha256 = Some(hex.into());
+        self
+    }
+
+    /// With the SHA-512.
+    #[must_use]
+    pub fn with_sha512(mut self, hex: impl Into<String>) -> Self {
+        self.sha512 = Some(hex.into());
+        self
+    }
+
+    fn by_name(&self, algorithm: &str) -> Option<&str> {
+        match algorithm.to_ascii_lowercase().replace('-', "").as_str() {
+            "md5" => self.md5.as_deref(),
+            "sha256" => self.sha256.as_deref(),
+            "sha512" => self.sha512.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Compares size and digest of an *active* image with what was sent; gives the name of the digest that was
+/// compared. The cloud chooses the algorithm (`os_hash_algo`); where we have no digest of it, `checksum` (MD5) serves.
+///
+/// This is for images whose bytes the cloud stores as they are: an import plugin that converts changes all of them.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`] with both values; also if nothing can be compared, because an unverified image is
+/// not a verified one. [`ErrorKind::Failed`] if the image is not active: digests of other states can be stale.
+///
+/// ```
+/// use glance_client::image::{Digests, Image, verify};
+/// let image = Image::from_json(serde_json::json!({
+///     "id": "1", "status": "active", "size": 3, "checksum": "900150983cd24fb0d6963f7d28e17f72"
+/// }))?;
+/// let digests = Digests::new().with_md5("900150983cd24fb0d6963f7d28e17f72");
+/// assert_eq!(verify(&image, &digests, 3)?, "md5");
+/// # Ok::<(), glance_client::Error>(())
+/// ```
+pub fn verify(image: &Image, digests: &Digests, size: u64) -> Result<String> {
+    let id = &image.id;
+    if image.status != super::ImageStatus::Active {
+        let text = format!(
+            "image {id}: it is {} and not active, so its digests say nothing",
+            image.status
+        );
+        return Err(Error::new(ErrorKind::Failed, text));
+    }
+    let differ = |what: &str, sent: &str, stored: &str| {
+        let text = format!(
+            "image {id}: {what} differs: sent {sent}, stored {stored}; delete the image and send it again"
+        );
+        Error::new(ErrorKind::Mismatch, text)
+    };
+    match image.size {
+        Some(stored) if stored == size => {}
+        Some(stored) => return Err(differ("size", &size.to_string(), &stored.to_string())),
+        None => return Err(differ("size", &size.to_string(), "unknown")),
+    }
+    let multihash = image.os_hash_algo.as_deref().zip(image.os_hash_value.as_deref());
+    let checksum = image.checksum.as_deref().map(|stored| ("md5", stored));
+    let pairs = [multihash, checksum].into_iter().flatten();
+    let comparable =
+        pairs.filter_map(|(name, stored)| Some((name, digests.by_name(name)?, stored))).next();
+    match comparable {
+        Some((name, sent, stored)) if sent.eq_ignore_ascii_case(stored) => Ok(name.to_owned()),
+        Some((name, sent, stored)) => Err(differ(name, sent, stored)),
+        None => {
+            let has = image.os_hash_algo.as_deref().unwrap_or("no digest");
+            let text = format!(
+                "image {id}: nothing to compare: the cloud has {has} and no checksum that was computed here"
+            );
+            Err(Error::new(ErrorKind::Mismatch, text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn image(more: &serde_json::Value) -> Image {
+        let mut value = json!({"id": "1", "status": "active", "size": 3});
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Image::from_json(value).unwrap()
+    }
+
+    #[test]
+    fn the_clouds_algorithm_comes_first_and_the_checksum_second() {
+        let ours = Digests::new().with_md5("aa").with_sha256("bb").with_sha512("CC");
+        let with = |algo: &str, value: &str| {
+            image(&json!({"os_hash_algo": algo, "os_hash_value": value, "checksum": "aa"}))
+        };
+        assert_eq!(verify(&with("sha512", "cc"), &ours, 3).unwrap(), "sha512");
+        assert_eq!(verify(&with("sha256", "bb"), &ours, 3).unwrap(), "sha256");
+        assert_eq!(verify(&with("blake2b", "zz"), &ours, 3).unwrap(), "md5");
+        assert_eq!(
+            verify(&with("sha512", "cc"), &Digests::new().with_md5("aa"), 3).unwrap(),
+            "md5"
+        );
+
+        let error = verify(&with("sha512", "dd"), &ours, 3).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        assert!(error.to_string().contains("sha512 differs: sent CC, stored dd"), "{error}");
+    }
+
+    #[test]
+    fn nothing_passes_unverified() {
+        let ours = Digests::new().with_md5("aa");
+        let kind = |image: &Image, size| verify(image, &ours, size).unwrap_err().kind();
+        assert_eq!(kind(&image(&json!({"checksum": "aa"})), 4), ErrorKind::Mismatch);
+        assert_eq!(kind(&image(&json!({"size": null, "checksum": "aa"})), 3), ErrorKind::Mismatch);
+        assert_eq!(kind(&image(&json!({"checksum": null})), 3), ErrorKind::Mismatch);
+        assert_eq!(
+            kind(&image(&json!({"os_hash_algo": "sha512", "os_hash_value": "x"})), 3),
+            ErrorKind::Mismatch
+        );
+        assert_eq!(
+            kind(&image(&json!({"status": "queued", "checksum": "aa"})), 3),
+            ErrorKind::Failed
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! Finding `clouds.yaml` and reading `OS_*`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::config::CloudConfig;
+use crate::error::{Error, Result};
+
+/// The variables and folders that a configuration comes from. [`of_process`](Self::of_process) is the usual one; one
+/// of one's own makes the search testable.
+///
+/// The search is that of the other OpenStack clients: the file that `OS_CLIENT_CONFIG_FILE` names, else `clouds.yaml`,
+/// `clouds.yml` or `clouds.json` in the current folder, the user's and the system's configuration folder. `secure.yaml`
+/// (`OS_CLIENT_SECURE_FILE`) is found the same way and merged over it, entry by entry. Vendor profiles are not read.
+///
+/// ```
+/// use glance_client::keystone::Environment;
+/// let cloud = Environment::new([
+///     ("OS_AUTH_URL", "http://127.0.0.1:5000/v3"),
+///     ("OS_USERNAME", "demo"),
+///     ("OS_PASSWORD", "secret"),
+///     ("OS_TENANT_NAME", "demo"),
+/// ])
+/// .load(None)?;
+/// assert_eq!(cloud.auth_url.port(), Some(5000));
+/// # Ok::<(), glance_client::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    folders: Vec<PathBuf>,
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Some of the values are passwords.
+        let names: Vec<_> = self.variables.keys().collect();
+        f.debug_struct("Environment")
+            .field("variables", &names)
+            .field("folders", &self.folders)
+            .finish()
+    }
+}
+
+impl Environment {
+    /// These variables and no folder.
+    pub fn new<K: Into<String>, V: Into<String>>(
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let variables =
+            variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { variables, folders: Vec::new() }
+    }
+
+    /// The process's own.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let mut this = Self::new(variables.filter(|(name, _)| name.starts_with("OS_")));
+        this.folders.extend(std::env::current_dir());
+        let home = std::env::home_dir().map(|home| home.join(".config"));
+        let user = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or(home);
+        this.folders.extend(user.map(|folder| folder.join("openstack")));
+        this.folders.push(PathBuf::from("/etc/openstack"));
+        this
+    }
+
+    /// Adds a folder to search, after the others.
+    #[must_use]
+    pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folders.push(folder.into());
+        self
+    }
+
+    /// The cloud `name`; without a name the one of `OS_CLOUD`, else the variables, else the only one in the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) with what is missing or which clouds there are.
+    pub fn load(&self, name: Option<&str>) -> Result<CloudConfig> {
+        let name = name.or_else(|| self.variable("OS_CLOUD"));
+        if name.is_none() && self.variable("OS_AUTH_URL").is_some() {
+            return CloudConfig::from_entry("environment", &self.entry_of_variables());
+        }
+        let (path, mut clouds) = match self.file("OS_CLIENT_CONFIG_FILE", "clouds")? {
+            Some((path, document)) => (path, clouds_of(document)),
+            None => return Err(self.nothing_found(name)),
+        };
+        if let Some((_, secure)) = self.file("OS_CLIENT_SECURE_FILE", "secure")? {
+            merge(&mut clouds, clouds_of(secure));
+        }
+        let known = || clouds.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let name = match (name, clouds.len()) {
+            (Some(name), _) => name.to_owned(),
+            (None, 1) => clouds.keys().next().cloned().unwrap_or_default(),
+            (None, _) => {
+                let text = format!(
+                    "several clouds in {}: set OS_CLOUD to one of {}",
+                    path.display(),
+                    known()
+                );
+                return Err(Error::config(text));
+            }
+        };
+        let Some(Value::Object(entry)) = clouds.get(&name) else {
+            return Err(Error::config(format!(
+                "no cloud {name:?} in {}; it has {}",
+                path.display(),
+                known()
+            )));
+        };
+        let mut entry = entry.clone();
+        if let Some(profile) = entry.get("profile").and_then(Value::as_str)
+            && entry.get("auth").and_then(|auth| auth.get("auth_url")).is_none()
+        {
+            return Err(Error::config(format!(
+                "cloud {name:?}: the vendor profile {profile:?} is not built in: write its auth_url into clouds.yaml"
+            )));
+        }
+        if let Some(region) = self.variable("OS_REGION_NAME") {
+            entry.insert("region_name".to_owned(), region.into());
+        }
+        CloudConfig::from_entry(&name, &entry)
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// `OS_*` spelt as an entry of `clouds.yaml`: the names are the same in lower case.
+    fn entry_of_variables(&self) -> Map<String, Value> {
+        let taken = self.variables.iter().filter(|(_, value)| !value.is_empty());
+        taken
+            .filter_map(|(name, value)| {
+                let key = name.strip_prefix("OS_")?.to_ascii_lowercase();
+                let ignored =
+                    key.starts_with("test") || key.starts_with("std") || key.starts_with("log");
+                (!ignored).then(|| (key, Value::String(value.clone())))
+            })
+            .collect()
+    }
+
+    fn nothing_found(&self, name: Option<&str>) -> Error {
+        let searched = self
+            .folders
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        match name {
+            Some(name) => Error::config(format!(
+                "cloud {name:?} is wanted, but no clouds.yaml is in {searched}"
+            )),
+            None => Error::config(format!(
+                "no cloud is configured: set OS_CLOUD, or OS_AUTH_URL and the other OS_* variables, or put a clouds.yaml \
+                 into one of {searched}"
+            )),
+        }
+    }
+
+    fn file(&self, variable: &str, stem: &str) -> Result<Option<(PathBuf, Value)>> {
+        if let Some(path) = self.variable(variable) {
+            let path = PathBuf::from(path);
+            let document = read(&path)?.ok_or_else(|| {
+                Error::config(format!("{variable} names {}, which does not exist", path.display()))
+            })?;
+            return Ok(Some((path, document)));
+        }
+        for folder in &self.folders {
+            for ending in ["yaml", "yml", "json"] {
+                let path = folder.join(format!("{stem}.{ending}"));
+                if let Some(document) = read(&path)? {
+                    return Ok(Some((path, document)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads a YAML file (JSON is YAML). Its content never gets into an error: there are passwords in it.
+fn read(path: &Path) -> Result<Option<Value>> {
+    const LIMIT: u64 = 4 << 20;
+    let cannot = |error: std::io::Error| {
+        Error::config(format!("{} cannot be read: {error}", path.display())).with_source(error)
+    };
+    match std::fs::metadata(path) {
+        Ok(found) if found.len() > LIMIT => {
+            return Err(Error::config(format!(
+                "{} is too large to be a clouds.yaml",
+                path.display()
+            )));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(cannot(error)),
+    }
+    let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(cannot)?);
+    parse(&text)
+        .map(Some)
+        .map_err(|place| Error::config(format!("{} is not valid YAML{place}", path.display())))
+}
+
+fn parse(text: &str) -> Result<Value, String> {
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_saphyr::from_str(text).map_err(|error| {
+        let place = error.without_snippet().location();
+        place.map_or(String::new(), |place| {
+            format!(" at line {} column {}", place.line(), place.column())
+        })
+    })
+}
+
+fn clouds_of(mut document: Value) -> Map<String, Value> {
+    match document.get_mut("clouds").map(Value::take) {
+        Some(Value::Object(clouds)) => clouds,
+        _ => Map::new(),
+    }
+}
+
+/// Lays `over` upon `base`: objects key by key, everything else as a whole.
+fn merge(base: &mut Map<String, Value>, over: Map<String, Value>) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Object(below)), Value::Object(above)) => merge(below, above),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "environment_tests.rs"]
+mod tests;

@@ -1,0 +1,175 @@
+//! A token and what Keystone said with it.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use http::HeaderValue;
+use serde::Deserialize;
+
+use super::catalog::{Catalog, CatalogService};
+use crate::call::Answer;
+use crate::error::{Error, Result};
+use crate::secret::Secret;
+
+/// A token with its expiry, its owner, its scope and the catalogue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Token {
+    secret: Secret,
+    received: Instant,
+    lifetime: Duration,
+    /// When it ends, by Keystone's clock.
+    pub expires_at: SystemTime,
+    /// The user.
+    pub user: Named,
+    /// The project of the scope; `None` for a domain, system or unscoped token.
+    pub project: Option<Named>,
+    /// The domain of the scope.
+    pub domain: Option<Named>,
+    /// Whether the scope is the whole deployment.
+    pub system: bool,
+    /// The names of the roles.
+    pub roles: Vec<String>,
+    /// The services.
+    pub catalog: Catalog,
+}
+
+/// Something with an id and a name, as tokens mention it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Named {
+    /// The id.
+    #[serde(default)]
+    pub id: String,
+    /// The name.
+    #[serde(default)]
+    pub name: String,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    token: Wire,
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    expires_at: Option<String>,
+    issued_at: Option<String>,
+    #[serde(default)]
+    user: Named,
+    project: Option<Named>,
+    domain: Option<Named>,
+    system: Option<serde_json::Value>,
+    #[serde(default)]
+    roles: Vec<Named>,
+    #[serde(default)]
+    catalog: Vec<serde_json::Value>,
+}
+
+impl Token {
+    /// The token itself, as it goes into `X-Auth-Token`.
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// How long it was valid for when it came: the difference of two times of Keystone's clock, so that a clock of
+    /// ours that is wrong does no harm.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// How long it is still valid.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.lifetime.saturating_sub(self.received.elapsed())
+    }
+
+    pub(super) fn header(&self) -> Result<HeaderValue> {
+        let mut value = HeaderValue::try_from(self.secret.expose()).map_err(|_| {
+            Error::protocol("the token that Keystone gave cannot be sent in a header")
+        })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    pub(super) fn parse(answer: &Answer<'_>) -> Result<Self> {
+        let token = answer.headers.get("x-subject-token").and_then(|value| value.to_str().ok());
+        let token = token.filter(|token| !token.is_empty()).ok_or_else(|| {
+            Error::protocol(
+                "log in: the answer has no X-Subject-Token; is auth_url that of a Keystone?",
+            )
+            .with_answer(answer.status, answer.headers)
+        })?;
+        let wire = answer.json::<Envelope>()?.token;
+        let expires_at = wire.expires_at.as_deref().and_then(timestamp).ok_or_else(|| {
+            Error::protocol("log in: the token has no readable expires_at")
+                .with_answer(answer.status, answer.headers)
+        })?;
+        let issued_at =
+            wire.issued_at.as_deref().and_then(timestamp).unwrap_or_else(SystemTime::now);
+        Ok(Self {
+            secret: Secret::new(token),
+            received: Instant::now(),
+            lifetime: expires_at.duration_since(issued_at).unwrap_or_default(),
+            expires_at,
+            user: wire.user,
+            project: wire.project,
+            domain: wire.domain,
+            system: wire.system.is_some(),
+            roles: wire.roles.into_iter().map(|role| role.name).collect(),
+            catalog: Catalog::new(wire.catalog.into_iter().filter_map(service).collect()),
+        })
+    }
+}
+
+/// A service, or nothing: an entry that is not understood must not keep anyone from logging in.
+fn service(value: serde_json::Value) -> Option<CatalogService> {
+    serde_json::from_value(value).ok()
+}
+
+/// ISO 8601 as Keystone and Glance write it: with `Z`, or with nothing, which means UTC too.
+pub(crate) fn timestamp(text: &str) -> Option<SystemTime> {
+    let instant: jiff::Timestamp = text.parse().or_else(|_| format!("{text}Z").parse()).ok()?;
+    Some(instant.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, StatusCode};
+
+    #[test]
+    fn a_token_is_read_and_never_printed() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-subject-token", "gAAAA-secret".parse().unwrap());
+        let body = br#"{"token":{"methods":["password"],"user":{"domain":{"id":"default","name":"Default"},"id":"u1",
+          "name":"demo","password_expires_at":null},"audit_ids":["x"],"expires_at":"2030-01-02T03:04:05.000000Z",
+          "issued_at":"2030-01-02T02:04:05.000000Z","project":{"domain":{"id":"default"},"id":"p1","name":"demo"},
+          "is_domain":false,"roles":[{"id":"r","name":"member"}],"catalog":[{"endpoints":[],"id":"s","type":"image",
+          "name":"glance"}]}}"#;
+        let answer =
+            Answer { what: "log in", status: StatusCode::CREATED, headers: &headers, body };
+        let token = Token::parse(&answer).unwrap();
+        assert_eq!(token.secret().expose(), "gAAAA-secret");
+        assert!(!format!("{token:?}{:?}", token.header().unwrap()).contains("gAAAA"));
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_553_445);
+        assert_eq!(token.expires_at, end);
+        // Whatever the year here is.
+        assert_eq!(token.lifetime(), Duration::from_secs(3600));
+        assert!(token.remaining() > Duration::from_secs(3000));
+        assert_eq!(token.project.unwrap().id, "p1");
+        assert_eq!(token.roles, ["member"]);
+
+        let none = HeaderMap::new();
+        let answer = Answer { what: "log in", status: StatusCode::OK, headers: &none, body };
+        assert!(Token::parse(&answer).unwrap_err().to_string().contains("X-Subject-Token"));
+    }
+
+    #[test]
+    fn timestamps_with_and_without_zone() {
+        assert_eq!(timestamp("1970-01-01T00:00:01"), timestamp("1970-01-01T00:00:01.000000Z"));
+        assert_eq!(timestamp("1970-01-01T01:00:01+01:00"), timestamp("1970-01-01T00:00:01Z"));
+        assert_eq!(timestamp("soon"), None);
+    }
+}

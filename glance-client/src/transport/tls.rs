@@ -1,0 +1,125 @@
+//! TLS by rustls with ring: the system's roots, a CA file, or the explicit opt-out.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::error::{Error, Result};
+
+/// Whom to trust, and with which client certificate to appear.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct TlsOptions {
+    /// Trust exactly the certificates of this PEM file in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Accept any certificate. The connection is then open to everyone on the way.
+    pub danger_accept_any: bool,
+    /// A client certificate chain (PEM), with its key in the same file or in `client_key`.
+    pub client_cert: Option<PathBuf>,
+    /// The key of the client certificate (PEM).
+    pub client_key: Option<PathBuf>,
+}
+
+pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::config("TLS cannot be set up").with_source(error))?;
+    let builder = if options.danger_accept_any {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+    } else if let Some(path) = &options.ca_file {
+        builder.with_root_certificates(roots_of(path)?)
+    } else {
+        builder.with_root_certificates(Arc::clone(system_roots()))
+    };
+    let Some(cert) = &options.client_cert else { return Ok(builder.with_no_client_auth()) };
+    let key_path = options.client_key.as_ref().unwrap_or(cert);
+    let chain = certificates(cert)?;
+    let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| {
+        Error::config(format!("no private key can be read from {} (PEM)", key_path.display()))
+            .with_source(error)
+    })?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| {
+        Error::config(format!("the client certificate {} cannot be used", cert.display()))
+            .with_source(error)
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let wrong = |text: &str| Error::config(format!("{text} {} (PEM expected)", path.display()));
+    let found: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| wrong("no certificates can be read from").with_source(error))?;
+    if found.is_empty() { Err(wrong("there is no certificate in")) } else { Ok(found) }
+}
+
+fn roots_of(path: &Path) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(certificates(path)?);
+    if added == 0 {
+        return Err(Error::config(format!(
+            "no certificate in {} can be trusted as a CA",
+            path.display()
+        )));
+    }
+    Ok(roots)
+}
+
+/// The system's roots, read once a process. None at all is no error here: a plain http endpoint needs none.
+fn system_roots() -> &'static Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    })
+}
+
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl fmt::Debug for AcceptAny {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AcceptAny")
+    }
+}
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
