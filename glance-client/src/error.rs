@@ -232,12 +232,17 @@ pub(crate) fn error_text(body: &[u8]) -> String {
     if let Ok(value) = serde_json::from_str::<serde_json::Value>(&text)
         && let Some(message) = message_in(&value)
     {
-        return one_line(message, 400);
+        return one_line(&without_breaks(message), 400);
     }
     if text.trim_start().starts_with('<') {
         return one_line(&strip_tags(&text), 400);
     }
-    one_line(&text, 400)
+    one_line(&without_breaks(&text), 400)
+}
+
+/// Glance puts line breaks of HTML into its plain and JSON texts too.
+fn without_breaks(text: &str) -> String {
+    text.replace("<br />", " ").replace("<br>", " ")
 }
 
 fn message_in(value: &serde_json::Value) -> Option<&str> {
@@ -326,6 +331,10 @@ mod tests {
         assert_eq!(
             error_text(b"413 Request\r\nEntity\x1b[31m Too Large\n"),
             "413 Request Entity [31m Too Large"
+        );
+        assert_eq!(
+            error_text(br#"{"message": "taken!<br /><br />\n\n\n", "code": "409 Conflict"}"#),
+            "taken!"
         );
         assert_eq!(error_text(b""), "");
         assert_eq!(error_text(b"<unclosed"), "");

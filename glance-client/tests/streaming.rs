@@ -68,7 +68,8 @@ async fn an_early_413_stops_an_endless_source_and_is_never_lost() {
                 let n = tcp.read(&mut part).await.unwrap();
                 left = left.saturating_sub(n as u64);
             }
-            let refusal = answer("413 Request Entity Too Large", &[("Content-Type", "text/html")], TOO_LARGE);
+            let refusal =
+                answer("413 Request Entity Too Large", &[("Content-Type", "text/html")], TOO_LARGE);
             let _ = tcp.write_all(&refusal).await;
             if case % 2 == 1 {
                 tokio::time::sleep(Duration::from_secs(30)).await;
@@ -81,12 +82,19 @@ async fn an_early_413_stops_an_endless_source_and_is_never_lost() {
         let source = Endless::new();
         let len = (case % 3 != 0).then_some(1 << 40);
         let start = Instant::now();
-        let error = glance.upload(ID, source.upload(len).with_store(case.to_string())).await.unwrap_err();
+        let error =
+            glance.upload(ID, source.upload(len).with_store(case.to_string())).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge, "case {case}: {error} {error:?}");
         assert_eq!(error.request_id(), Some("req-77"));
         let text = error.to_string();
-        assert!(text.contains("Image exceeds the storage quota: 1 > 0") && !text.contains('<'), "{text}");
-        assert!(source.dropped.load(Ordering::SeqCst), "the source is let go before the error is told");
+        assert!(
+            text.contains("Image exceeds the storage quota: 1 > 0") && !text.contains('<'),
+            "{text}"
+        );
+        assert!(
+            source.dropped.load(Ordering::SeqCst),
+            "the source is let go before the error is told"
+        );
         let produced = source.produced.load(Ordering::SeqCst);
         assert!(produced < 64 << 20, "{produced} bytes were produced");
         assert!(start.elapsed() < Duration::from_secs(20));
@@ -170,7 +178,11 @@ async fn a_refused_token_is_told_if_the_body_is_gone() {
 #[tokio::test]
 async fn a_second_refusal_is_final() {
     let cloud = Cloud::start(3600, |request| {
-        if is_put(request) { Reply::Send(answer("401 Unauthorized", &[], "no")) } else { Reply::Default }
+        if is_put(request) {
+            Reply::Send(answer("401 Unauthorized", &[], "no"))
+        } else {
+            Reply::Default
+        }
     })
     .await;
     let error = cloud.glance().await.upload(ID, Upload::from_bytes("abc")).await.unwrap_err();
@@ -182,10 +194,16 @@ async fn a_second_refusal_is_final() {
 async fn a_token_too_old_for_the_upload_is_renewed_before_it() {
     let cloud = Cloud::start(600, |_| Reply::Default).await;
     let glance = cloud.glance().await;
-    glance.upload(ID, Upload::from_bytes("abc").with_estimate(Duration::from_secs(60))).await.unwrap();
+    glance
+        .upload(ID, Upload::from_bytes("abc").with_estimate(Duration::from_secs(60)))
+        .await
+        .unwrap();
     assert_eq!(cloud.logins(), 1);
     // The tokens of this cloud do not live for an hour; a fresh one is as good as it gets.
-    glance.upload(ID, Upload::from_bytes("abc").with_estimate(Duration::from_secs(3600))).await.unwrap();
+    glance
+        .upload(ID, Upload::from_bytes("abc").with_estimate(Duration::from_secs(3600)))
+        .await
+        .unwrap();
     assert_eq!(cloud.logins(), 1);
 }
 
@@ -220,7 +238,8 @@ async fn bad_data_never_becomes_a_whole_body() {
         (Some(2000), vec![piece(), piece(), failed()], "the export task failed"),
         (None, vec![piece(), piece(), failed()], "the export task failed"),
     ] {
-        let error = glance.upload(ID, Upload::new(len, stream::iter(body).boxed())).await.unwrap_err();
+        let error =
+            glance.upload(ID, Upload::new(len, stream::iter(body).boxed())).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Source, "{error}");
         assert!(error.to_string().contains(words), "{error}");
         assert!(got.load(Ordering::SeqCst) < 2000, "the server has all bytes of {words}");
@@ -235,7 +254,10 @@ async fn a_connection_that_breaks_is_told_with_how_far_it_came() {
     .await;
     let error = cloud.glance().await.upload(ID, Endless::new().upload(None)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transport);
-    assert!(error.is_retryable() && error.to_string().contains("bytes were on their way"), "{error}");
+    assert!(
+        error.is_retryable() && error.to_string().contains("bytes were on their way"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -263,10 +285,12 @@ async fn a_cancelled_or_stalled_upload_ends() {
 
     let short = Duration::from_millis(300);
     let stuck = stream::iter([Ok(Bytes::from(vec![0; 1024]))]).chain(stream::pending()).boxed();
-    let error = glance.upload(ID, Upload::new(None, stuck).with_stall_timeout(short)).await.unwrap_err();
+    let error =
+        glance.upload(ID, Upload::new(None, stuck).with_stall_timeout(short)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().contains("no data has moved"), "{error}");
-    let error = glance.upload(ID, Upload::from_bytes("abc").with_answer_timeout(short)).await.unwrap_err();
+    let error =
+        glance.upload(ID, Upload::from_bytes("abc").with_answer_timeout(short)).await.unwrap_err();
     assert!(error.to_string().contains("has not answered after the last byte"), "{error}");
 }
 
@@ -291,10 +315,15 @@ async fn nothing_is_sent_to_an_image_that_cannot_take_it() {
 #[tokio::test]
 async fn a_success_before_the_end_is_not_believed() {
     let cloud = Cloud::start(3600, |request| {
-        if is_put(request) { Reply::Send(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()) } else { Reply::Default }
+        if is_put(request) {
+            Reply::Send(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())
+        } else {
+            Reply::Default
+        }
     })
     .await;
-    let error = cloud.glance().await.upload(ID, Endless::new().upload(Some(1 << 40))).await.unwrap_err();
+    let error =
+        cloud.glance().await.upload(ID, Endless::new().upload(Some(1 << 40))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);
     assert!(error.to_string().contains("before it had all"), "{error}");
 }

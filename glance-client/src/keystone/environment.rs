@@ -209,12 +209,45 @@ fn parse(text: &str) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Ok(Value::Null);
     }
-    serde_saphyr::from_str(text).map_err(|error| {
+    // A region called `no` is a name, whatever YAML 1.1 thought of it.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let mut document = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let place = error.without_snippet().location();
-        place.map_or(String::new(), |place| {
+        place.map_or_else(String::new, |place| {
             format!(" at line {} column {}", place.line(), place.column())
         })
-    })
+    })?;
+    keep_texts(&mut document, text);
+    Ok(document)
+}
+
+/// Puts the text of unquoted scalars back where YAML made numbers of them: the password `0123` is not `123`.
+fn keep_texts(document: &mut Value, text: &str) {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        #[serde(default)]
+        clouds: BTreeMap<String, Cloud>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Cloud {
+        #[serde(default)]
+        auth: BTreeMap<String, Option<String>>,
+    }
+    let Ok(texts) = serde_saphyr::from_str::<Document>(text) else { return };
+    for (name, cloud) in texts.clouds {
+        let Some(Value::Object(auth)) =
+            document.get_mut("clouds").and_then(|c| c.get_mut(&name)?.get_mut("auth"))
+        else {
+            continue;
+        };
+        for (key, text) in cloud.auth {
+            if let (Some(value @ (Value::Number(_) | Value::Bool(_))), Some(text)) =
+                (auth.get_mut(&key), text)
+            {
+                *value = Value::String(text);
+            }
+        }
+    }
 }
 
 fn clouds_of(mut document: Value) -> Map<String, Value> {

@@ -488,7 +488,9 @@ async fn log_in(transport: &dyn Transport, config: &CloudConfig, identity: &Url)
             ErrorKind::Unauthorized => {
                 error.with_hint("check user, password, project and their domains")
             }
-            ErrorKind::NotFound => error.with_hint("is auth_url that of a Keystone with v3?"),
+            ErrorKind::NotFound => error.with_hint(
+                "is auth_url that of a Keystone with v3, and does the application credential (if it is one) still exist?",
+            ),
             _ => error,
         }
     })

@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use glance_client::keystone::{CloudConfig, Domain, Principal, Scope, Session};
 use glance_client::Glance;
+use glance_client::keystone::{CloudConfig, Domain, Principal, Scope, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -42,12 +42,17 @@ pub enum Reply {
     Default,
 }
 
-pub fn take<F: Future<Output = ()> + Send + 'static>(f: impl FnOnce(TcpStream, Vec<u8>) -> F + Send + 'static) -> Reply {
+pub fn take<F: Future<Output = ()> + Send + 'static>(
+    f: impl FnOnce(TcpStream, Vec<u8>) -> F + Send + 'static,
+) -> Reply {
     Reply::Take(Box::new(move |tcp, body| Box::pin(f(tcp, body))))
 }
 
 pub fn answer(status: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
-    let mut text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nx-openstack-request-id: req-77\r\n", body.len());
+    let mut text = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nx-openstack-request-id: req-77\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         text += &format!("{name}: {value}\r\n");
     }
@@ -85,7 +90,8 @@ impl Cloud {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let (url, logins, seen, script) = state.clone();
-                connections.spawn(async move { serve(tcp, &url, ttl, &logins, &seen, &*script).await });
+                connections
+                    .spawn(async move { serve(tcp, &url, ttl, &logins, &seen, &*script).await });
             }
         });
         Self { url, logins, seen, task }
@@ -112,7 +118,13 @@ impl Cloud {
     }
 
     pub fn seen(&self, method: &str, path: &str) -> Vec<Seen> {
-        self.seen.lock().unwrap().iter().filter(|s| s.method == method && s.path == path).cloned().collect()
+        self.seen
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|s| s.method == method && s.path == path)
+            .cloned()
+            .collect()
     }
 }
 
@@ -126,7 +138,8 @@ async fn serve(
 ) {
     loop {
         let Some((mut request, mut rest)) = head(&mut tcp).await else { return };
-        let len: usize = request.headers.get("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
+        let len: usize =
+            request.headers.get("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
         let is_data = request.method == "PUT";
         while !is_data && rest.len() < len {
             let mut part = vec![0; 65536];
@@ -191,7 +204,11 @@ fn usual(request: &Seen, url: &str, ttl: i64, logins: &AtomicUsize) -> Vec<u8> {
                 {"id": "v2.17", "status": "CURRENT", "links": [{"rel": "self", "href": "http://behind:9292/v2/"}]}]}),
         ),
         ("GET", path) if path.starts_with("/v2/images/") => json("200 OK", &image("queued")),
-        _ => answer("404 Not Found", &[], "<html><body><h1>404 Not Found</h1>No such thing</body></html>"),
+        _ => answer(
+            "404 Not Found",
+            &[],
+            "<html><body><h1>404 Not Found</h1>No such thing</body></html>",
+        ),
     }
 }
 
@@ -201,12 +218,23 @@ pub fn image(status: &str) -> serde_json::Value {
 
 pub fn token(url: &str, ttl: i64, number: usize) -> Vec<u8> {
     // The years do not matter: only the difference of Keystone's own two times counts.
-    let stamp = |seconds: i64| format!("2031-01-01T{:02}:{:02}:{:02}.000000Z", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let stamp = |seconds: i64| {
+        format!(
+            "2031-01-01T{:02}:{:02}:{:02}.000000Z",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        )
+    };
     let body = serde_json::json!({"token": {
         "user": {"id": "u", "name": "demo"}, "project": {"id": "p", "name": "demo"}, "roles": [{"name": "member"}],
         "issued_at": stamp(0), "expires_at": stamp(ttl),
         "catalog": [{"type": "image", "name": "glance", "id": "s", "endpoints": [
             {"id": "e", "interface": "public", "region": "one", "region_id": "one", "url": url}]}]}});
     let name = format!("token-{number}");
-    answer("201 Created", &[("X-Subject-Token", &name), ("Content-Type", "application/json")], &body.to_string())
+    answer(
+        "201 Created",
+        &[("X-Subject-Token", &name), ("Content-Type", "application/json")],
+        &body.to_string(),
+    )
 }

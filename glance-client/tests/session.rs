@@ -1,0 +1,419 @@
+//! Logins, tokens, discovery, redirects, TLS and secrets, against a scripted cloud.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use glance_client::image::{ListQuery, get, list};
+use glance_client::keystone::{
+    Auth, CloudConfig, Domain, EndpointQuery, Principal, Scope, Session,
+};
+use glance_client::{ErrorKind, Glance, Upload, WaitOptions};
+use serde_json::json as value;
+use support::{Cloud, ID, PASSWORD, Reply, answer, image, json, take};
+
+const IMAGE: &str = "/v2/images/9b4b0a5c-6d41-4f3b-9d6f-0b1e5a6a2c11";
+
+#[tokio::test]
+async fn the_newest_minor_is_found_and_the_catalogues_host_is_kept() {
+    let cloud = Cloud::start(3600, |_| Reply::Default).await;
+    let glance = cloud.glance().await;
+    assert_eq!(glance.version(), Some((2, 17)));
+    assert_eq!(glance.url().as_str(), format!("{}/v2", cloud.url));
+}
+
+#[tokio::test]
+async fn any_form_of_the_catalogues_url_will_do() {
+    let cloud = Cloud::start(3600, |request| match request.path.as_str() {
+        "/image" => Reply::Send(json(
+            "300 Multiple Choices",
+            &value!({"versions": [{"id": "v2.4", "links": [{"rel": "self", "href": "http://inside:9292/v2/"}]}]}),
+        )),
+        "/hidden" => Reply::Send(answer("404 Not Found", &[], "<h1>nginx</h1>")),
+        "/html" => Reply::Send(answer("200 OK", &[], "<h1>Welcome</h1>")),
+        "/old" => Reply::Send(json("200 OK", &value!({"versions": [{"id": "v1.1", "links": []}]}))),
+        _ => Reply::Default,
+    })
+    .await;
+    let session = cloud.session().await;
+    let at = async |path: &str| {
+        Glance::connect_at(&session, format!("{}{path}", cloud.url).parse().unwrap()).await
+    };
+    for (path, found) in [
+        ("", "/v2"),
+        ("/", "/v2"),
+        ("/v2", "/v2"),
+        ("/v2/", "/v2"),
+        ("/image", "/image/v2"),
+        ("/image/v2/", "/image/v2"),
+        ("/hidden", "/hidden/v2"),
+        ("/html/", "/html/v2"),
+    ] {
+        assert_eq!(at(path).await.unwrap().url().path(), found, "{path}");
+    }
+    assert_eq!(at("/old").await.unwrap_err().kind(), ErrorKind::Protocol);
+}
+
+#[tokio::test]
+async fn keystone_is_found_from_its_root() {
+    let cloud = Cloud::start(3600, |request| match request.path.as_str() {
+        "/" => Reply::Send(json(
+            "300 Multiple Choices",
+            &value!({"versions": {"values": [{"id": "v3.14", "status": "stable", "links": [
+                {"rel": "self", "href": "http://10.0.0.1:5000/v3/"}]}]}}),
+        )),
+        "/two" => Reply::Send(json("200 OK", &value!({"versions": [{"id": "v2.0", "links": []}]}))),
+        _ => Reply::Default,
+    })
+    .await;
+    for ending in ["", "/", "/v3", "/v3/", "/v2.0", "/v2.0/"] {
+        let mut config = cloud.config();
+        config.auth_url = format!("{}{ending}", cloud.url).parse().unwrap();
+        let session = Session::connect(&config).await.unwrap();
+        assert_eq!(session.identity_url().as_str(), format!("{}/v3", cloud.url), "{ending}");
+    }
+    let mut config = cloud.config();
+    config.auth_url = format!("{}/two", cloud.url).parse().unwrap();
+    let error = Session::connect(&config).await.unwrap_err();
+    assert!(error.to_string().contains("no v3"), "{error}");
+}
+
+#[tokio::test]
+async fn many_callers_with_an_old_token_cause_one_login() {
+    let cloud = Cloud::start(3600, |request| match (request.method.as_str(), request.token()) {
+        ("GET", "token-1") if request.path != "/" => {
+            Reply::Send(answer("401 Unauthorized", &[], "expired"))
+        }
+        ("GET", _) if request.path != "/" => Reply::Send(json("200 OK", &image("active"))),
+        _ => Reply::Default,
+    })
+    .await;
+    let glance = cloud.glance().await;
+    let calls = (0..20).map(|_| glance.call(get(ID)));
+    for result in futures_util::future::join_all(calls).await {
+        result.unwrap();
+    }
+    assert_eq!(cloud.logins(), 2);
+}
+
+#[tokio::test]
+async fn a_token_with_less_than_two_minutes_left_is_replaced_first() {
+    let number = Arc::new(AtomicUsize::new(0));
+    let url = Arc::new(std::sync::Mutex::new(String::new()));
+    let (count, at) = (Arc::clone(&number), Arc::clone(&url));
+    let cloud = Cloud::start(3600, move |request| {
+        if request.method != "POST" {
+            return Reply::Default;
+        }
+        // The first token comes from a cache and is nearly over; its life was an hour.
+        let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut text =
+            String::from_utf8(support::token(&at.lock().unwrap(), 3600, number)).unwrap();
+        if number == 1 {
+            text = text.replace("2031-01-01T00:00:00", "2031-01-01T00:59:50");
+        }
+        Reply::Send(text.into_bytes())
+    })
+    .await;
+    *url.lock().unwrap() = cloud.url.clone();
+    let session = cloud.session().await;
+    // By its own two times this token lives for ten seconds, so it is young at first…
+    assert_eq!(session.current().lifetime(), Duration::from_secs(10));
+    session.token().await.unwrap();
+    assert_eq!(number.load(Ordering::SeqCst), 1);
+    // …and old a little later.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(session.token().await.unwrap().secret().expose(), "token-2");
+}
+
+#[tokio::test]
+async fn a_given_token_is_never_renewed() {
+    let cloud = Cloud::start(3600, |request| {
+        if request.path == IMAGE {
+            Reply::Send(answer("401 Unauthorized", &[], "expired"))
+        } else {
+            Reply::Default
+        }
+    })
+    .await;
+    let mut config = cloud.config();
+    config.auth = Auth::Token("given".into());
+    let glance = Glance::connect(&Session::connect(&config).await.unwrap()).await.unwrap();
+    let error = glance.call(get(ID)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    assert_eq!(cloud.logins(), 1);
+}
+
+#[tokio::test]
+async fn redirects_stay_on_the_host_that_has_the_token() {
+    let other = Cloud::start(3600, |_| Reply::Send(json("200 OK", &image("active")))).await;
+    let target = format!("{}/v2/images/1", other.url);
+    let cloud = Cloud::start(3600, move |request| match request.path.as_str() {
+        "/v2/images/near" => {
+            Reply::Send(answer("302 Found", &[("Location", "/v2/images/there")], ""))
+        }
+        "/v2/images/far" => {
+            Reply::Send(answer("307 Temporary Redirect", &[("Location", &target)], ""))
+        }
+        "/v2/images/round" => {
+            Reply::Send(answer("301 Moved", &[("Location", "/v2/images/round")], ""))
+        }
+        "/v2/images/there" => Reply::Send(json("200 OK", &image("active"))),
+        _ => Reply::Default,
+    })
+    .await;
+    let glance = cloud.glance().await;
+    glance.call(get("near")).await.unwrap();
+    let error = glance.call(get("far")).await.unwrap_err();
+    assert!(error.to_string().contains("the token is not taken there"), "{error}");
+    assert!(other.seen.lock().unwrap().is_empty());
+    assert_eq!(glance.call(get("round")).await.unwrap_err().kind(), ErrorKind::Protocol);
+
+    let mut config = cloud.config();
+    config.auth_url = format!("{}/v3", other.url).parse().unwrap();
+    let redirecting = Cloud::start(3600, |_| {
+        Reply::Send(answer("307 T", &[("Location", "http://127.0.0.1:1/")], ""))
+    })
+    .await;
+    config.auth_url = format!("{}/v3", redirecting.url).parse().unwrap();
+    let error = Session::connect(&config).await.unwrap_err();
+    assert!(error.to_string().contains("a password is not sent after a redirect"), "{error}");
+}
+
+#[tokio::test]
+async fn a_hostile_list_does_not_lead_astray() {
+    let cloud = Cloud::start(3600, |request| match request.path.as_str() {
+        "/v2/images" => Reply::Send(json(
+            "200 OK",
+            &value!({"images": [{"id": "1"}], "next": "/v2/images?marker=1"}),
+        )),
+        "/v2/images?marker=1" => {
+            Reply::Send(json("200 OK", &value!({"images": [], "next": "/v2/images?marker=1"})))
+        }
+        "/v2/images?name=x" => {
+            Reply::Send(json("200 OK", &value!({"images": [], "next": "http://evil/v2/images"})))
+        }
+        _ => Reply::Default,
+    })
+    .await;
+    let glance = cloud.glance().await;
+    for query in [ListQuery::new(), ListQuery::new().with_name("x")] {
+        assert_eq!(glance.list_all(&query, 10).await.unwrap_err().kind(), ErrorKind::Protocol);
+    }
+}
+
+#[tokio::test]
+async fn answers_are_bounded() {
+    let cloud = Cloud::start(3600, |request| {
+        if request.path != IMAGE {
+            return Reply::Default;
+        }
+        take(|mut tcp, _| async move {
+            use tokio::io::AsyncWriteExt;
+            let _ = tcp.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            let mut chunk = b"100000\r\n".to_vec();
+            chunk.extend(vec![b' '; 1 << 20]);
+            chunk.extend(b"\r\n");
+            while tcp.write_all(&chunk).await.is_ok() {}
+        })
+    })
+    .await;
+    let error = cloud.glance().await.call(get(ID)).await.unwrap_err();
+    assert!(error.to_string().contains("larger than"), "{error}");
+}
+
+#[tokio::test]
+async fn waiting_ends_on_every_bad_state() {
+    let states = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&states);
+    let cloud = Cloud::start(3600, move |request| {
+        let status = match request.path.rsplit('/').next().unwrap() {
+            "slow" => ["saving", "importing", "new-word", "active"]
+                [count.fetch_add(1, Ordering::SeqCst).min(3)],
+            "flaky" if count.fetch_add(1, Ordering::SeqCst) < 6 => {
+                return Reply::Send(answer("503 Service Unavailable", &[], "<h1>haproxy</h1>"));
+            }
+            "flaky" => "active",
+            "gone" => return Reply::Send(answer("404 Not Found", &[], "")),
+            "" | "tokens" => return Reply::Default,
+            status => return Reply::Send(json("200 OK", &image(status))),
+        };
+        Reply::Send(json("200 OK", &image(status)))
+    })
+    .await;
+    let glance = cloud.glance().await;
+    let quick = WaitOptions::default()
+        .with_pauses(Duration::from_millis(1), Duration::from_millis(5))
+        .with_timeout(Duration::from_secs(20));
+    glance.wait("slow", &quick).await.unwrap();
+    glance.wait("flaky", &quick).await.unwrap();
+    for bad in ["queued", "killed", "deleted", "pending_delete", "deactivated", "gone"] {
+        let error = glance.wait(bad, &quick).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Failed, "{bad}: {error}");
+    }
+    let short = quick.clone().with_timeout(Duration::from_millis(20));
+    let error = glance.wait("saving", &short).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains("last: saving"), "{error}");
+    let cancel = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let error = glance.wait("saving", &quick.with_cancel(cancel)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+}
+
+#[tokio::test]
+async fn a_silent_server_is_a_timeout() {
+    let cloud = Cloud::start(3600, |request| {
+        if request.path != IMAGE {
+            return Reply::Default;
+        }
+        take(|tcp, _| async move {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            drop(tcp);
+        })
+    })
+    .await;
+    let mut config = cloud.config();
+    config.timeout = Duration::from_millis(300);
+    let glance = Glance::connect(&Session::connect(&config).await.unwrap()).await.unwrap();
+    assert_eq!(glance.call(get(ID)).await.unwrap_err().kind(), ErrorKind::Timeout);
+
+    config.auth_url = "http://127.0.0.1:1/v3".parse().unwrap();
+    let error = Session::connect(&config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transport);
+    assert!(error.to_string().contains("cannot connect to http://127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn overrides_and_regions_come_from_the_configuration() {
+    let cloud = Cloud::start(3600, |_| Reply::Default).await;
+    let builder = || {
+        CloudConfig::builder(format!("{}/v3", cloud.url))
+            .with_password(Principal::named("demo", Domain::default()), PASSWORD)
+    };
+    let config = builder().with_endpoint_override("image", "https://elsewhere/x").build().unwrap();
+    let session = Session::connect(&config).await.unwrap();
+    assert_eq!(
+        session.endpoint(&EndpointQuery::new("image")).unwrap().as_str(),
+        "https://elsewhere/x"
+    );
+    let config = builder().with_region("two").build().unwrap();
+    let session = Session::connect(&config).await.unwrap();
+    let error = session.endpoint(&EndpointQuery::new("image")).unwrap_err();
+    assert!(error.to_string().contains("region \"two\"; it has one"), "{error}");
+}
+
+#[tokio::test]
+async fn no_secret_is_ever_printed() {
+    let cloud = Cloud::start(3600, |request| match request.path.as_str() {
+        IMAGE if request.method == "GET" => {
+            // A server that repeats what it was given.
+            Reply::Send(answer("400 Bad Request", &[], &format!("bad token {}", request.token())))
+        }
+        _ => Reply::Default,
+    })
+    .await;
+    let config = cloud.config();
+    let session = Session::connect(&config).await.unwrap();
+    let glance = Glance::connect(&session).await.unwrap();
+    let error = glance.call(get(ID)).await.unwrap_err();
+    let upload = Upload::from_bytes("x");
+    let printed = format!(
+        "{config:?} {session:?} {glance:?} {error} {error:?} {:?} {:?} {upload:?} {:?}",
+        session.current(),
+        session.service_at(session.identity_url().clone()),
+        list(&ListQuery::new()),
+    );
+    for secret in [PASSWORD, "token-1"] {
+        assert!(!printed.contains(secret), "{secret} is in {printed}");
+    }
+    assert!(error.to_string().contains("bad token [redacted]"), "{error}");
+
+    let echo = Cloud::start(3600, |request| {
+        let text = String::from_utf8_lossy(&request.body).into_owned();
+        Reply::Send(answer("401 Unauthorized", &[], &text))
+    })
+    .await;
+    let error = Session::connect(&echo.config()).await.unwrap_err();
+    assert!(!format!("{error} {error:?}").contains(PASSWORD), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+}
+
+mod tls {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    /// A TLS server in front of a scripted cloud: gives its URL and the PEM of its own CA.
+    async fn in_front_of(cloud: &Cloud) -> (String, String, tokio::task::JoinHandle<()>) {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_cert = ca.self_signed(&ca_key).unwrap();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+            .unwrap()
+            .signed_by(&key, &issuer)
+            .unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let behind = cloud.url.trim_start_matches("http://").to_owned();
+        let task = tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let (acceptor, behind) = (acceptor.clone(), behind.clone());
+                tokio::spawn(async move {
+                    let Ok(mut outside) = acceptor.accept(tcp).await else { return };
+                    let mut inside = TcpStream::connect(behind).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+                    let _ = (outside.shutdown().await, inside.read(&mut [0]).await);
+                });
+            }
+        });
+        (url, ca_cert.pem(), task)
+    }
+
+    #[tokio::test]
+    async fn trust_is_the_systems_a_file_or_given_up_by_name() {
+        let cloud = Cloud::start(3600, |_| Reply::Default).await;
+        let (url, pem, task) = in_front_of(&cloud).await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, pem).unwrap();
+        let builder = || {
+            CloudConfig::builder(format!("{url}/v3"))
+                .with_password(Principal::named("demo", Domain::default()), PASSWORD)
+                .with_scope(Scope::Project(Principal::id("p")))
+                .with_endpoint_override("image", url.clone())
+        };
+        let error = Session::connect(&builder().build().unwrap()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Transport);
+        assert!(cloud.seen.lock().unwrap().is_empty(), "something was sent to a stranger");
+
+        for config in [builder().with_ca_file(&file), builder().danger_accept_any_certificate()] {
+            let session = Session::connect(&config.build().unwrap()).await.unwrap();
+            let glance = Glance::connect(&session).await.unwrap();
+            // A call goes through the pool, data over a connection of its own.
+            assert_eq!(glance.call(get(ID)).await.unwrap().id, ID);
+            assert_eq!(
+                glance.upload(ID, Upload::from_bytes(vec![1; 1 << 20])).await.unwrap().bytes,
+                1 << 20
+            );
+        }
+        let config = builder().with_ca_file(folder.path().join("none.pem")).build().unwrap();
+        let error = Session::connect(&config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        task.abort();
+    }
+}
