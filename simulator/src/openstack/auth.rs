@@ -23,6 +23,14 @@ pub(super) fn unauthorized(base: &str, message: &str) -> Reply {
     keystone_error(401, message).with_header("www-authenticate", uri)
 }
 
+/// A 401 of an authentication plugin, which has one more member.
+fn plugin_error(base: &str, message: &str, identity: &Value) -> Reply {
+    let body = json!({"error": {
+        "code": 401, "message": message, "title": "Unauthorized", "identity": identity,
+    }});
+    unauthorized(base, message).with_json(&body)
+}
+
 /// Issues a token.
 pub(super) async fn issue(state: &Shared, req: &mut Req) -> Outcome {
     let Some(body) = req.json().await? else {
@@ -48,8 +56,6 @@ struct Identity {
     /// Set by the `token` method: the new token lives no longer than the old one.
     expires: Option<Timestamp>,
     credential: Option<Credential>,
-    /// The given token was bound to an application credential, which cannot be re-scoped.
-    bound: bool,
 }
 
 fn authenticate(state: &Shared, body: &Value, base: &str) -> Result<Token, Refusal> {
@@ -70,7 +76,8 @@ fn authenticate(state: &Shared, body: &Value, base: &str) -> Result<Token, Refus
             "application_credential" => by_credential(state, part)?,
             _ => {
                 let message = "Attempted to authenticate with an unsupported method.";
-                return Err(Box::new(unauthorized(base, message)));
+                let methods = json!({"methods": ["password", "token", "application_credential"]});
+                return Err(Box::new(plugin_error(base, message, &methods)));
             }
         };
         let found = found.ok_or_else(denied)?;
@@ -113,7 +120,6 @@ fn by_password(state: &Shared, part: &Value) -> Result<Option<Identity>, Refusal
         audit: Vec::new(),
         expires: None,
         credential: None,
-        bound: false,
     }))
 }
 
@@ -140,27 +146,35 @@ fn by_token(state: &Shared, part: &Value) -> Result<Option<Identity>, Refusal> {
     let Some(id) = part["id"].as_str() else {
         return Err(refuse(400, "Expecting to find id in token."));
     };
-    Ok(state.live_token(id).map(|token| {
-        let mut methods = vec!["token".to_owned()];
-        methods.extend(token.methods.iter().filter(|method| *method != "token").cloned());
-        Identity {
-            user: token.user,
-            methods,
-            // The parent's first id ties the chain together for revocation.
-            audit: token.audit.last().cloned().into_iter().collect(),
-            expires: Some(token.expires),
-            credential: None,
-            bound: token.credential.is_some(),
-        }
+    let Some(token) = state.live_token(id) else {
+        return Err(refuse(404, "Failed to validate token"));
+    };
+    if token.credential.is_some() {
+        let message = "You are not authorized to perform the requested action: a token of an \
+                       application credential cannot be exchanged.";
+        return Err(refuse(403, message));
+    }
+    let mut methods = vec!["token".to_owned()];
+    methods.extend(token.methods.iter().filter(|method| *method != "token").cloned());
+    Ok(Some(Identity {
+        user: token.user,
+        methods,
+        // The parent's first id ties the chain together for revocation.
+        audit: token.audit.last().cloned().into_iter().collect(),
+        expires: Some(token.expires),
+        credential: None,
     }))
 }
 
 fn by_credential(state: &Shared, part: &Value) -> Result<Option<Identity>, Refusal> {
     let Some(secret) = part["secret"].as_str() else {
-        return Err(refuse(400, "Expecting to find secret in application_credential."));
+        // Not 400: the server looks for the secret only when it compares it.
+        return Ok(None);
     };
     let found = if let Some(id) = part["id"].as_str() {
-        state.tables().credentials.iter().find(|one| one.id == id).cloned()
+        let known = state.tables().credentials.iter().find(|one| one.id == id).cloned();
+        let missing = || refuse(404, &format!("Could not find Application Credential: {id}."));
+        Some(known.ok_or_else(missing)?)
     } else {
         let Some(name) = part["name"].as_str() else {
             return Err(refuse(400, "Expecting to find id or name in application_credential."));
@@ -178,18 +192,17 @@ fn by_credential(state: &Shared, part: &Value) -> Result<Option<Identity>, Refus
             Timestamp::now().saturating_add(state.token_ttl()).is_ok_and(|ends| *expires < ends)
         }),
         credential: Some(one),
-        bound: false,
     }))
 }
 
 fn scope_of(state: &Shared, who: &Identity, scope: &Value, base: &str) -> Result<Scope, Refusal> {
-    if who.credential.is_some() || who.bound {
+    if who.credential.is_some() {
         if scope.is_null() {
             return Ok(Scope::Project);
         }
         let message = "Error authenticating with application credential: Application credentials \
                        cannot request a scope.";
-        return Err(Box::new(unauthorized(base, message)));
+        return Err(Box::new(plugin_error(base, message, &json!({}))));
     }
     let user = &state.users[who.user];
     if scope.is_null() {

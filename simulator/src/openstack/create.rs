@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::Fault;
 use super::glance::Caller;
-use super::http::{Hangup, Reply, Req, glance_error};
+use super::http::{ERRED, Hangup, Reply, Req, glance_error};
 use super::image::{Image, READ_ONLY, RESERVED, check};
 use super::server::IMAGE;
 use super::state::Shared;
@@ -18,8 +18,11 @@ pub(super) async fn create(
     req: &mut Req,
     caller: &Caller,
 ) -> Result<Reply, Hangup> {
-    let Some(Value::Object(wanted)) = req.json().await? else {
-        return Ok(glance_error(req, 400, "The request body is not a JSON object.", ""));
+    let wanted = match req.json().await? {
+        Some(Value::Object(wanted)) => wanted,
+        // Other JSON than an object trips the real server.
+        Some(_) => return Ok(glance_error(req, 500, ERRED, "")),
+        None => return Ok(glance_error(req, 400, "Malformed JSON in request body.", "")),
     };
     if let Err(refusal) = check_names(req, &wanted) {
         return Ok(*refusal);
@@ -31,7 +34,10 @@ pub(super) async fn create(
             return Ok(glance_error(req, 400, &said, &detail));
         }
     }
-    let id = wanted["id"].as_str().map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+    let id = wanted
+        .get("id")
+        .and_then(Value::as_str)
+        .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
     let mut image = Image::new(id, req.region, caller.project.clone());
     for (key, value) in wanted.iter().filter(|(key, _)| *key != "id") {
         image.set(key, value);
@@ -91,12 +97,7 @@ fn store(state: &Shared, req: &Req, image: Image) -> Reply {
     tables.images.push(image);
     drop(tables);
     if state.faults.strikes(&Fault::Create500AfterStore) {
-        return glance_error(
-            req,
-            500,
-            "The server has either erred or is incapable of performing the requested operation.",
-            "",
-        );
+        return glance_error(req, 500, ERRED, "");
     }
     let location = format!("{}{}/v2/images/{id}", req.base, IMAGE[req.region]);
     Reply::json(201, &shown)

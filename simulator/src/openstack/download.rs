@@ -20,15 +20,13 @@ pub(super) fn download(state: &Shared, req: &Req, caller: &Caller, id: &str) -> 
     let (Some(path), Some(size)) = (&image.file, image.size) else {
         // The real server stumbles here too.
         return match req.header("range") {
-            Some(_) => glance_error(
-                req,
-                500,
-                "The server has either erred or is incapable of performing the requested operation.",
-                "",
-            ),
+            Some(_) => Reply::crash(),
             None => Reply::empty(204),
         };
     };
+    if req.header("range").is_some_and(|range| range.contains(',')) {
+        return glance_error(req, 400, "Multiple ranges are not supported.", "");
+    }
     let (start, len) = match req.header("range").map(|text| parse_range(text, size)) {
         None => (0, size),
         Some(Some(range)) => range,
@@ -62,9 +60,10 @@ pub(super) fn download(state: &Shared, req: &Req, caller: &Caller, id: &str) -> 
 fn parse_range(text: &str, size: u64) -> Option<(u64, u64)> {
     let (from, to) = text.trim().strip_prefix("bytes=")?.split_once('-')?;
     if from.is_empty() {
+        // The last 0 bytes are, oddly, all of them.
         let suffix: u64 = to.parse().ok()?;
-        let len = suffix.min(size);
-        return (len > 0).then_some((size - len, len));
+        let len = if suffix == 0 { size } else { suffix.min(size) };
+        return Some((size - len, len));
     }
     let start: u64 = from.parse().ok()?;
     let end = if to.is_empty() { u64::MAX } else { to.parse().ok()? };
@@ -82,7 +81,8 @@ mod tests {
         assert_eq!(parse_range("bytes=4-99", 10), Some((4, 6)));
         assert_eq!(parse_range("bytes=-3", 10), Some((7, 3)));
         assert_eq!(parse_range("bytes=-30", 10), Some((0, 10)));
-        for bad in ["bytes=10-", "bytes=5-4", "bytes=0-1,3-4", "bytes=x-", "bytes=-0", "0-4"] {
+        assert_eq!(parse_range("bytes=-0", 10), Some((0, 10)));
+        for bad in ["bytes=10-", "bytes=5-4", "bytes=0-1,3-4", "bytes=x-", "bytes=-", "0-4"] {
             assert_eq!(parse_range(bad, 10), None, "{bad}");
         }
     }

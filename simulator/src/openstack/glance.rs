@@ -35,6 +35,9 @@ pub(super) async fn handle(state: &Arc<Shared>, req: &mut Req) -> Outcome {
     };
     let caller = caller(state, &token);
     let reply = route(state, req, &caller).await?;
+    if reply.is_crash() {
+        return Ok(reply);
+    }
     Ok(reply.with_header("x-openstack-request-id", req.id.clone()))
 }
 
@@ -48,6 +51,7 @@ async fn route(state: &Arc<Shared>, req: &mut Req, caller: &Caller) -> Outcome {
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let method = req.method.clone();
     let reply = match (&method, segments.as_slice()) {
+        _ if req.slash => glance_error(req, 404, "The resource could not be found.", ""),
         (&Method::GET, ["v2", "schemas", "image"]) => Reply::json(200, &schema::image()),
         (&Method::GET, ["v2", "schemas", "images"]) => Reply::json(200, &schema::images()),
         (&Method::GET, ["v2", "info", topic]) => info(state, req, caller, topic),

@@ -35,6 +35,8 @@ pub(super) struct Req {
     /// Which region's image service was addressed.
     pub(super) region: usize,
     pub(super) id: String,
+    /// The path ended in a slash.
+    pub(super) slash: bool,
 }
 
 impl Req {
@@ -86,15 +88,35 @@ pub(super) struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: ReplyBody,
+    crash: bool,
 }
 
 impl Reply {
     pub(super) fn empty(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: ReplyBody::bytes(Bytes::new()) }
+        Self { status, headers: Vec::new(), body: ReplyBody::bytes(Bytes::new()), crash: false }
+    }
+
+    /// The page of the web server below the service, when the service itself crashed.
+    pub(super) fn crash() -> Self {
+        let page = "<html>\n  <head>\n    <title>Internal Server Error</title>\n  </head>\n  <body>\n    \
+                    <h1><p>Internal Server Error</p></h1>\n    \n  </body>\n</html>\n";
+        let mut reply = Self::text(500, "text/html", page.to_owned());
+        reply.crash = true;
+        reply
+    }
+
+    pub(super) fn is_crash(&self) -> bool {
+        self.crash
     }
 
     pub(super) fn json(status: u16, value: &Value) -> Self {
         Self::text(status, "application/json", value.to_string())
+    }
+
+    /// The same answer with another JSON body.
+    pub(super) fn with_json(mut self, value: &Value) -> Self {
+        self.body = ReplyBody::bytes(Bytes::from(value.to_string()));
+        self
     }
 
     pub(super) fn text(status: u16, media_type: &str, text: String) -> Self {
@@ -191,6 +213,10 @@ impl Body for ReplyBody {
     }
 }
 
+/// The sentence of an internal error.
+pub(super) const ERRED: &str =
+    "The server has either erred or is incapable of performing the requested operation.";
+
 /// The reason phrase that titles an error page.
 pub(super) fn reason(status: u16) -> &'static str {
     match status {
@@ -209,10 +235,11 @@ pub(super) fn keystone_error(status: u16, message: &str) -> Reply {
     Reply::json(status, &body)
 }
 
-/// Glance's error: an HTML page, unless the client accepts only JSON or neither of the two.
+/// Glance's error: an HTML page for a client that accepts anything, JSON for one that accepts only
+/// that, plain text for one that says nothing.
 pub(super) fn glance_error(req: &Req, status: u16, explanation: &str, detail: &str) -> Reply {
     let title = format!("{status} {}", reason(status));
-    let accepts = req.header("accept").unwrap_or("*/*").to_ascii_lowercase();
+    let accepts = req.header("accept").unwrap_or_default().to_ascii_lowercase();
     let takes = |kind: &str| accepts.split(',').any(|one| one.trim().starts_with(kind));
     if takes("*/*") || takes("text/html") || takes("text/*") {
         let (explanation, detail) = (escape(explanation), escape(detail));

@@ -96,6 +96,8 @@ pub(super) struct Image {
     pub(super) hash: Option<(&'static str, String)>,
     /// A store took data once, perhaps in vain.
     pub(super) stored: bool,
+    /// The format check refused an upload: the store keeps the object, so no other can follow.
+    pub(super) refused: bool,
     pub(super) file: Option<PathBuf>,
     /// A `saving` image with data becomes active then.
     pub(super) active_at: Option<Instant>,
@@ -126,6 +128,7 @@ impl Image {
             checksum: None,
             hash: None,
             stored: false,
+            refused: false,
             file: None,
             active_at: None,
             created: now,
@@ -171,7 +174,7 @@ impl Image {
             "file": format!("/v2/images/{}/file", self.id),
             "schema": "/v2/schemas/image",
         });
-        if self.stored {
+        if self.stored && self.status != Status::Deactivated {
             shown["stores"] = json!("fast");
         }
         for (key, value) in &self.properties {

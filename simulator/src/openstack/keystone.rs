@@ -37,6 +37,9 @@ async fn route(state: &Shared, req: &mut Req) -> Outcome {
         (&Method::POST, ["v3", "auth", "tokens"]) => auth::issue(state, req).await,
         (_, ["v3", rest @ ..]) => match caller(state, req) {
             Some(caller) => authenticated(state, req, &caller, rest).await,
+            None if req.header("x-auth-token").is_some_and(|id| state.is_orphan(id)) => {
+                Ok(keystone_error(404, "Could not find Application Credential."))
+            }
             None => Ok(unauthorized(&req.base, UNAUTHORIZED)),
         },
         _ => Ok(not_found()),
@@ -111,7 +114,7 @@ fn projects(state: &Shared, req: &Req, caller: &Token) -> Reply {
 /// Validation and revocation of the token in `X-Subject-Token`.
 fn subject(state: &Shared, req: &Req, caller: &Token) -> Reply {
     let Some(id) = req.header("x-subject-token") else {
-        return keystone_error(400, "Expecting to find X-Subject-Token in the headers.");
+        return keystone_error(403, "You are not authorized to perform the requested action.");
     };
     let Some(token) = state.live_token(id) else {
         return keystone_error(404, "Failed to validate token");
@@ -148,9 +151,8 @@ async fn credentials(state: &Shared, req: &mut Req, caller: &Token, rest: &[&str
                 return Ok(keystone_error(404, &message));
             };
             if method == Method::DELETE {
-                let gone = tables.credentials.remove(at);
-                // Its tokens end with it.
-                tables.tokens.retain(|_, token| token.credential.as_ref() != Some(&gone.id));
+                // Its tokens are orphans from now on.
+                tables.credentials.remove(at);
                 return Ok(Reply::empty(204));
             }
             let shown = show(state, req, &tables.credentials[at], false);
@@ -224,7 +226,7 @@ fn show(state: &Shared, req: &Req, one: &Credential, with_secret: bool) -> Value
         .map(|role| {
             json!({
                 "id": stable_id("role", role), "name": role, "domain_id": null,
-                "description": null, "options": {},
+                "description": null, "options": {"immutable": true},
             })
         })
         .collect();
@@ -242,6 +244,10 @@ fn show(state: &Shared, req: &Req, one: &Credential, with_secret: bool) -> Value
     });
     if with_secret {
         shown["secret"] = json!(one.secret);
+        // What was not asked for is not filled in yet.
+        if !one.unrestricted {
+            shown["unrestricted"] = Value::Null;
+        }
     }
     shown
 }

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use jiff::Timestamp;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::glance::{Caller, sees};
@@ -13,6 +13,9 @@ use super::state::Shared;
 
 const SORT_KEYS: [&str; 8] =
     ["name", "status", "container_format", "disk_format", "size", "id", "created_at", "updated_at"];
+
+/// What Python's `urlencode` escapes.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Page sizes: what a client gets that does not ask, and what it gets at most.
 const USUAL: usize = 25;
@@ -58,12 +61,15 @@ fn page(state: &Shared, req: &Req, caller: &Caller) -> Result<Reply, String> {
 }
 
 fn show(req: &Req, images: &[&Image], limit: usize) -> Value {
-    let params: Vec<(&str, &str)> = req
-        .query
-        .iter()
-        .filter(|(key, _)| key != "marker")
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect();
+    // Of a repeated parameter only the last value survives in the links: who follows `next`
+    // after asking for two tags gets the images with the second one.
+    let mut params: Vec<(&str, &str)> = Vec::new();
+    for (key, value) in req.query.iter().filter(|(key, _)| key != "marker") {
+        match params.iter_mut().find(|(known, _)| known == key) {
+            Some(known) => known.1 = value,
+            None => params.push((key, value)),
+        }
+    }
     let list: Vec<Value> = images.iter().map(|image| image.show()).collect();
     let mut body = json!({"images": list, "first": link(&params), "schema": "/v2/schemas/images"});
     // A page that is just full has a `next` even if nothing follows it.
@@ -77,7 +83,7 @@ fn show(req: &Req, images: &[&Image], limit: usize) -> Value {
 
 /// A path relative to the host, without the service's mount.
 fn link(params: &[(&str, &str)]) -> String {
-    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let encode = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
     let query: Vec<String> =
         params.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
     let mark = if query.is_empty() { "" } else { "?" };
@@ -112,6 +118,10 @@ fn order(req: &Req) -> Result<Vec<(String, bool)>, String> {
     let many = |name: &str| -> Vec<String> {
         req.query.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
     };
+    let old = req.query("sort_key").is_some() || req.query("sort_dir").is_some();
+    if req.query("sort").is_some() && old {
+        return Err("Old and new sorting syntax cannot be combined".to_owned());
+    }
     if let Some(sort) = req.query("sort") {
         for part in sort.split(',') {
             let (key, direction) = part.split_once(':').unwrap_or((part, "desc"));

@@ -159,7 +159,7 @@ fn carry_out(image: &mut Image, caller: &Caller, change: &Change) -> Result<(), 
 fn unescape(pointer: &str) -> Option<String> {
     let key = pointer.strip_prefix('/')?;
     let whole = key.strip_suffix('/').unwrap_or(key);
-    if whole.is_empty() || whole.contains('/') {
+    if whole.contains('/') {
         return None;
     }
     let rest = whole.replace("~0", "").replace("~1", "");
@@ -175,7 +175,8 @@ mod tests {
         assert_eq!(unescape("/a").as_deref(), Some("a"));
         assert_eq!(unescape("/a~1b~0c").as_deref(), Some("a/b~c"));
         assert_eq!(unescape("/~01").as_deref(), Some("~1"));
-        for bad in ["", "a", "/", "/a/b", "/a~2", "/a~"] {
+        assert_eq!(unescape("/").as_deref(), Some(""));
+        for bad in ["", "a", "/a/b", "/a~2", "/a~"] {
             assert_eq!(unescape(bad), None, "{bad}");
         }
     }

@@ -134,6 +134,7 @@ fn take_apart(request: Request<Incoming>) -> Option<(Req, Service)> {
         query: split_query(parts.uri.query().unwrap_or_default()),
         method: parts.method,
         headers: parts.headers,
+        slash: parts.uri.path().ends_with('/'),
         segments,
         body: Some(body),
         region,

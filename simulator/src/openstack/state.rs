@@ -134,8 +134,15 @@ impl Shared {
 
     /// A token that is known and not expired.
     pub(super) fn live_token(&self, id: &str) -> Option<Token> {
-        let token = self.tables().tokens.get(id).cloned()?;
-        (token.expires > Timestamp::now()).then_some(token)
+        let tables = self.tables();
+        let token = tables.tokens.get(id).cloned()?;
+        (token.expires > Timestamp::now() && !tables.is_orphan(&token)).then_some(token)
+    }
+
+    /// True for a token whose application credential was deleted.
+    pub(super) fn is_orphan(&self, id: &str) -> bool {
+        let tables = self.tables();
+        tables.tokens.get(id).is_some_and(|token| tables.is_orphan(token))
     }
 
     /// As [`live_token`](Self::live_token), counting a use by the image service.
@@ -152,7 +159,15 @@ impl Shared {
         if spent {
             tables.tokens.remove(id);
         }
-        (!spent && token.expires > Timestamp::now()).then_some(token)
+        let live = token.expires > Timestamp::now() && !tables.is_orphan(&token);
+        (!spent && live).then_some(token)
+    }
+}
+
+impl Tables {
+    fn is_orphan(&self, token: &Token) -> bool {
+        let known = |id: &String| self.credentials.iter().any(|one| one.id == *id);
+        token.credential.as_ref().is_some_and(|id| !known(id))
     }
 }
 

@@ -8,16 +8,12 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 
 use super::glance::{Caller, find, quota};
-use super::http::{Hangup, Outcome, Reply, Req, glance_error};
+use super::http::{ERRED, Hangup, Outcome, Reply, Req, glance_error};
 use super::image::{Image, Status};
 use super::inspect::judge;
 use super::sink::{Sink, Stored};
 use super::state::Shared;
 use super::{Fault, inspect};
-
-/// The sentence of an internal error.
-const ERRED: &str =
-    "The server has either erred or is incapable of performing the requested operation.";
 
 pub(super) async fn upload(
     state: &Arc<Shared>,
@@ -172,6 +168,10 @@ fn begin(state: &Arc<Shared>, req: &Req, caller: &Caller, id: &str) -> Result<Sa
         let said = "Properties disk_format, container_format must be set prior to saving data.";
         return Err(Box::new(glance_error(req, 400, said, "")));
     }
+    if image.refused {
+        // The store still knows the data that were refused: the id is burnt for uploads.
+        return Err(Box::new(glance_error(req, 500, ERRED, "")));
+    }
     image.status = Status::Saving;
     image.updated = Timestamp::now();
     let path = state.dir.join(format!("{}-{id}", image.region));
@@ -229,6 +229,7 @@ impl Saving {
         let verdict = match checked {
             Ok(passed) => passed,
             Err(why) => {
+                image.refused = true;
                 drop(tables);
                 let said = "The request media type application/octet-stream is not supported by \
                             this server.";
