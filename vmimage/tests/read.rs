@@ -12,6 +12,8 @@ mod mutations;
 mod oddities;
 #[path = "read/parents.rs"]
 mod parents;
+#[path = "read/python.rs"]
+mod python;
 #[path = "read/qemu.rs"]
 mod qemu;
 #[path = "read/streams.rs"]
