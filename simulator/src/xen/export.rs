@@ -1,0 +1,295 @@
+//! `GET /export_raw_vdi`: the disk as a stream, with every way in which it can go wrong.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use vmimage::Disk;
+
+use super::fault::Plan;
+use super::http::{Conn, Head, page, respond};
+use super::pool::Pool;
+use super::serve::Host;
+use super::value::{ApiError, Value, text};
+use super::vhd;
+
+/// How many pieces of the disk are read ahead of the network.
+const READ_AHEAD: usize = 4;
+
+/// What the client gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Raw,
+    Vhd,
+}
+
+/// How the body ended.
+enum Ended {
+    Whole,
+    Cut,
+    Failed(ApiError),
+    Reset,
+    ClientGone,
+}
+
+/// Answers the request; the connection ends with it.
+pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Result<()> {
+    let pool = &host.pool;
+    let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
+    if let Err(error) = authenticate(pool, head) {
+        pool.finish_task(task, Err(error));
+        let status = "401 Unauthorized";
+        let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
+        return refuse(conn, "HTTP/1.1", status, &[challenge]).await;
+    }
+    let plan = pool.faults.plan();
+    if let Some(other) = host.redirect_target(plan.redirect) {
+        // The host that redirects leaves the task alone: only the last host ends it.
+        let location = format!("Location: {other}{}?{}", head.path, head.raw_query);
+        return refuse(conn, "HTTP/1.1", "302 Found", &[&location]).await;
+    }
+    let Some(vdi) = find_vdi(pool, head.query("vdi").unwrap_or_default()) else {
+        let handle = head.query("vdi").unwrap_or_default();
+        pool.finish_task(task, Err(ApiError::handle("VDI", handle)));
+        return refuse(conn, "HTTP/1.1", "500 Internal Error", &[]).await;
+    };
+    let format = match head.query("format").map(str::to_ascii_lowercase).as_deref() {
+        None | Some("raw") => Format::Raw,
+        Some("vhd") => Format::Vhd,
+        Some(other) => {
+            let error = ApiError::new("INTERNAL_ERROR", [&format!("Unknown format {other}")]);
+            pool.finish_task(task, Err(error));
+            return refuse(conn, "HTTP/1.0", "404 Not Found", &[]).await;
+        }
+    };
+    pool.adopt_task(task);
+    let ended = send(pool, plan, conn, &vdi, format, task).await;
+    finish(host, plan, conn, &vdi, task, ended).await;
+    Ok(())
+}
+
+/// A session in the query, in the cookie, or a login by Basic.
+fn authenticate(pool: &Pool, head: &Head) -> Result<(), ApiError> {
+    if let Some(session) = head.query("session_id").or_else(|| head.cookie("session_id")) {
+        return pool.check_session(session);
+    }
+    use base64::Engine as _;
+    let expected = format!("{}:{}", pool.username, pool.password);
+    let expected = base64::engine::general_purpose::STANDARD.encode(expected);
+    let given = head.header("authorization").and_then(|h| h.strip_prefix("Basic "));
+    if given == Some(expected.as_str()) {
+        Ok(())
+    } else {
+        Err(ApiError::new("SESSION_INVALID", [""]))
+    }
+}
+
+/// Reference or uuid.
+fn find_vdi(pool: &Pool, handle: &str) -> Option<String> {
+    pool.with(|state| match state.db.raw("VDI", handle) {
+        Ok(_) => Some(handle.to_owned()),
+        Err(_) => state.db.by_uuid("VDI", handle),
+    })
+}
+
+async fn refuse(conn: &mut Conn, version: &str, status: &str, headers: &[&str]) -> io::Result<()> {
+    let mut all = vec!["connection: close", "content-type: text/html"];
+    all.extend_from_slice(headers);
+    respond(conn, &format!("{version} {status}"), &all, &page(status)).await
+}
+
+/// The headers go out before anything is checked, as on the real server.
+async fn send(
+    pool: &Arc<Pool>,
+    plan: Plan,
+    conn: &mut Conn,
+    vdi: &str,
+    format: Format,
+    task: &str,
+) -> Ended {
+    let (disk, size, uuid, user) = pool.with(|state| {
+        let record = state.db.raw("VDI", vdi).cloned().unwrap_or_default();
+        let size = record.get("virtual_size").and_then(Value::as_int).unwrap_or_default();
+        let user = state.vdi_user(vdi);
+        let disk = state.disks.get(vdi).cloned();
+        if user != Some("attached") {
+            *state.exports.entry(vdi.to_owned()).or_insert(0) += 1;
+        }
+        (disk, size.unsigned_abs(), text(&record, "uuid").to_owned(), user)
+    });
+    let (kind, extension) = match format {
+        Format::Raw => ("application/octet-stream", "raw"),
+        Format::Vhd => ("application/vhd", "vhd"),
+    };
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\
+         Content-Type: {kind}\r\n\
+         Content-Disposition: attachment; filename=\"{uuid}.{extension}\"\r\n\r\n"
+    );
+    if conn.write_all(head.as_bytes()).await.is_err() || conn.flush().await.is_err() {
+        return Ended::ClientGone;
+    }
+    if user == Some("attached") {
+        return Ended::Failed(ApiError::new("VDI_IN_USE", [vdi, "attached"]));
+    }
+    if format == Format::Vhd && size > vhd::MAX_VIRTUAL_SIZE {
+        // 200 and an empty body; only the task tells.
+        let limit = vhd::MAX_VIRTUAL_SIZE.to_string();
+        pool.finish_task(task, Err(ApiError::new("VDI_TOO_LARGE", [vdi, &limit])));
+        return Ended::Cut;
+    }
+    let Some(disk) = disk else {
+        return Ended::Failed(ApiError::new("VDI_IO_ERROR", ["Device I/O errors"]));
+    };
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let reader = tokio::task::spawn_blocking(move || read(&disk, size, format, &sender));
+    let ended = Body { pool, plan, conn, task, sent: 0, told: 0.0 }.send(receiver).await;
+    let _ = reader.await;
+    ended
+}
+
+/// A piece of the body, and the length of all of it.
+type Piece = Result<(Bytes, u64), String>;
+
+/// Reads the disk on a thread of its own, at the pace of the network.
+fn read(disk: &Arc<dyn Disk>, size: u64, format: Format, sender: &mpsc::Sender<Piece>) {
+    let result = disk.block_map().and_then(|map| {
+        let total = match format {
+            Format::Raw => size,
+            Format::Vhd => vhd::vhd_len(size, &map),
+        };
+        let mut sink = |piece: Bytes| match sender.blocking_send(Ok((piece, total))) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        match format {
+            Format::Raw => vhd::send_raw(disk.as_ref(), size, &map, &mut sink),
+            Format::Vhd => vhd::send_vhd(disk.as_ref(), size, &map, &mut sink),
+        }
+    });
+    if let Err(error) = result {
+        let _ = sender.blocking_send(Err(error.to_string()));
+    }
+}
+
+struct Body<'a> {
+    pool: &'a Pool,
+    plan: Plan,
+    conn: &'a mut Conn,
+    task: &'a str,
+    sent: u64,
+    told: f64,
+}
+
+impl Body<'_> {
+    async fn send(mut self, mut pieces: mpsc::Receiver<Piece>) -> Ended {
+        let start = Instant::now();
+        while let Some(piece) = pieces.recv().await {
+            let (mut piece, total) = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    return Ended::Failed(ApiError::new("VDI_IO_ERROR", [&error]));
+                }
+            };
+            if self.pool.is_cancelled(self.task) {
+                return Ended::Failed(ApiError::new("TASK_CANCELLED", [self.task]));
+            }
+            let stop = self.stop();
+            if let Some((limit, _)) = &stop {
+                let room = limit.saturating_sub(self.sent).min(piece.len() as u64);
+                piece.truncate(room as usize);
+            }
+            if self.conn.write_all(&piece).await.is_err() {
+                return Ended::ClientGone;
+            }
+            self.sent += piece.len() as u64;
+            if let Some((limit, ended)) = stop
+                && self.sent >= limit
+            {
+                let _ = self.conn.flush().await;
+                return ended;
+            }
+            self.tell(total);
+            if let Some(pace) = self.plan.slow_export {
+                let due = Duration::from_secs_f64(self.sent as f64 / pace as f64);
+                tokio::time::sleep_until(start + due).await;
+            }
+        }
+        Ended::Whole
+    }
+
+    /// Where a fault ends this body, and how.
+    fn stop(&self) -> Option<(u64, Ended)> {
+        let injected = ApiError::new("INTERNAL_ERROR", ["a fault was asked for"]);
+        let stops = [
+            self.plan.export_truncate.map(|at| (at, Ended::Cut)),
+            self.plan.export_500_in_body.map(|at| (at, Ended::Failed(injected))),
+            self.plan.host_gone.map(|at| (at, Ended::Reset)),
+        ];
+        stops.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// The task's progress moves in steps of a hundredth.
+    fn tell(&mut self, total: u64) {
+        let now = self.sent as f64 / total.max(1) as f64;
+        if now - self.told >= 0.01 {
+            self.told = now;
+            self.pool.progress(self.task, now.min(0.99));
+        }
+    }
+}
+
+async fn finish(host: &Host, plan: Plan, conn: &mut Conn, vdi: &str, task: &str, ended: Ended) {
+    let pool = &host.pool;
+    let injected = || ApiError::new("INTERNAL_ERROR", ["a fault was asked for"]);
+    let result = match ended {
+        Ended::Whole if plan.export_task_fails => Err(injected()),
+        Ended::Whole => Ok("".into()),
+        Ended::Cut | Ended::Reset => Err(injected()),
+        Ended::ClientGone => Err(ApiError::new("VDI_IO_ERROR", ["Device I/O errors"])),
+        Ended::Failed(ref error) => Err(error.clone()),
+    };
+    if let Ended::Failed(error) = &ended {
+        // The server appends a whole second response to the body.
+        let text = error.description();
+        let text: Vec<_> = text.iter().filter_map(Value::as_str).collect();
+        let body = page(&format!("500 {}", text.join(" ")));
+        let headers = ["connection: close", "content-type: text/html"];
+        let _ = respond(conn, "HTTP/1.1 500 Internal Error", &headers, &body).await;
+    }
+    let _ = conn.flush().await;
+    match ended {
+        Ended::Reset => conn.reset_on_close(),
+        Ended::Whole if plan.export_unclean_close => conn.shutdown_tcp().await,
+        _ => {
+            let _ = conn.shutdown().await;
+        }
+    }
+    match plan.slow_unplug {
+        Some(delay) => {
+            let (pool, vdi) = (Arc::clone(pool), vdi.to_owned());
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                release(&pool, &vdi);
+            });
+        }
+        None => release(pool, vdi),
+    }
+    pool.finish_task(task, result);
+    if matches!(ended, Ended::Reset) {
+        host.go();
+    }
+}
+
+fn release(pool: &Pool, vdi: &str) {
+    pool.with(|state| {
+        if let Some(count) = state.exports.get_mut(vdi) {
+            *count = count.saturating_sub(1);
+        }
+    });
+}

@@ -1,0 +1,230 @@
+//! Faults that a test or `--fault NAME[=ARG]` switches on.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The faults of one [`XenServer`](super::XenServer); clones share one set.
+///
+/// ```
+/// use simulator::xen::Faults;
+///
+/// let faults = Faults::default();
+/// faults.set_str("export-truncate=4096")?;
+/// assert!(faults.set_str("export-trunkate=4096").is_err());
+/// faults.clear();
+/// # Ok::<(), String>(())
+/// ```
+///
+/// | name | what happens |
+/// |---|---|
+/// | `session-invalid=N` | the N-th call with a session from now on finds that session gone, once |
+/// | `task-fails=METHOD` | tasks of `Async.METHOD` are accepted and then fail, without effect |
+/// | `fail-nth=N:METHOD` | the N-th call of METHOD (`*`: of any) from now on fails, once, without effect |
+/// | `drop-after-effect=METHOD` | the next call of METHOD takes effect; the connection closes without an answer |
+/// | `slow-task=MS` | every `Async` call takes this long before its effect |
+/// | `login-delay=MS` | a wrong password is answered after this time (5,000 on a real server) |
+/// | `sr-full` | snapshots, clones and copies fail with `SR_BACKEND_FAILURE_44` |
+/// | `chain-too-long` | snapshots fail with `SR_BACKEND_FAILURE_109` |
+/// | `export-truncate=BYTES` | the export's body ends early and cleanly; the task fails |
+/// | `export-500-in-body=BYTES` | after so many bytes a second status line and a page follow in the body; the task fails |
+/// | `export-task-fails` | the body is whole, the task fails |
+/// | `export-unclean-close` | the body is whole, TLS ends without close_notify |
+/// | `host-gone=BYTES` | the connection is reset after so many bytes of an export, and every port closes |
+/// | `slow-export=BYTES_PER_SEC` | exports are paced |
+/// | `slow-unplug=MS` | a VDI stays in use for this long after the end of its export |
+/// | `bare-array-error` | JSON errors are bare arrays with id 0, as in emergency mode |
+/// | `nan-floats` | records hold `NaN` and `Infinity` |
+/// | `duplicate-keys` | the host's `license_params` repeats a key (JSON) |
+/// | `unknown-enum` | records hold enum values and a field of the future |
+/// | `redirect` | raw handlers of the first host redirect to the second one, if there is one |
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    set: Arc<Mutex<Set>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Set {
+    session_invalid: Option<u64>,
+    task_fails: Vec<String>,
+    fail_nth: Vec<(u64, String)>,
+    drop_after_effect: Vec<String>,
+    plan: Plan,
+}
+
+/// The faults that are plain settings.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) slow_task: Option<Duration>,
+    pub(crate) login_delay: Option<Duration>,
+    pub(crate) slow_unplug: Option<Duration>,
+    pub(crate) sr_full: bool,
+    pub(crate) chain_too_long: bool,
+    pub(crate) export_truncate: Option<u64>,
+    pub(crate) export_500_in_body: Option<u64>,
+    pub(crate) export_task_fails: bool,
+    pub(crate) export_unclean_close: bool,
+    pub(crate) host_gone: Option<u64>,
+    pub(crate) slow_export: Option<u64>,
+    pub(crate) bare_array_error: bool,
+    pub(crate) nan_floats: bool,
+    pub(crate) duplicate_keys: bool,
+    pub(crate) unknown_enum: bool,
+    pub(crate) redirect: bool,
+}
+
+impl Faults {
+    /// Switches a fault on from its text `NAME` or `NAME=ARG`, as `--fault` gives it.
+    ///
+    /// # Errors
+    /// A sentence when the name is unknown or the argument does not fit.
+    pub fn set_str(&self, text: &str) -> Result<(), String> {
+        let (name, arg) = match text.split_once('=') {
+            Some((name, arg)) => (name, Some(arg)),
+            None => (text, None),
+        };
+        let mut set = self.lock();
+        let Set { plan, .. } = &mut *set;
+        match name {
+            "slow-task" => plan.slow_task = Some(millis(name, arg)?),
+            "login-delay" => plan.login_delay = Some(millis(name, arg)?),
+            "slow-unplug" => plan.slow_unplug = Some(millis(name, arg)?),
+            "sr-full" => plan.sr_full = no_arg(name, arg)?,
+            "chain-too-long" => plan.chain_too_long = no_arg(name, arg)?,
+            "export-truncate" => plan.export_truncate = Some(number(name, arg)?),
+            "export-500-in-body" => plan.export_500_in_body = Some(number(name, arg)?),
+            "export-task-fails" => plan.export_task_fails = no_arg(name, arg)?,
+            "export-unclean-close" => plan.export_unclean_close = no_arg(name, arg)?,
+            "host-gone" => plan.host_gone = Some(number(name, arg)?),
+            "slow-export" => plan.slow_export = Some(number(name, arg)?.max(1)),
+            "bare-array-error" => plan.bare_array_error = no_arg(name, arg)?,
+            "nan-floats" => plan.nan_floats = no_arg(name, arg)?,
+            "duplicate-keys" => plan.duplicate_keys = no_arg(name, arg)?,
+            "unknown-enum" => plan.unknown_enum = no_arg(name, arg)?,
+            "redirect" => plan.redirect = no_arg(name, arg)?,
+            "session-invalid" => set.session_invalid = Some(number(name, arg)?.max(1)),
+            "task-fails" => set.task_fails.push(method(name, arg)?),
+            "drop-after-effect" => set.drop_after_effect.push(method(name, arg)?),
+            "fail-nth" => {
+                let parts = arg.and_then(|arg| arg.split_once(':'));
+                let (n, what) = parts.ok_or_else(|| format!("fault {name} needs =N:METHOD"))?;
+                set.fail_nth.push((number(name, Some(n))?.max(1), method(name, Some(what))?));
+            }
+            _ => return Err(format!("there is no fault named {name:?}; see --help for the list")),
+        }
+        Ok(())
+    }
+
+    /// Switches every fault off.
+    pub fn clear(&self) {
+        *self.lock() = Set::default();
+    }
+
+    /// Whether a fault that is on needs a pool of two hosts.
+    #[must_use]
+    pub fn wants_second_host(&self) -> bool {
+        self.lock().plan.redirect
+    }
+
+    pub(crate) fn plan(&self) -> Plan {
+        self.lock().plan
+    }
+
+    /// Counts a call with a session; true when that session is to be gone.
+    pub(crate) fn session_dies(&self) -> bool {
+        let mut set = self.lock();
+        match set.session_invalid {
+            Some(1) => {
+                set.session_invalid = None;
+                true
+            }
+            Some(n) => {
+                set.session_invalid = Some(n - 1);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Counts a call of `method`; true when it is to fail.
+    pub(crate) fn fails_now(&self, method: &str) -> bool {
+        let mut set = self.lock();
+        let mut hit = false;
+        for (n, what) in &mut set.fail_nth {
+            if matches(what, method) {
+                *n -= 1;
+                hit |= *n == 0;
+            }
+        }
+        set.fail_nth.retain(|(n, _)| *n > 0);
+        hit
+    }
+
+    pub(crate) fn task_fails(&self, method: &str) -> bool {
+        self.lock().task_fails.iter().any(|what| matches(what, method))
+    }
+
+    /// Whether this call is to lose its answer; once.
+    pub(crate) fn drops_answer(&self, method: &str) -> bool {
+        let mut set = self.lock();
+        let hit = set.drop_after_effect.iter().position(|what| matches(what, method));
+        hit.map(|i| set.drop_after_effect.remove(i)).is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Set> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `what` without `Async.` means the method in both forms.
+fn matches(what: &str, method: &str) -> bool {
+    what == "*" || what == method || method.strip_prefix("Async.") == Some(what)
+}
+
+fn number(name: &str, arg: Option<&str>) -> Result<u64, String> {
+    let arg = arg.ok_or_else(|| format!("fault {name} needs a number, as {name}=4096"))?;
+    arg.parse().map_err(|_| format!("fault {name} needs a number, not {arg:?}"))
+}
+
+fn millis(name: &str, arg: Option<&str>) -> Result<Duration, String> {
+    number(name, arg).map(Duration::from_millis)
+}
+
+fn method(name: &str, arg: Option<&str>) -> Result<String, String> {
+    let arg = arg.filter(|arg| !arg.is_empty());
+    arg.map(str::to_owned).ok_or_else(|| format!("fault {name} needs a method, as VM.snapshot"))
+}
+
+fn no_arg(name: &str, arg: Option<&str>) -> Result<bool, String> {
+    match arg {
+        None => Ok(true),
+        Some(_) => Err(format!("fault {name} takes no argument")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counted_faults_fire_once() {
+        let faults = Faults::default();
+        faults.set_str("fail-nth=2:VM.snapshot").unwrap();
+        let hits: Vec<_> = ["VM.snapshot", "VM.clone", "Async.VM.snapshot", "VM.snapshot"]
+            .map(|m| faults.fails_now(m))
+            .into();
+        assert_eq!(hits, [false, false, true, false]);
+        faults.set_str("session-invalid=2").unwrap();
+        assert_eq!([(); 3].map(|()| faults.session_dies()), [false, true, false]);
+        faults.set_str("drop-after-effect=VM.snapshot").unwrap();
+        assert!(faults.drops_answer("Async.VM.snapshot"));
+        assert!(!faults.drops_answer("VM.snapshot"));
+    }
+
+    #[test]
+    fn bad_texts_are_refused_in_words() {
+        let faults = Faults::default();
+        for text in ["nope", "sr-full=1", "slow-task", "slow-task=x", "fail-nth=3", "task-fails="] {
+            assert!(faults.set_str(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The state that all hosts of the pool share, behind one lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use vmimage::Disk;
+
+use super::db::{Db, fresh_ref};
+use super::fault::Faults;
+use super::value::{ApiError, Record, Value, text};
+use super::xml;
+
+/// The pool: database, sessions, disks, and what the tests ask about.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) username: String,
+    pub(crate) password: String,
+    pub(crate) faults: Faults,
+    pub(crate) hosts: Vec<HostFacts>,
+    state: Mutex<State>,
+    generation: watch::Sender<u64>,
+}
+
+/// What a host knows about itself before the pool exists.
+#[derive(Debug, Clone)]
+pub(crate) struct HostFacts {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    /// The certificate, unless the host serves plain HTTP.
+    pub(crate) certificate: Option<super::tls::Certificate>,
+}
+
+/// What the lock protects.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) db: Db,
+    pub(crate) sessions: BTreeMap<String, String>,
+    pub(crate) disks: BTreeMap<String, Arc<dyn Disk>>,
+    /// How many exports read a VDI at the moment.
+    pub(crate) exports: BTreeMap<String, usize>,
+    /// Tasks that something works on; the others are only records.
+    pub(crate) running: BTreeSet<String>,
+    /// Tasks that go away as soon as nothing works on them.
+    pub(crate) doomed: BTreeSet<String>,
+    /// Heartbeats of the running guests, by VM.
+    pub(crate) ticks: BTreeMap<String, u64>,
+    /// Every operation that stopped or paused a running guest.
+    pub(crate) interruptions: Vec<String>,
+    /// Names of the methods and raw handlers that were called, in order.
+    pub(crate) calls: Vec<String>,
+    /// The references of the hosts, in the order of [`Pool::hosts`].
+    pub(crate) hosts: Vec<String>,
+}
+
+impl Pool {
+    pub(crate) fn new(
+        username: String,
+        password: String,
+        faults: Faults,
+        hosts: Vec<HostFacts>,
+        state: State,
+    ) -> Self {
+        let (generation, _) = watch::channel(state.db.generation());
+        Self { username, password, faults, hosts, state: Mutex::new(state), generation }
+    }
+
+    /// Works on the state; those who wait for events learn of changes.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = work(&mut state);
+        let now = state.db.generation();
+        drop(state);
+        self.generation.send_if_modified(|seen| std::mem::replace(seen, now) != now);
+        result
+    }
+
+    /// A receiver that learns of every change.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Opens a session for `originator`.
+    pub(crate) fn open_session(&self, originator: &str) -> String {
+        let session = fresh_ref();
+        self.with(|state| state.sessions.insert(session.clone(), originator.to_owned()));
+        session
+    }
+
+    pub(crate) fn check_session(&self, session: &str) -> Result<(), ApiError> {
+        if self.with(|state| state.sessions.contains_key(session)) {
+            Ok(())
+        } else {
+            Err(ApiError::new("SESSION_INVALID", [session]))
+        }
+    }
+
+    /// Marks a pending task as worked on, so that a cancellation reaches the worker.
+    pub(crate) fn adopt_task(&self, task: &str) {
+        self.with(|state| {
+            if state.db.raw("task", task).is_ok() {
+                state.running.insert(task.to_owned());
+            }
+        });
+    }
+
+    /// Whether the client has asked to cancel the task.
+    pub(crate) fn is_cancelled(&self, task: &str) -> bool {
+        self.with(|state| match state.db.raw("task", task) {
+            Ok(record) => matches!(text(record, "status"), "cancelling" | "cancelled"),
+            Err(_) => false,
+        })
+    }
+
+    /// Moves a task's progress on, never back.
+    pub(crate) fn progress(&self, task: &str, to: f64) {
+        self.with(|state| {
+            let now = state.db.raw("task", task).ok().and_then(|r| r.get("progress")?.as_float());
+            if now.is_some_and(|now| now < to) {
+                let _ = state.db.set("task", task, "progress", Value::Float(to));
+            }
+        });
+    }
+
+    /// Ends a task; one that is gone or has ended is left alone.
+    pub(crate) fn finish_task(&self, task: &str, result: Result<Value, ApiError>) {
+        self.with(|state| state.finish_task(task, result));
+    }
+}
+
+impl State {
+    /// A pending task on the first host.
+    pub(crate) fn new_task(&mut self, label: &str, description: &str) -> String {
+        let host = self.hosts.first().cloned().unwrap_or_default();
+        self.db.insert(
+            "task",
+            Record::from([
+                ("name_label".to_owned(), label.into()),
+                ("name_description".to_owned(), description.into()),
+                ("created".to_owned(), now()),
+                ("finished".to_owned(), Value::Time("19700101T00:00:00Z".to_owned())),
+                ("status".to_owned(), "pending".into()),
+                ("type".to_owned(), "<none/>".into()),
+                ("resident_on".to_owned(), host.into()),
+                ("allowed_operations".to_owned(), super::value::set(["cancel", "destroy"])),
+            ]),
+        )
+    }
+
+    pub(crate) fn finish_task(&mut self, task: &str, result: Result<Value, ApiError>) {
+        self.running.remove(task);
+        let Ok(record) = self.db.raw("task", task) else { return };
+        let cancelled = match text(record, "status") {
+            "pending" => false,
+            "cancelling" => true,
+            _ => return,
+        };
+        let result = match result {
+            Err(_) if cancelled => Err(ApiError::new("TASK_CANCELLED", [task])),
+            other => other,
+        };
+        let status = match &result {
+            Ok(_) => "success",
+            Err(_) if cancelled => "cancelled",
+            Err(_) => "failure",
+        };
+        let (answer, error) = match result {
+            // A void result is an empty text, not an empty value.
+            Ok(Value::Str(s)) if s.is_empty() => (String::new(), Vec::new()),
+            Ok(value) => (xml::text(&value), Vec::new()),
+            Err(error) => (String::new(), error.description()),
+        };
+        for (field, value) in [
+            ("result", Value::Str(answer)),
+            ("error_info", Value::Array(error)),
+            ("progress", Value::Float(1.0)),
+            ("finished", now()),
+            ("allowed_operations", super::value::set(["destroy"])),
+            ("status", status.into()),
+        ] {
+            let _ = self.db.set("task", task, field, value);
+        }
+        if self.doomed.remove(task) {
+            self.db.remove("task", task);
+        }
+    }
+
+    /// Why this VDI cannot be destroyed or read by another, if it cannot.
+    pub(crate) fn vdi_user(&self, vdi: &str) -> Option<&'static str> {
+        if self.exports.get(vdi).is_some_and(|n| *n > 0) {
+            return Some("export");
+        }
+        let attached = self.db.referrers("VBD", "VDI", vdi).iter().any(|vbd| {
+            self.db.raw("VBD", vbd).is_ok_and(|r| super::value::truth(r, "currently_attached"))
+        });
+        attached.then_some("attached")
+    }
+}
+
+/// The time in the server's spelling.
+pub(crate) fn now() -> Value {
+    Value::Time(jiff::Timestamp::now().strftime("%Y%m%dT%H:%M:%SZ").to_string())
+}
