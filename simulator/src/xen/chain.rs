@@ -54,6 +54,7 @@ impl Chain {
     }
 
     /// What a sector of the disk holds; `None` is zeros that no layer stores.
+    #[cfg(test)]
     pub(crate) fn sector(&self, sector: u64) -> Option<[u8; SECTOR]> {
         let layer = self.layers.iter().rposition(|runs| {
             let next = runs.partition_point(|run| run.end <= sector);
@@ -232,31 +233,6 @@ impl Random {
     }
 }
 
-/// The disk without its files, until `vmimage` reads chains.
-impl vmimage::Disk for Chain {
-    fn virtual_size(&self) -> u64 {
-        self.sectors * SECTOR as u64
-    }
-
-    fn extent_at(&self, offset: u64) -> vmimage::Result<vmimage::Extent> {
-        let sector = offset / SECTOR as u64;
-        let kind = match self.sector(sector) {
-            Some(_) => vmimage::ExtentKind::Encoded,
-            None => vmimage::ExtentKind::Zero,
-        };
-        Ok(vmimage::Extent::new(offset, (sector + 1) * SECTOR as u64 - offset, kind))
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> vmimage::Result<()> {
-        for (i, chunk) in buf.chunks_mut(SECTOR).enumerate() {
-            let content = self.sector(offset / SECTOR as u64 + i as u64).unwrap_or([0; SECTOR]);
-            let len = chunk.len();
-            chunk.copy_from_slice(content.get(..len).unwrap_or_default());
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,5 +253,13 @@ mod tests {
             .collect();
         assert_eq!(from.len(), 4);
         assert_eq!(chain.sector(0).unwrap()[510..], [0x55, 0xaa]);
+        // What is read from the files is what the builder meant.
+        let disk = super::super::disk::open(&tip).unwrap();
+        assert_eq!(disk.virtual_size, 64 << 20);
+        let mut sector = [0; SECTOR];
+        for number in 0..chain.sectors {
+            disk.disk.read_exact_at(&mut sector, number * SECTOR as u64).unwrap();
+            assert_eq!(sector, chain.sector(number).unwrap_or([0; SECTOR]), "sector {number}");
+        }
     }
 }

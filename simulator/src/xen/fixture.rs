@@ -2,10 +2,9 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::chain::Chain;
-use super::disk::Opened;
+use super::disk::{self, Opened};
 use super::pool::{HostFacts, State};
 use super::value::{NULL, Record, Value, map, set, text};
 use super::vm;
@@ -24,10 +23,8 @@ pub(crate) struct Guest {
 pub(crate) fn web01(folder: &Path) -> io::Result<Guest> {
     let mut disks = Vec::new();
     for (name, seed, size) in [("root", 1, 64 * MIB), ("data", 2, 24 * MIB)] {
-        let chain = Chain::fixture(seed, size);
-        let tip = chain.write(folder, name)?;
-        let physical = tip.metadata()?.len();
-        disks.push(Opened { disk: Arc::new(chain), virtual_size: size, physical });
+        let tip = Chain::fixture(seed, size).write(folder, name)?;
+        disks.push(disk::open(&tip)?);
     }
     Ok(Guest { name: "web01".to_owned(), disks })
 }
