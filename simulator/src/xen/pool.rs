@@ -19,7 +19,8 @@ pub(crate) struct Pool {
     pub(crate) faults: Faults,
     pub(crate) hosts: Vec<HostFacts>,
     state: Mutex<State>,
-    generation: watch::Sender<u64>,
+    /// The database's generation and the number of sessions: those who wait look again.
+    news: watch::Sender<(u64, usize)>,
 }
 
 /// What a host knows about itself before the pool exists.
@@ -61,23 +62,23 @@ impl Pool {
         hosts: Vec<HostFacts>,
         state: State,
     ) -> Self {
-        let (generation, _) = watch::channel(state.db.generation());
-        Self { username, password, faults, hosts, state: Mutex::new(state), generation }
+        let (news, _) = watch::channel((state.db.generation(), 0));
+        Self { username, password, faults, hosts, state: Mutex::new(state), news }
     }
 
     /// Works on the state; those who wait for events learn of changes.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut state);
-        let now = state.db.generation();
+        let now = (state.db.generation(), state.sessions.len());
         drop(state);
-        self.generation.send_if_modified(|seen| std::mem::replace(seen, now) != now);
+        self.news.send_if_modified(|seen| std::mem::replace(seen, now) != now);
         result
     }
 
     /// A receiver that learns of every change.
-    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
+    pub(crate) fn watch(&self) -> watch::Receiver<(u64, usize)> {
+        self.news.subscribe()
     }
 
     /// Opens a session for `originator`.
