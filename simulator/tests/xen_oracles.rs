@@ -1,0 +1,74 @@
+//! Clients that this project did not write, against the pool: PyPI `XenAPI` and npm `xen-api`.
+//!
+//! They are installed from their registries into a temporary folder, so the tests run only with
+//! `MIGRATE_E2E_ORACLES=1`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use simulator::Simulator;
+use tempfile::TempDir;
+
+/// A folder with the ready line of a running simulator, or `None` with a word about why not.
+async fn start(tool: &str) -> Option<(Simulator, TempDir, PathBuf)> {
+    if std::env::var("MIGRATE_E2E_ORACLES").as_deref() != Ok("1") {
+        println!("skipped: set MIGRATE_E2E_ORACLES=1 to install and run foreign clients");
+        return None;
+    }
+    if Command::new(tool).arg("--version").output().is_err() {
+        println!("skipped: there is no {tool} here");
+        return None;
+    }
+    let simulator = Simulator::builder().start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ready = folder.path().join("ready.json");
+    std::fs::write(&ready, serde_json::to_string(simulator.ready()).unwrap()).unwrap();
+    Some((simulator, folder, ready))
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles").join(name)
+}
+
+async fn run(mut command: Command) {
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_takes_the_pool_for_a_real_one() {
+    let Some((simulator, folder, ready)) = start("python3").await else { return };
+    let before = simulator.xen().inventory();
+    let venv = folder.path().join("venv");
+    let mut create = Command::new("python3");
+    create.args(["-m", "venv"]).arg(&venv);
+    run(create).await;
+    let mut install = Command::new(venv.join("bin/pip"));
+    install.args(["install", "--quiet", "XenAPI"]);
+    run(install).await;
+    let mut client = Command::new(venv.join("bin/python"));
+    client.arg(script("xenapi_client.py")).arg(ready);
+    run(client).await;
+    assert_eq!(simulator.xen().inventory(), before);
+    assert_eq!(simulator.xen().sessions(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_client_takes_the_pool_for_a_real_one() {
+    let Some((simulator, folder, ready)) = start("npm").await else { return };
+    std::fs::write(folder.path().join("package.json"), "{}").unwrap();
+    let mut install = Command::new("npm");
+    install.args(["install", "--no-audit", "--no-fund", "--silent", "xen-api"]);
+    install.current_dir(folder.path());
+    run(install).await;
+    // Node looks for packages beside the script.
+    let copy = folder.path().join("client.mjs");
+    std::fs::copy(script("xen_api_client.mjs"), &copy).unwrap();
+    let mut client = Command::new("node");
+    client.arg(copy).arg(ready);
+    run(client).await;
+    assert!(simulator.xen().interruptions().is_empty());
+}
