@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// When the servers are ready, one JSON line on stdout says how to reach them. They run until
 /// SIGTERM or SIGINT.
 #[derive(Debug, Parser)]
-#[command(version, after_help = FAULTS)]
+#[command(version, after_help = faults())]
 struct Args {
     /// Port of the XenServer pool's master; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
@@ -68,7 +68,12 @@ Faults of XenServer:
   slow-unplug=MS             a VDI stays in use after its export
   redirect                   raw handlers redirect to the second host
   bare-array-error, nan-floats, duplicate-keys, unknown-enum   strange answers
-Any other name is given to OpenStack.";
+Faults of OpenStack:";
+
+fn faults() -> String {
+    let openstack = openstack::Fault::shapes();
+    openstack.iter().fold(FAULTS.to_owned(), |text, shape| format!("{text}\n  {shape}"))
+}
 
 fn disk(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {

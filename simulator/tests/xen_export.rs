@@ -69,6 +69,40 @@ async fn a_chain_is_collapsed_and_qemu_reads_it() {
 }
 
 #[tokio::test]
+async fn a_difference_holds_the_blocks_that_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (folder.path().join("old.raw"), folder.path().join("new.raw"));
+    raw_disk(&old, SIZE);
+    raw_disk(&new, SIZE);
+    let mut content = std::fs::read(&new).unwrap();
+    content[9 << 20] = 1;
+    content[0] = 0;
+    std::fs::write(&new, &content).unwrap();
+    let config = XenConfig::new().with_disk("web01", old).with_disk("web01", new);
+    let pool = Pool::start(config).await;
+    let snapshot = pool.snapshot(&pool.vm("web01").await, "s").await;
+    let vdis = pool.vdis(&snapshot).await;
+    let (response, task) = pool.export(&vdis[1], &format!("vhd&base={}", vdis[0])).await;
+    assert_eq!(task["status"], "success");
+    let body = split(&response).1;
+    assert_eq!(body[60..64], 4u32.to_be_bytes());
+    let uuid = pool.ok("VDI.get_uuid", json!([vdis[0]])).await;
+    let name = format!("file://./{}.vhd", uuid.as_str().unwrap());
+    assert_eq!(&body[1536..1536 + name.len()], name.as_bytes());
+    let mut present = Vec::new();
+    for (block, entry) in body[2048..2048 + 12 * 4].chunks(4).enumerate() {
+        let at = u32::from_be_bytes(entry.try_into().unwrap()) as usize * 512;
+        if entry != [0xff; 4] {
+            assert_eq!(body[at + 512..][..2 << 20], content[block << 21..][..2 << 20]);
+            present.push(block);
+        }
+    }
+    assert_eq!(present, [0, 4]);
+    let (response, _) = pool.export(&vdis[1], &format!("vhd&base={}", vdis[1])).await;
+    assert_eq!(split(&response).1.len(), 2048 + 512 + 512);
+}
+
+#[tokio::test]
 async fn a_disk_in_use_is_refused_inside_the_body() {
     let (pool, _, _folder) = pool(SIZE).await;
     let vdi = pool.vdis(&pool.vm("web01").await).await.remove(0);

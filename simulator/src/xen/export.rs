@@ -16,7 +16,7 @@ use super::http::{Conn, Head, page, respond};
 use super::pool::Pool;
 use super::serve::Host;
 use super::value::{ApiError, Value, text};
-use super::vhd;
+use super::vhd::{self, Layout};
 
 /// How many pieces of the disk are read ahead of the network.
 const READ_AHEAD: usize = 4;
@@ -26,6 +26,15 @@ const READ_AHEAD: usize = 4;
 enum Format {
     Raw,
     Vhd,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    vdi: &'a str,
+    base: Option<&'a str>,
+    format: Format,
+    task: &'a str,
 }
 
 /// How the body ended.
@@ -67,8 +76,17 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
             return refuse(conn, "HTTP/1.0", "404 Not Found", &[]).await;
         }
     };
+    let base = match head.query("base").map(|base| (base, find_vdi(pool, base))) {
+        None => None,
+        Some((_, Some(base))) => Some(base),
+        Some((handle, None)) => {
+            pool.finish_task(task, Err(ApiError::handle("VDI", handle)));
+            return refuse(conn, "HTTP/1.1", "500 Internal Error", &[]).await;
+        }
+    };
     pool.adopt_task(task);
-    let ended = send(pool, plan, conn, &vdi, format, task).await;
+    let ask = Ask { vdi: &vdi, base: base.as_deref(), format, task };
+    let ended = send(pool, plan, conn, ask).await;
     finish(host, plan, conn, &vdi, task, ended).await;
     Ok(())
 }
@@ -104,14 +122,14 @@ async fn refuse(conn: &mut Conn, version: &str, status: &str, headers: &[&str]) 
 }
 
 /// The headers go out before anything is checked, as on the real server.
-async fn send(
-    pool: &Arc<Pool>,
-    plan: Plan,
-    conn: &mut Conn,
-    vdi: &str,
-    format: Format,
-    task: &str,
-) -> Ended {
+async fn send(pool: &Arc<Pool>, plan: Plan, conn: &mut Conn, ask: Ask<'_>) -> Ended {
+    let Ask { vdi, base, format, task } = ask;
+    let base = base.and_then(|base| {
+        pool.with(|state| {
+            let uuid = text(state.db.raw("VDI", base).ok()?, "uuid").parse().ok()?;
+            Some(Base { disk: state.disks.get(base).cloned()?, uuid })
+        })
+    });
     let (disk, size, uuid, user) = pool.with(|state| {
         let record = state.db.raw("VDI", vdi).cloned().unwrap_or_default();
         let size = record.get("virtual_size").and_then(Value::as_int).unwrap_or_default();
@@ -147,7 +165,7 @@ async fn send(
         return Ended::Failed(ApiError::new("VDI_IO_ERROR", ["Device I/O errors"]));
     };
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
-    let reader = tokio::task::spawn_blocking(move || read(&disk, size, format, &sender));
+    let reader = tokio::task::spawn_blocking(move || read(&disk, size, format, base, &sender));
     let ended = Body { pool, plan, conn, task, sent: 0, told: 0.0 }.send(receiver).await;
     let _ = reader.await;
     ended
@@ -156,24 +174,51 @@ async fn send(
 /// A piece of the body, and the length of all of it.
 type Piece = Result<(Bytes, u64), String>;
 
+/// The disk that a difference is made to.
+struct Base {
+    disk: Arc<dyn Disk>,
+    uuid: uuid::Uuid,
+}
+
 /// Reads the disk on a thread of its own, at the pace of the network.
-fn read(disk: &Arc<dyn Disk>, size: u64, format: Format, sender: &mpsc::Sender<Piece>) {
-    let result = disk.block_map().and_then(|map| {
-        let total = match format {
-            Format::Raw => size,
-            Format::Vhd => vhd::vhd_len(size, &map),
-        };
-        let mut sink = |piece: Bytes| match sender.blocking_send(Ok((piece, total))) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        };
-        match format {
-            Format::Raw => vhd::send_raw(disk.as_ref(), size, &map, &mut sink),
-            Format::Vhd => vhd::send_vhd(disk.as_ref(), size, &map, &mut sink),
-        }
-    });
-    if let Err(error) = result {
+fn read(
+    disk: &Arc<dyn Disk>,
+    size: u64,
+    format: Format,
+    base: Option<Base>,
+    sender: &mpsc::Sender<Piece>,
+) {
+    if let Err(error) = try_read(disk.as_ref(), size, format, base, sender) {
         let _ = sender.blocking_send(Err(error.to_string()));
+    }
+}
+
+fn try_read(
+    disk: &dyn Disk,
+    size: u64,
+    format: Format,
+    base: Option<Base>,
+    sender: &mpsc::Sender<Piece>,
+) -> vmimage::Result<()> {
+    let map = disk.block_map()?;
+    let layout = match base {
+        None => Layout::whole(size, &map),
+        Some(Base { disk: base, uuid }) => {
+            let base_map = base.block_map()?;
+            Layout::difference(size, (disk, &map), (base.as_ref(), &base_map), uuid)?
+        }
+    };
+    let total = match format {
+        Format::Raw => size,
+        Format::Vhd => layout.len(),
+    };
+    let mut sink = |piece: Bytes| match sender.blocking_send(Ok((piece, total))) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    };
+    match format {
+        Format::Raw => vhd::send_raw(disk, size, &map, &mut sink),
+        Format::Vhd => vhd::send_vhd(disk, &map, &layout, &mut sink),
     }
 }
 

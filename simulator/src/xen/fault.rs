@@ -190,8 +190,11 @@ fn millis(name: &str, arg: Option<&str>) -> Result<Duration, String> {
 }
 
 fn method(name: &str, arg: Option<&str>) -> Result<String, String> {
-    let arg = arg.filter(|arg| !arg.is_empty());
-    arg.map(str::to_owned).ok_or_else(|| format!("fault {name} needs a method, as VM.snapshot"))
+    // `PUT /v2/images`, say, is another server's.
+    let is_method = |arg: &&str| *arg == "*" || (arg.contains('.') && !arg.contains([' ', '/']));
+    arg.filter(is_method)
+        .map(str::to_owned)
+        .ok_or_else(|| format!("fault {name} needs a method, as VM.snapshot"))
 }
 
 fn no_arg(name: &str, arg: Option<&str>) -> Result<bool, String> {
@@ -223,7 +226,14 @@ mod tests {
     #[test]
     fn bad_texts_are_refused_in_words() {
         let faults = Faults::default();
-        for text in ["nope", "sr-full=1", "slow-task", "slow-task=x", "fail-nth=3", "task-fails="] {
+        for text in [
+            "nope",
+            "sr-full=1",
+            "slow-task",
+            "slow-task=x",
+            "fail-nth=3",
+            "fail-nth=1:PUT /v2/images",
+        ] {
             assert!(faults.set_str(text).is_err(), "{text}");
         }
     }
