@@ -56,6 +56,7 @@ Faults of XenServer:
   fail-nth=N:METHOD          the N-th call of METHOD (* for any) fails, once
   task-fails=METHOD          tasks of Async.METHOD fail, without effect
   drop-after-effect=METHOD   the next call of METHOD takes effect, its answer is lost
+  drop-before-effect=METHOD  the connection closes at the next call of METHOD
   slow-task=MS               asynchronous calls take this long
   login-delay=MS             a wrong password is answered after this time
   sr-full, chain-too-long    snapshots fail
@@ -67,6 +68,8 @@ Faults of XenServer:
   slow-export=BYTES_PER_SEC  exports are paced
   slow-unplug=MS             a VDI stays in use after its export
   redirect                   raw handlers redirect to the second host
+  no-json                    /jsonrpc answers in XML
+  old-arity                  parameters that later releases added are refused
   bare-array-error, nan-floats, duplicate-keys, unknown-enum   strange answers
 Faults of OpenStack:";
 

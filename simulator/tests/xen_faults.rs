@@ -103,3 +103,49 @@ async fn errors_of_an_emergency_are_bare_arrays() {
     assert_eq!(answer["error"], json!(["HANDLE_INVALID", "VM", "x"]));
     assert_eq!(answer["id"], 0);
 }
+
+#[tokio::test]
+async fn a_call_is_lost_before_its_effect() {
+    let pool = pool(&["drop-before-effect=VM.snapshot"]).await;
+    let vm = pool.vm("web01").await;
+    let before = pool.xen().inventory();
+    let params = json!([pool.session, vm, "lost"]);
+    assert!(pool.xen().faults().is_pending());
+    assert!(rpc(&pool.address(), "Async.VM.snapshot", params).await.is_none());
+    assert!(!pool.xen().faults().is_pending());
+    assert_eq!(pool.xen().inventory(), before);
+}
+
+#[tokio::test]
+async fn old_servers_are_older() {
+    let pool = pool(&["old-arity"]).await;
+    let vm = pool.vm("web01").await;
+    let error = pool.call("VM.snapshot", json!([vm, "s", []])).await.unwrap_err();
+    assert_eq!(error, ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.snapshot", "2", "3"]);
+    pool.snapshot(&vm, "s").await;
+
+    pool.xen().faults().set_str("no-json").unwrap();
+    let call = json!({"jsonrpc": "2.0", "method": "pool.get_all", "params": [], "id": 1});
+    let response = post(&pool.address(), "/jsonrpc", &call.to_string()).await;
+    let (head, body) = split(&response);
+    assert!(head.contains("content-type: text/xml"), "{head}");
+    assert!(body.starts_with(b"<?xml"));
+    let call = format!(
+        "<methodCall><methodName>pool.get_all</methodName><params><param><value>{}</value>\
+         </param></params></methodCall>",
+        pool.session
+    );
+    let response = post(&pool.address(), "/", &call).await;
+    let text = String::from_utf8(response).unwrap();
+    assert!(text.contains("<name>Status</name><value>Success</value>"), "{text}");
+}
+
+#[tokio::test]
+async fn a_machine_can_forbid_its_snapshot() {
+    let pool = pool(&[]).await;
+    let vm = pool.vm("web01").await;
+    let reasons = json!({"snapshot": "the owner says no"});
+    pool.ok("VM.set_blocked_operations", json!([vm, reasons])).await;
+    let error = pool.call("VM.snapshot", json!([vm, "s"])).await.unwrap_err();
+    assert_eq!(error, ["OPERATION_BLOCKED", &vm, "the owner says no"]);
+}

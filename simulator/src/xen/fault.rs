@@ -21,6 +21,7 @@ use std::time::Duration;
 /// | `task-fails=METHOD` | tasks of `Async.METHOD` are accepted and then fail, without effect |
 /// | `fail-nth=N:METHOD` | the N-th call of METHOD (`*`: of any) from now on fails, once, without effect |
 /// | `drop-after-effect=METHOD` | the next call of METHOD takes effect; the connection closes without an answer |
+/// | `drop-before-effect=METHOD` | the connection closes at the next call of METHOD, without effect |
 /// | `slow-task=MS` | every `Async` call takes this long before its effect |
 /// | `login-delay=MS` | a wrong password is answered after this time (5,000 on a real server) |
 /// | `sr-full` | snapshots, clones and copies fail with `SR_BACKEND_FAILURE_44` |
@@ -36,6 +37,8 @@ use std::time::Duration;
 /// | `nan-floats` | records hold `NaN` and `Infinity` |
 /// | `duplicate-keys` | the host's `license_params` repeats a key (JSON) |
 /// | `unknown-enum` | records hold enum values and a field of the future |
+/// | `no-json` | `/jsonrpc` answers in XML, as the oldest servers do |
+/// | `old-arity` | parameters that later releases added are refused |
 /// | `redirect` | raw handlers of the first host redirect to the second one, if there is one |
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -48,6 +51,7 @@ struct Set {
     task_fails: Vec<String>,
     fail_nth: Vec<(u64, String)>,
     drop_after_effect: Vec<String>,
+    drop_before_effect: Vec<String>,
     plan: Plan,
 }
 
@@ -69,6 +73,8 @@ pub(crate) struct Plan {
     pub(crate) nan_floats: bool,
     pub(crate) duplicate_keys: bool,
     pub(crate) unknown_enum: bool,
+    pub(crate) no_json: bool,
+    pub(crate) old_arity: bool,
     pub(crate) redirect: bool,
 }
 
@@ -100,9 +106,12 @@ impl Faults {
             "nan-floats" => plan.nan_floats = no_arg(name, arg)?,
             "duplicate-keys" => plan.duplicate_keys = no_arg(name, arg)?,
             "unknown-enum" => plan.unknown_enum = no_arg(name, arg)?,
+            "no-json" => plan.no_json = no_arg(name, arg)?,
+            "old-arity" => plan.old_arity = no_arg(name, arg)?,
             "redirect" => plan.redirect = no_arg(name, arg)?,
             "session-invalid" => set.session_invalid = Some(number(name, arg)?.max(1)),
             "task-fails" => set.task_fails.push(method(name, arg)?),
+            "drop-before-effect" => set.drop_before_effect.push(method(name, arg)?),
             "drop-after-effect" => set.drop_after_effect.push(method(name, arg)?),
             "fail-nth" => {
                 let parts = arg.and_then(|arg| arg.split_once(':'));
@@ -117,6 +126,17 @@ impl Faults {
     /// Switches every fault off.
     pub fn clear(&self) {
         *self.lock() = Set::default();
+    }
+
+    /// Whether a fault that happens once (`session-invalid`, `fail-nth`, `drop-..`) is still to
+    /// come: a test that puts it at every call in turn ends when it was not reached any more.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        let set = self.lock();
+        set.session_invalid.is_some()
+            || !set.fail_nth.is_empty()
+            || !set.drop_after_effect.is_empty()
+            || !set.drop_before_effect.is_empty()
     }
 
     /// Whether a fault that is on needs a pool of two hosts.
@@ -165,14 +185,22 @@ impl Faults {
 
     /// Whether this call is to lose its answer; once.
     pub(crate) fn drops_answer(&self, method: &str) -> bool {
-        let mut set = self.lock();
-        let hit = set.drop_after_effect.iter().position(|what| matches(what, method));
-        hit.map(|i| set.drop_after_effect.remove(i)).is_some()
+        take(&mut self.lock().drop_after_effect, method)
+    }
+
+    /// Whether this call is to be lost on its way; once.
+    pub(crate) fn drops_call(&self, method: &str) -> bool {
+        take(&mut self.lock().drop_before_effect, method)
     }
 
     fn lock(&self) -> MutexGuard<'_, Set> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn take(wanted: &mut Vec<String>, method: &str) -> bool {
+    let hit = wanted.iter().position(|what| matches(what, method));
+    hit.map(|i| wanted.remove(i)).is_some()
 }
 
 /// `what` without `Async.` means the method in both forms.
@@ -221,6 +249,7 @@ mod tests {
         faults.set_str("drop-after-effect=VM.snapshot").unwrap();
         assert!(faults.drops_answer("Async.VM.snapshot"));
         assert!(!faults.drops_answer("VM.snapshot"));
+        assert!(!faults.is_pending());
     }
 
     #[test]

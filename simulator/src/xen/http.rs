@@ -17,8 +17,11 @@ const HEAD_LIMIT: usize = 1024;
 /// The server refuses longer bodies of calls.
 const BODY_LIMIT: usize = 300 * 1024;
 
-/// How long a header block may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection may be silent between two requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long one read of a header block may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection, with or without TLS.
 #[derive(Debug)]
@@ -118,8 +121,8 @@ impl Head {
             if buffer.len() > HEAD_LIMIT {
                 return Err(TOO_LARGE);
             }
-            let read = tokio::time::timeout(HEAD_TIMEOUT, conn.read_buf(buffer)).await;
-            match read {
+            let patience = if buffer.is_empty() { IDLE_TIMEOUT } else { HEAD_TIMEOUT };
+            match tokio::time::timeout(patience, conn.read_buf(buffer)).await {
                 Ok(Ok(n)) if n > 0 => {}
                 _ => return Err(BadRequest::Closed),
             }

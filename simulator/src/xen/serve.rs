@@ -122,7 +122,10 @@ impl Host {
         let body = head.body(conn, buffer).await?;
         let malformed = BadRequest::Status("500 Internal Error");
         let plan = self.pool.faults.plan();
-        let (kind, text, failure) = if head.path == "/jsonrpc" {
+        let (kind, text, failure) = if head.path == "/jsonrpc" && plan.no_json {
+            let error = ApiError::new("INTERNAL_ERROR", ["XML is expected"]);
+            ("text/xml", xml::write(&Err(error), false), None)
+        } else if head.path == "/jsonrpc" {
             let mut call = json::parse(&body).ok_or(malformed)?;
             let params = std::mem::take(&mut call.params);
             let Some(result) = self.call(&call.method, params).await else { return Ok(false) };

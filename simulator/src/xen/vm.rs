@@ -93,6 +93,17 @@ fn make(
         let reason = "A snapshot cannot be made of a snapshot";
         return Err(ApiError::new("OPERATION_NOT_ALLOWED", [reason]));
     }
+    let operation = match making {
+        Making::Snapshot => "snapshot",
+        Making::Clone => "clone",
+        Making::Copy => "copy",
+    };
+    if let Some(Value::Map(blocked)) = original.get("blocked_operations")
+        && let Some(reason) = blocked.get(operation)
+    {
+        let reason = reason.as_str().unwrap_or_default();
+        return Err(ApiError::new("OPERATION_BLOCKED", [source, reason]));
+    }
     if plan.sr_full {
         let text = "There is insufficient space [opterr=a fault was asked for]";
         return Err(ApiError::new("SR_BACKEND_FAILURE_44", ["", text, ""]));
