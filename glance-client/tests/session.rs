@@ -1,5 +1,7 @@
 //! Logins, tokens, discovery, redirects, TLS and secrets, against a scripted cloud.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

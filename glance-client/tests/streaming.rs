@@ -1,5 +1,7 @@
 //! What happens to an upload when the server does not play along.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! One set of expectations for every cloud: the simulator always, a real Keystone and Glance where
 //! `MIGRATE_E2E_OPENSTACK=1` is set and `OS_CLOUD` or `OS_*` names one.
 
+#![allow(clippy::unwrap_used)]
+
 mod kit;
 
 use glance_client::CloudConfig;

@@ -1,6 +1,7 @@
 //! A scripted cloud on loopback: one listener that plays Keystone and Glance, request by request, down to the bytes.
 
 #![allow(dead_code, unreachable_pub, missing_docs, missing_debug_implementations)]
+#![allow(clippy::unwrap_used, clippy::exhaustive_structs, clippy::exhaustive_enums)]
 
 use std::collections::BTreeMap;
 use std::future::Future;
