@@ -217,6 +217,14 @@ async fn exports_break_as_they_are_told_to() {
     assert_eq!(task["status"], "failure");
 
     faults.clear();
+    faults.set_str("export-500-in-body=1000000000").unwrap();
+    let (response, task) = pool.export(&vdi, "vhd").await;
+    let body = split(&response).1;
+    let error = body.windows(13).rposition(|w| w == b"HTTP/1.1 500 ").unwrap();
+    assert_eq!(expand(&body[..error]), content);
+    assert_eq!(task["status"], "failure");
+
+    faults.clear();
     faults.set_str("export-task-fails").unwrap();
     let (response, task) = pool.export(&vdi, "vhd").await;
     assert_eq!(expand(split(&response).1), content);

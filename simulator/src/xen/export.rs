@@ -265,15 +265,18 @@ impl Body<'_> {
                 tokio::time::sleep_until(start + due).await;
             }
         }
-        Ended::Whole
+        match self.plan.export_500_in_body {
+            // Past the end of the disk: the stream is whole, and the error follows it.
+            Some(_) => Ended::Failed(injected()),
+            None => Ended::Whole,
+        }
     }
 
     /// Where a fault ends this body, and how.
     fn stop(&self) -> Option<(u64, Ended)> {
-        let injected = ApiError::new("INTERNAL_ERROR", ["a fault was asked for"]);
         let stops = [
             self.plan.export_truncate.map(|at| (at, Ended::Cut)),
-            self.plan.export_500_in_body.map(|at| (at, Ended::Failed(injected))),
+            self.plan.export_500_in_body.map(|at| (at, Ended::Failed(injected()))),
             self.plan.host_gone.map(|at| (at, Ended::Reset)),
         ];
         stops.into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -289,9 +292,12 @@ impl Body<'_> {
     }
 }
 
+fn injected() -> ApiError {
+    ApiError::new("INTERNAL_ERROR", ["a fault was asked for"])
+}
+
 async fn finish(host: &Host, plan: Plan, conn: &mut Conn, vdi: &str, task: &str, ended: Ended) {
     let pool = &host.pool;
-    let injected = || ApiError::new("INTERNAL_ERROR", ["a fault was asked for"]);
     let result = match ended {
         Ended::Whole if plan.export_task_fails => Err(injected()),
         Ended::Whole => Ok("".into()),

@@ -27,7 +27,7 @@ use std::time::Duration;
 /// | `sr-full` | snapshots, clones and copies fail with `SR_BACKEND_FAILURE_44` |
 /// | `chain-too-long` | snapshots fail with `SR_BACKEND_FAILURE_109` |
 /// | `export-truncate=BYTES` | the export's body ends early and cleanly; the task fails |
-/// | `export-500-in-body=BYTES` | after so many bytes a second status line and a page follow in the body; the task fails |
+/// | `export-500-in-body=BYTES` | after so many bytes, or at its end, the body goes on with a second status line and a page; the task fails |
 /// | `export-task-fails` | the body is whole, the task fails |
 /// | `export-unclean-close` | the body is whole, TLS ends without close_notify |
 /// | `host-gone=BYTES` | the connection is reset after so many bytes of an export, and every port closes |
