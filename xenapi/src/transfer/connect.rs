@@ -1,0 +1,168 @@
+//! One HTTP/1.1 connection for one request, over TLS or plain TCP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::tls::{self, Trust};
+
+/// Servers refuse more than 1024 bytes of request line and headers; some is left for what hyper
+/// puts between the parts.
+const LONGEST_HEAD: usize = 1000;
+
+/// The task that moves the bytes of a connection; ends with this.
+#[derive(Debug)]
+pub(super) struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An answer whose body is still to come.
+pub(super) struct Opened {
+    pub(super) response: Response<Incoming>,
+    pub(super) driver: Driver,
+}
+
+/// Connects and sends the request.
+pub(super) async fn open(
+    url: &Url,
+    trust: &Trust,
+    request: Request<Empty<Bytes>>,
+    connect_timeout: Duration,
+    answer_timeout: Duration,
+) -> Result<Opened> {
+    let server = url_authority(url);
+    check_head(&request)?;
+    let connecting = async {
+        let tcp = dial(url, &server).await?;
+        if url.scheme() == "https" {
+            handshake(secure(url, trust, tcp, &server).await?, &server).await
+        } else {
+            handshake(tcp, &server).await
+        }
+    };
+    let late = |what: &str, limit: Duration| {
+        Error::new(ErrorKind::Timeout, format!("{server}: {what} within {} s", limit.as_secs()))
+    };
+    let (mut sender, driver) = tokio::time::timeout(connect_timeout, connecting)
+        .await
+        .map_err(|_| late("no connection", connect_timeout))??;
+    let response = tokio::time::timeout(answer_timeout, sender.send_request(request))
+        .await
+        .map_err(|_| late("no answer", answer_timeout))?
+        .map_err(|e| {
+            let words = format!("{server}: the connection broke before there was an answer");
+            Error::new(ErrorKind::Transport, words).with_source(e)
+        })?;
+    Ok(Opened { response, driver })
+}
+
+/// `host:port` for messages.
+pub(super) fn url_authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+async fn dial(url: &Url, server: &str) -> Result<TcpStream> {
+    let port = url.port_or_known_default().unwrap_or(443);
+    let made = match url.host() {
+        Some(Host::Domain(name)) => TcpStream::connect((name, port)).await,
+        Some(Host::Ipv4(address)) => TcpStream::connect((address, port)).await,
+        Some(Host::Ipv6(address)) => TcpStream::connect((address, port)).await,
+        None => return Err(Error::new(ErrorKind::Config, "the URL names no host")),
+    };
+    let tcp = made.map_err(|e| {
+        let words = format!("{server}: no connection; is the address right and the server up?");
+        Error::new(ErrorKind::Connect, words).with_source(e)
+    })?;
+    // Only latency: a failure is no reason to give up.
+    let _ = tcp.set_nodelay(true);
+    Ok(tcp)
+}
+
+async fn secure(
+    url: &Url,
+    trust: &Trust,
+    tcp: TcpStream,
+    server: &str,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let name = match url.host() {
+        Some(Host::Domain(name)) => ServerName::try_from(name.to_owned()).ok(),
+        Some(Host::Ipv4(address)) => Some(ServerName::from(std::net::IpAddr::V4(address))),
+        Some(Host::Ipv6(address)) => Some(ServerName::from(std::net::IpAddr::V6(address))),
+        None => None,
+    }
+    .ok_or_else(|| Error::new(ErrorKind::Config, "the URL names no host that TLS can check"))?;
+    let connector = TlsConnector::from(Arc::new(trust.client_config()?));
+    connector.connect(name, tcp).await.map_err(|e| match tls::tls_failure(&e) {
+        Some(why) => Error::new(ErrorKind::Tls, format!("{server}: {why}")).with_source(e),
+        None => {
+            let words = format!("{server}: the connection broke while TLS was set up");
+            Error::new(ErrorKind::Connect, words).with_source(e)
+        }
+    })
+}
+
+type Sender = http1::SendRequest<Empty<Bytes>>;
+
+async fn handshake<S>(stream: S, server: &str) -> Result<(Sender, Driver)>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| {
+        Error::new(ErrorKind::Connect, format!("{server}: HTTP cannot begin")).with_source(e)
+    })?;
+    // Errors of the connection come out of the body as well, where they can be told.
+    let driver = Driver(tokio::spawn(async move {
+        let _ = connection.await;
+    }));
+    Ok((sender, driver))
+}
+
+/// Refuses a head that the server would refuse with status 431.
+fn check_head(request: &Request<Empty<Bytes>>) -> Result<()> {
+    let line = request.method().as_str().len() + request.uri().to_string().len() + 12;
+    let headers: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if line + headers > LONGEST_HEAD {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "the request's head has {} bytes and servers refuse more than 1024; use a shorter \
+                 user agent or host name",
+                line + headers
+            ),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trap_6_a_long_head_is_refused_here() {
+        let request = |n: usize| {
+            Request::get("/export_raw_vdi").header("x", "y".repeat(n)).body(Empty::new()).unwrap()
+        };
+        check_head(&request(100)).unwrap();
+        assert_eq!(check_head(&request(2_000)).unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+}

@@ -1,0 +1,129 @@
+//! Where a redirect of a raw handler may lead: to another host of the same pool, and nowhere else.
+
+use url::Url;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::host;
+use crate::live::{Session, host_url};
+use crate::tls::{Pin, Trust};
+
+/// A host that a transfer may go to.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) url: Url,
+    pub(super) trust: Trust,
+}
+
+/// Checks a `Location` and finds out how to trust the host that it names.
+///
+/// The session's cookie goes with the request, so the target must be a host of this pool as the
+/// pool itself says over the session. Its certificate is learnt over the session as well, when
+/// trust is by fingerprints: each host of a pool has a certificate of its own.
+pub(super) async fn resolve(session: &Session, from: &Url, location: &str) -> Result<Target> {
+    let to = parse(from, location)?;
+    let hosts = session.call(host::get_all_records()).await?;
+    let name = to.host_str().unwrap_or_default();
+    let found = hosts.iter().find(|(_, record)| is_named(name, &record.address, &record.hostname));
+    let Some((reference, record)) = found else {
+        return Err(refuse(&format!("{name} is no host of the pool")));
+    };
+    let current = session.current();
+    let settings = &session.inner.settings;
+    let mut like = current.endpoint.url.clone();
+    if like.scheme() != to.scheme() {
+        // Another scheme is served at another port.
+        let _ = like.set_port(None);
+        let _ = like.set_scheme(to.scheme());
+    }
+    let mut url = host_url(settings, &like, bare(name))?;
+    if let (Some(port), false) = (to.port(), settings.addresses.contains_key(bare(name))) {
+        let _ = url.set_port(Some(port));
+    }
+    let mut trust = current.endpoint.trust.clone();
+    let verify = url.scheme() == "https" && trust.is_pins();
+    if verify && let Ok(pem) = session.call(host::get_server_certificate(reference)).await {
+        trust = trust
+            .and_pin(Some(Pin::of_pem(&pem).map_err(|e| {
+                e.context(format!("the certificate of host {}", record.name_label))
+            })?));
+    }
+    Ok(Target { url, trust })
+}
+
+/// The target as a URL; never from https to http, never another handler.
+fn parse(from: &Url, location: &str) -> Result<Url> {
+    let to = from.join(location).map_err(|_| refuse("its target is no URL"))?;
+    if !matches!(to.scheme(), "http" | "https") {
+        return Err(refuse("its target is no web address"));
+    }
+    if from.scheme() == "https" && to.scheme() != "https" {
+        return Err(refuse("it leads from https to http"));
+    }
+    if !to.username().is_empty() || to.password().is_some() || to.host_str().is_none() {
+        return Err(refuse("its target is not a plain host"));
+    }
+    if to.path() != super::export::PATH {
+        return Err(refuse("it leads to another handler"));
+    }
+    Ok(to)
+}
+
+fn refuse(why: &str) -> Error {
+    let words = format!("the server redirects the export, and that is not followed: {why}");
+    Error::new(ErrorKind::Redirect, words)
+}
+
+/// A host name without the brackets of an IPv6 address.
+fn bare(name: &str) -> &str {
+    name.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Whether a name in a URL is this host's address or name.
+fn is_named(name: &str, address: &str, hostname: &str) -> bool {
+    let name = bare(name);
+    let same_ip = match (name.parse::<std::net::IpAddr>(), address.parse::<std::net::IpAddr>()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    };
+    same_ip
+        || (!address.is_empty() && name.eq_ignore_ascii_case(address))
+        || (!hostname.is_empty() && name.eq_ignore_ascii_case(hostname))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    #[test]
+    fn only_the_same_handler_and_never_down_to_http() {
+        let https = from("https://a/export_raw_vdi");
+        assert!(parse(&https, "https://b/export_raw_vdi?x=1").is_ok());
+        assert!(parse(&https, "/export_raw_vdi").is_ok());
+        for bad in [
+            "http://b/export_raw_vdi",
+            "https://b/other",
+            "https://u:p@b/export_raw_vdi",
+            "ftp://b/export_raw_vdi",
+            "https://",
+            "file:///export_raw_vdi",
+        ] {
+            assert_eq!(parse(&https, bad).unwrap_err().kind(), ErrorKind::Redirect, "{bad}");
+        }
+        let http = from("http://a/export_raw_vdi");
+        assert!(parse(&http, "http://b/export_raw_vdi").is_ok());
+        assert!(parse(&http, "https://b/export_raw_vdi").is_ok());
+    }
+
+    #[test]
+    fn hosts_are_known_by_address_or_name() {
+        assert!(is_named("10.0.0.2", "10.0.0.2", "h2"));
+        assert!(is_named("[fd00::2]", "fd00:0:0::2", "h2"));
+        assert!(is_named("H2", "10.0.0.2", "h2"));
+        assert!(!is_named("10.0.0.3", "10.0.0.2", "h2"));
+        assert!(!is_named("", "", ""));
+    }
+}
