@@ -48,6 +48,11 @@ impl Identity {
 
     /// As XenServer's proxy is set up when `xen` is true: TLS 1.2 only, P-384 only.
     pub fn acceptor(&self, xen: bool) -> TlsAcceptor {
+        self.acceptor_showing(self, xen)
+    }
+
+    /// Shows the certificate of another, but signs with the key of this one.
+    pub fn acceptor_showing(&self, shown: &Self, xen: bool) -> TlsAcceptor {
         let mut provider = rustls::crypto::ring::default_provider();
         let versions: &[&rustls::SupportedProtocolVersion] = if xen {
             provider.kx_groups = vec![rustls::crypto::ring::kx_group::SECP384R1];
@@ -60,9 +65,25 @@ impl Identity {
             .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![self.der.clone()], key)
-            .unwrap();
+            .with_cert_resolver(Arc::new(Shown(Arc::new(rustls::sign::CertifiedKey::new(
+                vec![shown.der.clone()],
+                rustls::crypto::ring::sign::any_supported_type(&key).unwrap(),
+            )))));
         TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// One certificate for every client; unlike rustls' own resolver it does not ask whether the key
+/// fits.
+#[derive(Debug)]
+struct Shown(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::server::ResolvesServerCert for Shown {
+    fn resolve(
+        &self,
+        _: rustls::server::ClientHello<'_>,
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
     }
 }
 
