@@ -35,6 +35,8 @@ const MOST_REDIRECTS: usize = 4;
 const LONGEST_PAGE: usize = 8 * 1024;
 /// How long a cancelled task may take to end.
 const ABORT_GRACE: Duration = Duration::from_secs(30);
+/// The same when the export never began: the error is not held back for long.
+const REFUSED_GRACE: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Opens the export of a disk as a stream of bytes.
@@ -69,7 +71,7 @@ impl Session {
             Err(error) => {
                 let error = self.explain(&task, error).await;
                 // The first error is the one to tell.
-                let _ = self.discard(&task, ABORT_GRACE).await;
+                let _ = self.discard(&task, REFUSED_GRACE).await;
                 Err(error.context(format!("export of VDI {vdi}")))
             }
         }
