@@ -1,4 +1,113 @@
-//! Client for the XenServer and XCP-ng management API (XAPI).
+//! Client for the XenServer and XCP-ng management API (XAPI): calls as values, tasks that are
+//! awaited through events, and disk exports that cannot pass for whole when they are not.
+//!
+//! ```
+//! # use async_trait::async_trait;
+//! # use bytes::Bytes;
+//! # /// Stands for a pool with one machine, so that this example runs anywhere.
+//! # #[derive(Debug)]
+//! # struct Double;
+//! # #[async_trait]
+//! # impl xenapi::Transport for Double {
+//! #     async fn send(&self, request: http::Request<Bytes>) -> xenapi::Result<http::Response<Bytes>> {
+//! #         let call: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
+//! #         let result = match call["method"].as_str().unwrap() {
+//! #             "session.login_with_password" => serde_json::json!("OpaqueRef:session"),
+//! #             "VM.get_all_records" => serde_json::json!({"OpaqueRef:vm": {
+//! #                 "name_label": "web01", "power_state": "Running"}}),
+//! #             "Async.VM.snapshot" => serde_json::json!("OpaqueRef:task"),
+//! #             "event.from" => serde_json::json!({"token": "1", "events": [{"ref": "OpaqueRef:task",
+//! #                 "operation": "mod", "snapshot": {"status": "success",
+//! #                 "result": "<value>OpaqueRef:snapshot</value>"}}]}),
+//! #             _ => serde_json::json!(""),
+//! #         };
+//! #         let body = serde_json::json!({"jsonrpc": "2.0", "result": result, "id": 1}).to_string();
+//! #         Ok(http::Response::new(Bytes::from(body)))
+//! #     }
+//! # }
+//! use xenapi::enums::VmPowerState;
+//! use xenapi::{Client, Pin, Trust, WaitOptions, vm};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), xenapi::Error> {
+//! let pin: Pin = "8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92".parse()?;
+//! let client = Client::builder("https://xen1.example")
+//!     .trust(Trust::Pins(vec![pin]))
+//! #   .transport(Double)
+//!     .build()?;
+//! let session = client.login("root", "password", "my-program").await?;
+//!
+//! for (vm, record) in session.call(vm::get_all_records()).await? {
+//!     if record.power_state == VmPowerState::Running && !record.is_control_domain {
+//!         let task = session.start(vm::async_snapshot(&vm, "before the update")).await?;
+//!         let snapshot = session.wait(&task, &WaitOptions::new()).await?;
+//!         println!("{}: {snapshot}", record.name_label);
+//! #       assert_eq!(snapshot.as_str(), "OpaqueRef:snapshot");
+//!     }
+//! }
+//! session.logout().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Overview
+//!
+//! - [`Client`] knows where a pool is and whom to trust ([`Trust`]: system roots, a CA file,
+//!   fingerprints); it makes a [`Session`], which is cheap to clone and renews itself once when
+//!   the server has forgotten it.
+//! - A [`Call`] is a value: a method, its parameters, and the type of its result. The class modules
+//!   ([`vm`], [`vdi`], [`sr`] …) have a function for each call that a migration needs; any other is
+//!   called by name with [`Call::new`]. Their records and [`enums`] tolerate servers that are older
+//!   or newer than this crate: a field that was not sent has its default, one that is unknown is
+//!   ignored, a value that is unknown becomes `Other`.
+//! - The `async_…` functions start a call as a task of the server: [`Session::start`] gives a
+//!   [`TaskHandle`], [`Session::wait`] its result.
+//! - [`Session::export_raw_vdi`] gives a disk as a stream. It is whole when the stream has ended
+//!   *and* [`Export::finish`] has succeeded.
+//! - [`Transport`] is how calls reach the server; give a [`Client`] one of your own to test without
+//!   a server, as the example above does. Exports always use a connection of their own.
+//!
+//! # Export of a disk
+//!
+//! ```no_run
+//! use futures_util::TryStreamExt as _;
+//! use xenapi::{ExportFormat, ExportOptions, Ref, Session, vdi::Vdi};
+//!
+//! async fn copy(session: &Session, snapshot_disk: &Ref<Vdi>) -> Result<u64, xenapi::Error> {
+//!     let options = ExportOptions::new("my-program run 17: export of web01");
+//!     let mut export = session.export_raw_vdi(snapshot_disk, ExportFormat::Vhd, &options).await?;
+//!     while let Some(bytes) = export.try_next().await? {
+//!         // … write them somewhere; a slow reader slows the server down …
+//!         let _ = bytes;
+//!     }
+//!     let received = export.received();
+//!     export.finish().await?;
+//!     Ok(received)
+//! }
+//! ```
+//!
+//! # Errors
+//!
+//! There is one [`Error`]. Its [`kind`](Error::kind) tells what a program may do about it, its
+//! [`code`](Error::code) is what the server said ([`ErrorCode`] has a constant for each known
+//! code), and its text is one line for people. Neither it nor anything else that can be printed
+//! holds a password or a session reference.
+//!
+//! # Cancellation
+//!
+//! Every future may be dropped. That closes a connection, but asks nothing of the server: a call
+//! that was sent may still take effect, a task goes on. [`Cancel`] and [`Export::abort`] end work
+//! at the server.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `tracing` | no | an event for each call (method, duration, success) and each change of host |
+//!
+//! # Minimum supported Rust version
+//!
+//! 1.89. A rise is a minor version of this crate.
 
 #[macro_use]
 mod macros;

@@ -1,5 +1,5 @@
 //! Raw exports, against scripted servers that break them in every known way.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::needless_pass_by_value)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Tasks, against a scripted server.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::needless_pass_by_value)]
 
 mod common;
 
@@ -32,7 +32,7 @@ async fn scripted(events: Vec<Reply>, others: Vec<(&'static str, Reply)>) -> Ser
                     .lock()
                     .unwrap()
                     .next()
-                    .unwrap_or(Reply { hang: true, ..Reply::default() }),
+                    .unwrap_or_else(|| Reply { hang: true, ..Reply::default() }),
                 "task.destroy" => Reply::result(json!("")),
                 other => others
                     .iter()

@@ -1,5 +1,5 @@
 //! Trust, against servers with certificates of their own.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::needless_pass_by_value)]
 
 mod common;
 

@@ -1,6 +1,14 @@
 //! A scripted server: raw bytes over TCP or TLS, so that it can break every rule that real servers
 //! break and that no HTTP library would.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::exhaustive_structs,
+    clippy::future_not_send,
+    clippy::needless_pass_by_value,
+    clippy::unwrap_used
+)]
 
 use std::future::Future;
 use std::net::SocketAddr;
