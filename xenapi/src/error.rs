@@ -156,16 +156,20 @@ impl Error {
         Self(Arc::new(inner))
     }
 
-    /// Replaces a secret wherever the server repeated it.
+    /// Takes a secret out of what the server repeated of it. A very short one is looked for as a
+    /// whole parameter only: as a part it would be found in any text, and tell more than it hides.
     pub(crate) fn redact(self, secret: &str) -> Self {
-        if secret.is_empty() {
-            return self;
-        }
+        const SHORT: usize = 6;
         let mut inner = Arc::unwrap_or_clone(self.0);
-        inner.context = inner.context.replace(secret, REDACTED);
-        if let Some((_, params)) = &mut inner.api {
-            for param in params {
+        let long = secret.len() >= SHORT;
+        if long {
+            inner.context = inner.context.replace(secret, REDACTED);
+        }
+        for param in inner.api.iter_mut().flat_map(|(_, params)| params) {
+            if long {
                 *param = param.replace(secret, REDACTED);
+            } else if param == secret {
+                REDACTED.clone_into(param);
             }
         }
         Self(Arc::new(inner))
@@ -330,5 +334,8 @@ mod tests {
             .context("at OpaqueRef:s3cret")
             .redact("OpaqueRef:s3cret");
         assert!(!format!("{e} {e:?} {:?}", e.params()).contains("s3cret"));
+        let e = api("X", &["p", "pool"]).context("a process").redact("p");
+        assert_eq!(e.params(), [REDACTED, "pool"]);
+        assert!(e.to_string().starts_with("a process"), "{e}");
     }
 }

@@ -268,6 +268,9 @@ async fn log_in(
         };
         if settings.protocol == Protocol::Auto && codec == Codec::Json && has_no_json(&error) {
             codec = Codec::Xml;
+            // On new connections: a server that refuses a path may leave the body unread, and take
+            // it for the next request.
+            endpoint = settings.endpoint(endpoint.url.clone(), endpoint.trust.clone())?;
             continue;
         }
         let Some(master) = master_of(&error) else { return Err(error) };
