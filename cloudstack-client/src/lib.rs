@@ -2,7 +2,7 @@
 //!
 //! CloudStack authenticates a command by an HMAC over its parameters. The rules look simple and are not: which
 //! characters are escaped, that names are sorted *before* everything is lowered and are not escaped at all, that `~`
-//! is escaped and `*` is not. [`sign`] follows the server (`ApiServer.verifyRequest` and Java's `URLEncoder`), and is
+//! is escaped and `*` is not. [`sign()`] follows the server (`ApiServer.verifyRequest` and Java's `URLEncoder`), and is
 //! tested against the answers of a real one's runtime.
 //!
 //! ```
