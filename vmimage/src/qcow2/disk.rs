@@ -380,6 +380,11 @@ fn read_l1(
             findings.violation_of(ErrorKind::Truncated, "l2-outside", message)?;
         }
     }
+    let mut tables: Vec<u64> = l1.iter().map(|e| e & OFFSET_MASK).filter(|&t| t != 0).collect();
+    tables.sort_unstable();
+    if tables.windows(2).any(|pair| pair[0] == pair[1]) {
+        findings.violation("l2-shared", "two L1 entries name one L2 table")?;
+    }
     Ok(l1)
 }
 

@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::disk::load_bitmap;
 use super::file::{Sparse, VhdFile};
 use super::{DiskType, Footer, Locator, MAX_VIRTUAL_SIZE, PlatformCode, SECTOR};
-use crate::Result;
 use crate::finding::Findings;
+use crate::{Error, Result};
 
 /// How far a clock may be ahead before vhd-util calls a time stamp wrong, in seconds.
 const CLOCK_SKEW: u64 = 1800;
@@ -16,6 +16,10 @@ pub(crate) fn examine(file: &VhdFile, findings: &mut Findings) -> Result<()> {
     footer(&file.footer, findings);
     let Some(sparse) = &file.sparse else { return Ok(()) };
     parent(file, sparse, findings);
+    if file.tangled {
+        // Blocks on one another would be read over and over again.
+        return Ok(());
+    }
     bitmaps(file, sparse, findings)
 }
 
@@ -118,6 +122,10 @@ impl Tally {
 }
 
 fn is_zero(file: &VhdFile, mut at: u64, mut len: u64, buf: &mut [u8]) -> Result<bool> {
+    let next = file.file.next_data(at).map_err(|e| Error::io("cannot look for holes", e))?;
+    if next.is_none_or(|data| data.start >= at.saturating_add(len)) {
+        return Ok(true);
+    }
     while len > 0 {
         let n = len.min(buf.len() as u64);
         let part = buf.get_mut(..n as usize).unwrap_or_default();

@@ -19,6 +19,8 @@ pub(crate) struct VhdFile {
     pub(crate) footer: Footer,
     /// What a dynamic or differencing disk has beyond the footer.
     pub(crate) sparse: Option<Sparse>,
+    /// Whether blocks lie on one another, which only a lenient reading survives.
+    pub(crate) tangled: bool,
 }
 
 /// The tables of a dynamic or differencing disk.
@@ -64,14 +66,21 @@ impl VhdFile {
 
     fn load(file: Arc<dyn ReadAt>, path: Option<&Path>, findings: &mut Findings) -> Result<Self> {
         let (footer, header, len) = head(&file, findings)?;
-        let mut this = Self { file, path: path.map(Path::to_path_buf), len, footer, sparse: None };
+        let mut this = Self {
+            file,
+            path: path.map(Path::to_path_buf),
+            len,
+            footer,
+            sparse: None,
+            tangled: false,
+        };
         match header {
             None => this.examine_fixed(findings)?,
             Some(header) => {
                 let bat = this.read_bat(&header)?;
                 let batmap = this.read_batmap(&header, findings)?;
                 this.sparse = Some(Sparse { header, bat, batmap });
-                this.examine_blocks(findings)?;
+                this.tangled = this.examine_blocks(findings)?;
             }
         }
         Ok(this)
@@ -164,8 +173,8 @@ impl VhdFile {
 
     /// Every stored block lies within the file, on none of the tables and on no other block:
     /// O(n log n).
-    fn examine_blocks(&self, findings: &mut Findings) -> Result<()> {
-        let Some(Sparse { header, bat, .. }) = &self.sparse else { return Ok(()) };
+    fn examine_blocks(&self, findings: &mut Findings) -> Result<bool> {
+        let Some(Sparse { header, bat, .. }) = &self.sparse else { return Ok(false) };
         let block_size = u64::from(header.block_size);
         let mut tables_end = header.bat_end().unwrap_or(u64::MAX);
         tables_end = tables_end.max(self.footer.data_offset.saturating_add(1024));
@@ -195,7 +204,7 @@ impl VhdFile {
                 .violation("block-overlap", "two blocks of the VHD lie on one another")
                 .map_err(|e| e.with_offset(u64::from(second) * super::SECTOR))?;
         }
-        Ok(())
+        Ok(clash.is_some())
     }
 
     fn touches_tables(&self, header: &DynamicHeader, start: u64, end: u64, all: u64) -> bool {

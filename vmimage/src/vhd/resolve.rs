@@ -192,7 +192,8 @@ impl Finder {
         }
         names.extend(paths.iter().map(|p| base_name(p).to_owned()));
         names.push(base_name(&header.parent_name).to_owned());
-        names.retain(|n| !n.is_empty() && !n.contains('\0'));
+        // Control characters are in no honest name, and would end up in messages.
+        names.retain(|n| !n.is_empty() && !n.chars().any(char::is_control));
         let mut out: Vec<(PathBuf, PathBuf)> = Vec::new();
         for folder in self.folders_of(child) {
             for name in &names {

@@ -202,6 +202,46 @@ fn a_zero_bit_over_data_is_reported() {
 }
 
 #[test]
+fn harmless_oddities_are_findings() {
+    let codes = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = layer().build();
+        let end = bytes.len() - 512;
+        change(&mut bytes);
+        bytes.copy_within(0..512, end);
+        seal(&mut bytes[..512], 64);
+        seal(&mut bytes[end..], 64);
+        seal(&mut bytes[512..1536], 36);
+        let sample = Sample::new(&bytes);
+        assert_eq!(sample.content(), layer().view(&[]));
+        let (verdict, codes) = sample.verdict();
+        assert_eq!(verdict, Verdict::Findings, "{codes:?}");
+        codes
+    };
+    assert_eq!(codes(&|b| b[24..28].fill(0xff)), ["timestamp-future"]);
+    assert_eq!(codes(&|b| b[56..60].fill(0x10)), ["geometry-too-large"]);
+    assert_eq!(codes(&|b| b[68..84].fill(0)), ["footer-uuid"]);
+    assert_eq!(codes(&|b| b[11] = 0), ["footer-features"]);
+    assert_eq!(codes(&|b| b[85] = 7), ["footer-flags"]);
+    assert_eq!(codes(&|b| b[400] = 7), ["footer-reserved"]);
+    assert_eq!(codes(&|b| b[512 + 800] = 7), ["header-reserved"]);
+    assert_eq!(codes(&|b| b[512 + 8] = 7), ["header-data-offset"]);
+    assert_eq!(codes(&|b| b[512 + 40] = 7), ["parent-unexpected"]);
+}
+
+#[test]
+fn hidden_and_grown_files_are_read() {
+    let mut hidden = layer();
+    hidden.hidden = 1;
+    assert_eq!(Sample::new(&hidden.build()).verdict().0, Verdict::Sound);
+    // LVHD: the footer is at the end of the volume, far from the last block.
+    let mut volume = layer();
+    volume.gap = 40 * 512;
+    let sample = Sample::new(&volume.build());
+    assert_eq!(sample.content(), layer().view(&[]));
+    assert_eq!(sample.verdict().0, Verdict::Sound);
+}
+
+#[test]
 fn sizes_follow_the_policy() {
     let mut bytes = layer().build();
     let end = bytes.len() - 512;
