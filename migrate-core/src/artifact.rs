@@ -156,7 +156,7 @@ pub struct DiskInfo {
     pub id: String,
     /// Its guest-visible size in bytes.
     pub virtual_size: u64,
-    /// How many bytes of it are stored, at most, if that is known.
+    /// About how many bytes of it are stored, if that is known.
     pub allocated: Option<u64>,
 }
 

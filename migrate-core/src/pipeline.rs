@@ -145,12 +145,13 @@ pub struct PlannedImage {
     pub format: String,
     /// The size of the disk that it shows, in bytes.
     pub virtual_size: u64,
-    /// How many bytes will be moved at most, as far as that is known before the disk is read.
+    /// About how many bytes will be moved: what the layers of the disk take, as far as the source
+    /// tells, and never more than the disk's size by much.
     pub bytes: u64,
 }
 
 impl PlannedImage {
-    /// An image of a disk of `virtual_size` bytes, of which at most `bytes` will be moved.
+    /// An image of a disk of `virtual_size` bytes, of which about `bytes` will be moved.
     pub fn new(
         name: impl Into<String>,
         format: impl Into<String>,
@@ -243,7 +244,7 @@ pub struct MigrationPlan {
     pub machine: Machine,
     /// The images that will be made.
     pub images: Vec<PlannedImage>,
-    /// How many bytes will be moved at most.
+    /// About how many bytes will be moved.
     pub bytes: u64,
     /// What the preflight rules found, the worst first.
     pub findings: Vec<Finding>,

@@ -150,6 +150,24 @@ impl Run {
         }
     }
 
+    /// What the step `key` put out, now or in an earlier process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] if the step has not been done, [`ErrorKind::Conflict`] if its
+    /// output has another shape.
+    pub fn output<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
+        let output = self.state.step(key).and_then(|s| s.output.clone()).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("step {key} has no output yet"))
+        })?;
+        serde_json::from_value(output).map_err(|e| {
+            Error::new(
+                ErrorKind::Conflict,
+                format!("the output of step {key} in the journal has another shape"),
+            )
+            .with_source(e)
+        })
+    }
+
     /// Gives the run up: from now on steps do not act, and [`finish`](Self::finish) undoes those
     /// that have. This is the way out of a journal that another version of a step began.
     ///

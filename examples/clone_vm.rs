@@ -1,0 +1,255 @@
+//! `clone_vm` clones a running VM of a XenServer pool into a cloud image, while it runs.
+//!
+//! `cargo run --release --example clone_vm` shows the whole way on simulated servers;
+//! `-- --help` teaches the rest.
+
+#[path = "clone_vm/ends.rs"]
+mod ends;
+#[path = "clone_vm/show.rs"]
+mod show;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind as UsageError;
+use migrate_core::journal::{FileJournal, Journal, MemoryJournal, RunState};
+use migrate_core::openstack::{Hypervisor, OpenStackXenServer};
+use migrate_core::{
+    CancelToken, Context, Error, ErrorKind, Pipeline, Report, Result, RunId, VhdFiles, XenServerVm,
+    finished,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use vmimage::TargetFormat;
+
+use crate::ends::{Ends, SimDisk};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const STUCK: u8 = 3;
+const INTERRUPTED: u8 = 130;
+
+/// Clone a running XenServer VM into a cloud image; its service is not stopped.
+#[derive(Debug, Parser)]
+#[command(name = "clone_vm", version, after_help = HELP)]
+struct Cli {
+    /// The VM; without it, the only one that runs
+    #[arg(long, value_name = "NAME|UUID", conflicts_with = "from_vhd")]
+    vm: Option<String>,
+    /// Where to: glance (cloudstack and dir:PATH are to come)
+    #[arg(long, value_name = "TARGET", default_value = "glance")]
+    target: String,
+    /// The image's format: qcow2, vhd, raw or vhd-tgz [default: qcow2]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<TargetFormat>,
+    /// Clone this VHD and its parents in place of a VM; once for each disk
+    #[arg(long, value_name = "FILE")]
+    from_vhd: Vec<PathBuf>,
+    /// A running VM of the simulated pool and its disk; a repeated NAME adds a disk
+    #[arg(long, value_name = "NAME=FILE")]
+    sim_disk: Vec<SimDisk>,
+    /// Print what would be done and what speaks against it; change nothing
+    #[arg(long)]
+    plan: bool,
+    /// Keep the run's journal in this file, so that it survives this process
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Go on with the run in the journal, or undo it; begin one if there is none
+    #[arg(long, requires = "journal")]
+    resume: bool,
+    /// Print the result as JSON on the last line of standard output
+    #[arg(long)]
+    json: bool,
+    /// The image's name; the VM's otherwise
+    #[arg(long)]
+    name: Option<String>,
+    /// The zone (CloudStack)
+    #[arg(long)]
+    zone: Option<String>,
+    /// linux or windows, where the source does not tell it
+    #[arg(long, value_name = "TYPE")]
+    os_type: Option<String>,
+    /// xen or kvm; by the format otherwise: xen for the VHD formats
+    #[arg(long)]
+    hypervisor: Option<String>,
+}
+
+const HELP: &str = "\
+Environment:
+  the pool    XEN_URL, XEN_USERNAME, XEN_PASSWORD, and XEN_CA_FILE or XEN_PIN_SHA256 or
+              XEN_INSECURE=1 (otherwise the system's authorities are trusted)
+  Glance      OS_CLOUD, or OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME, ...
+  With none of them set, simulated servers are started in this process, for this run.
+
+Examples:
+  clone_vm                                          the simulated VM into the simulated Glance
+  clone_vm --vm web01 --plan                        what would be done
+  clone_vm --vm web01 --journal web01.journal       a run that can be resumed
+  clone_vm --vm web01 --journal web01.journal --resume
+  clone_vm --from-vhd leaf.vhd --name web01         no pool: the chain straight from files
+
+Ctrl-C and SIGTERM undo the run: image and snapshot are removed. Asking again does not end that
+sooner; kill -9 does, and leaves the rest to --resume. Without --journal the journal is kept in
+memory only, and a killed run cannot be resumed.
+
+Exit codes: 0 success, also of a --resume of a finished run; 1 failure, undone; 2 usage;
+3 something is left behind, and named; 130 cancelled, undone. A failure prints one line on
+standard error.";
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if matches!(e.kind(), UsageError::DisplayHelp | UsageError::DisplayVersion) => {
+            print!("{e}");
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            let text = e.to_string();
+            eprintln!("{}", text.lines().next().unwrap_or("error: usage; see --help"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    // Few threads: every one of them has its own pool of memory.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(e) => Err(Error::new(ErrorKind::Internal, "no runtime").with_source(e)),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("error: {}", error.report());
+    ExitCode::from(match error.kind() {
+        ErrorKind::Cancelled => INTERRUPTED,
+        ErrorKind::Stuck => STUCK,
+        ErrorKind::Usage => USAGE,
+        _ => FAILED,
+    })
+}
+
+async fn run(mut cli: Cli) -> Result<()> {
+    let journal: Box<dyn Journal> = match &cli.journal {
+        Some(path) => {
+            let mut journal = FileJournal::open(path)?;
+            if let Some(report) = finished(&mut journal).await?.filter(|_| cli.resume) {
+                return show::report(&report, cli.json);
+            }
+            cli.recall(&RunState::fold(&journal.entries())?)?;
+            Box::new(journal)
+        }
+        None => Box::new(MemoryJournal::new()),
+    };
+    if cli.target != "glance" {
+        return Err(usage(format!("target {:?} is not built yet: use glance", cli.target)));
+    }
+    let ends = Ends::connect(cli.from_vhd.is_empty(), &cli.sim_disk).await?;
+    let result = clone(&cli, &ends, journal).await;
+    ends.close().await;
+    match result? {
+        Some(report) => show::report(&report, cli.json),
+        None => Ok(()),
+    }
+}
+
+async fn clone(cli: &Cli, ends: &Ends, journal: Box<dyn Journal>) -> Result<Option<Report>> {
+    let target = cli.post_processor(ends)?;
+    let pipeline = match (&ends.xen, cli.from_vhd.split_first()) {
+        (_, Some((first, others))) => {
+            let files = others.iter().fold(VhdFiles::new(first), |f, disk| f.with_disk(disk));
+            let files = match &cli.name {
+                Some(name) => files.with_name(name),
+                None => files,
+            };
+            Pipeline::new(files, target)
+        }
+        (Some(session), None) => {
+            let vm = match &cli.vm {
+                Some(vm) => XenServerVm::find(session, vm).await?,
+                None => XenServerVm::only_running(session).await?,
+            };
+            Pipeline::new(vm, target)
+        }
+        (None, None) => return Err(usage("no source: name a VM or a file".to_owned())),
+    };
+    if cli.plan {
+        let plan = pipeline.plan().await?;
+        show::plan(&plan, cli.json)?;
+        return plan.check().map(|()| None);
+    }
+    let run_id = RunId::random();
+    let progress = show::Progress::new();
+    let context = Context::new(run_id)
+        .with_cancel(cancelled_by_signals()?)
+        .with_observer(progress.observer());
+    let result = pipeline.run(journal, context).await;
+    progress.clear();
+    result.map(Some)
+}
+
+impl Cli {
+    /// What to make at the target.
+    fn post_processor(&self, ends: &Ends) -> Result<OpenStackXenServer> {
+        let format = self.format.unwrap_or(TargetFormat::Qcow2);
+        let mut target = OpenStackXenServer::new(&ends.glance, format);
+        if let Some(name) = &self.name {
+            target = target.with_name(name);
+        }
+        if let Some(os_type) = &self.os_type {
+            target = target.with_os_type(os_type);
+        }
+        match self.hypervisor.as_deref() {
+            None => Ok(target),
+            Some("xen" | "xenserver") => Ok(target.with_hypervisor(Hypervisor::Xen)),
+            Some("kvm") => Ok(target.with_hypervisor(Hypervisor::Kvm)),
+            Some(other) => Err(usage(format!("hypervisor {other:?} is not known: xen or kvm"))),
+        }
+    }
+
+    /// Takes from a run that is resumed what the command line does not say.
+    fn recall(&mut self, state: &RunState) -> Result<()> {
+        let Some(spec) = state.spec() else { return Ok(()) };
+        if !self.resume && !self.plan {
+            let path = self.journal.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+            return Err(usage(format!(
+                "journal {path} holds a run already: add --resume, or name another file"
+            )));
+        }
+        let text = |part: &str, key: &str| spec[part][key].as_str().map(str::to_owned);
+        if self.vm.is_none() && self.from_vhd.is_empty() {
+            self.vm = text("source", "vm");
+            let files = spec["source"]["files"].as_array().into_iter().flatten();
+            self.from_vhd = files.filter_map(|f| f.as_str().map(PathBuf::from)).collect();
+        }
+        if self.format.is_none() {
+            self.format = text("target", "format").and_then(|f| f.parse().ok());
+        }
+        self.name = self.name.take().or_else(|| text("target", "name"));
+        self.os_type = self.os_type.take().or_else(|| text("target", "os_type"));
+        self.hypervisor = self.hypervisor.take().or_else(|| text("target", "hypervisor"));
+        Ok(())
+    }
+}
+
+/// A token that Ctrl-C and SIGTERM cancel. Once the undo is under way they change nothing.
+fn cancelled_by_signals() -> Result<CancelToken> {
+    let cancel = CancelToken::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let mut signals = signal(kind).map_err(|e| {
+            Error::new(ErrorKind::Internal, "signals cannot be caught").with_source(e)
+        })?;
+        let cancel = cancel.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if cancel.is_cancelled() && std::io::stderr().is_terminal() {
+                    eprintln!("still undoing; the snapshot and the image are being removed");
+                }
+                cancel.cancel();
+            }
+        });
+    }
+    Ok(cancel)
+}
+
+fn usage(message: String) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}

@@ -1,0 +1,160 @@
+//! Both ends by the environment: real servers, or simulated ones in this process.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use glance_client::keystone::{self, Domain, Principal, Scope};
+use glance_client::{CloudConfig, Glance};
+use migrate_core::{Error, ErrorKind, Result};
+use simulator::Simulator;
+use xenapi::{Client, Pin, Secret, Session, Trust};
+
+/// The name by which the pool knows this program.
+const ORIGINATOR: &str = "clone_vm";
+const XEN: [&str; 6] =
+    ["XEN_URL", "XEN_USERNAME", "XEN_PASSWORD", "XEN_CA_FILE", "XEN_PIN_SHA256", "XEN_INSECURE"];
+
+/// A disk of the simulated pool.
+#[derive(Debug, Clone)]
+pub(crate) struct SimDisk {
+    vm: String,
+    file: PathBuf,
+}
+
+impl FromStr for SimDisk {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((vm, file)) if !vm.is_empty() && !file.is_empty() => {
+                Ok(Self { vm: vm.to_owned(), file: PathBuf::from(file) })
+            }
+            _ => Err("it must be NAME=FILE".to_owned()),
+        }
+    }
+}
+
+/// Connections to both ends.
+pub(crate) struct Ends {
+    pub(crate) xen: Option<Session>,
+    pub(crate) glance: Glance,
+    simulator: Option<Simulator>,
+}
+
+impl Ends {
+    /// Connects by the environment; a pool only if one is needed.
+    pub(crate) async fn connect(needs_pool: bool, sim_disks: &[SimDisk]) -> Result<Self> {
+        let pool_set = needs_pool && XEN.iter().any(|name| var(name).is_some());
+        let cloud_set = std::env::vars_os().any(|(name, value)| {
+            let name = name.to_string_lossy();
+            let other = ["OS_TEST", "OS_STD", "OS_LOG"].iter().any(|p| name.starts_with(p));
+            name.starts_with("OS_") && !other && !value.is_empty()
+        });
+        if !pool_set && !cloud_set {
+            return Self::simulate(needs_pool, sim_disks).await;
+        }
+        if !sim_disks.is_empty() {
+            return Err(config("--sim-disk is for simulated servers: unset XEN_* and OS_*"));
+        }
+        let mut missing = Vec::new();
+        if needs_pool {
+            missing.extend(XEN[..3].iter().copied().filter(|name| var(name).is_none()));
+        }
+        if !cloud_set {
+            missing.push("OS_CLOUD (or OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME)");
+        }
+        if !missing.is_empty() {
+            return Err(config(format!(
+                "the servers are configured only in part: {} missing",
+                missing.join(", ")
+            )));
+        }
+        let cloud = CloudConfig::from_env().map_err(|e| config(e.to_string()))?;
+        let xen = match needs_pool {
+            true => Some(pool_of_environment().await?),
+            false => None,
+        };
+        Ok(Self { xen, glance: glance(&cloud).await?, simulator: None })
+    }
+
+    async fn simulate(needs_pool: bool, disks: &[SimDisk]) -> Result<Self> {
+        println!("no server is configured: simulated ones are used, in this process");
+        let simulator = disks
+            .iter()
+            .fold(Simulator::builder(), |b, d| b.disk(&d.vm, &d.file))
+            .start()
+            .await
+            .map_err(|e| config(format!("the simulated servers do not start: {e}")))?;
+        let ready = simulator.ready();
+        let cloud = CloudConfig::builder(&ready.openstack.auth_url)
+            .with_password(
+                Principal::named(&ready.openstack.username, Domain::default()),
+                ready.openstack.password.as_str(),
+            )
+            .with_scope(Scope::Project(Principal::named(
+                &ready.openstack.project,
+                Domain::default(),
+            )))
+            .build()
+            .map_err(|e| config(e.to_string()))?;
+        let xen = if needs_pool {
+            let pin = ready.xen.pin_sha256.as_deref().unwrap_or_default();
+            let trust = Trust::Pins(Pin::parse_list(pin).map_err(pool_failed)?);
+            let password = Secret::new(ready.xen.password.as_str());
+            Some(login(&ready.xen.url, trust, &ready.xen.username, password).await?)
+        } else {
+            None
+        };
+        Ok(Self { xen, glance: glance(&cloud).await?, simulator: Some(simulator) })
+    }
+
+    /// Logs out, and stops what was started here.
+    pub(crate) async fn close(self) {
+        if let Some(session) = self.xen {
+            let _ = session.logout().await;
+        }
+        if let Some(simulator) = self.simulator {
+            simulator.stop().await;
+        }
+    }
+}
+
+async fn pool_of_environment() -> Result<Session> {
+    let trust = match (var("XEN_CA_FILE"), var("XEN_PIN_SHA256"), var("XEN_INSECURE")) {
+        (Some(path), None, None) => Trust::CaFile(path.into()),
+        (None, Some(pins), None) => Trust::Pins(Pin::parse_list(&pins).map_err(pool_failed)?),
+        (None, None, Some(yes)) if yes == "1" => Trust::DangerAcceptAny,
+        (None, None, None) => Trust::SystemRoots,
+        (None, None, Some(_)) => return Err(config("XEN_INSECURE can only be 1")),
+        _ => return Err(config("set only one of XEN_CA_FILE, XEN_PIN_SHA256 and XEN_INSECURE")),
+    };
+    let get = |name: &str| var(name).unwrap_or_default();
+    let password = Secret::new(get("XEN_PASSWORD"));
+    login(&get("XEN_URL"), trust, &get("XEN_USERNAME"), password).await
+}
+
+async fn login(url: &str, trust: Trust, user: &str, password: Secret) -> Result<Session> {
+    let client = Client::builder(url)
+        .trust(trust)
+        .user_agent(concat!("clone_vm/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(pool_failed)?;
+    client.login(user, password, ORIGINATOR).await.map_err(pool_failed)
+}
+
+async fn glance(cloud: &CloudConfig) -> Result<Glance> {
+    let session = keystone::Session::connect(cloud).await?;
+    Ok(Glance::connect(&session).await?)
+}
+
+fn pool_failed(e: xenapi::Error) -> Error {
+    Error::new(ErrorKind::Source, e.to_string()).with_source(e)
+}
+
+fn config(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}
+
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}

@@ -1,0 +1,261 @@
+//! What the steps ask of the pool and do there. Everything here may be done twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use xenapi::sr::{self};
+use xenapi::task::{self, Task};
+use xenapi::vbd::{self, Vbd};
+use xenapi::vdi::{self, Vdi};
+use xenapi::vm::{self, Vm};
+use xenapi::{Ref, Session, vm_guest_metrics};
+
+use super::facts::Facts;
+use crate::{Error, ErrorKind, Leftover, Result, RunId, StepCx};
+
+/// The key in `other_config` that holds the run id.
+pub(crate) const RUN_KEY: &str = "migrate-run-id";
+
+/// After an export, XAPI keeps a VDI busy for some seconds; together these are 80 s.
+const BUSY_PAUSES: [u64; 12] = [1, 1, 2, 3, 4, 5, 8, 8, 8, 10, 15, 15];
+
+/// A failure of the pool, about `what`.
+pub(crate) fn failed(what: impl std::fmt::Display, e: xenapi::Error) -> Error {
+    Error::new(ErrorKind::Source, format!("{what}: {e}"))
+        .with_retryable(e.is_retryable())
+        .with_source(e)
+}
+
+/// `None` if the object that a call named is gone.
+fn gone<T>(result: xenapi::Result<T>) -> xenapi::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Reads everything that the rules look at.
+pub(crate) async fn facts(session: &Session, vm_ref: &Ref<Vm>) -> Result<Facts> {
+    let record = session
+        .call(vm::get_record(vm_ref))
+        .await
+        .map_err(|e| failed(format_args!("VM {vm_ref}"), e))?;
+    let mut facts = Facts::default();
+    for reference in &record.vbds {
+        let what = |e| failed(format_args!("drives of {}", record.name_label), e);
+        let Some(drive) = gone(session.call(vbd::get_record(reference)).await).map_err(what)?
+        else {
+            continue;
+        };
+        let disk = match drive.vdi.non_null() {
+            Some(disk) => gone(session.call(vdi::get_record(disk)).await).map_err(what)?,
+            None => None,
+        };
+        if let Some(disk) = &disk {
+            if let Some(reference) = disk.sr.non_null()
+                && !facts.srs.contains_key(reference)
+                && let Some(found) =
+                    gone(session.call(sr::get_record(reference)).await).map_err(what)?
+            {
+                facts.srs.insert(reference.clone(), found);
+            }
+            facts.parents.insert(disk.uuid.clone(), parents(session, disk).await);
+        }
+        facts.drives.push((drive, disk));
+    }
+    facts.os_version = os_version(session, &record).await;
+    facts.vm = record;
+    Ok(facts)
+}
+
+/// The layers below a VDI, as far as the pool shows them. Only an estimate hangs on them, so
+/// whatever is not told ends the list.
+async fn parents(session: &Session, disk: &Vdi) -> Vec<Vdi> {
+    let mut parents: Vec<Vdi> = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut next = disk.sm_config.get("vhd-parent").cloned();
+    while let Some(uuid) = next.take().filter(|u| !u.is_empty() && seen.insert(u.clone())) {
+        if parents.len() >= 64 {
+            break;
+        }
+        let Ok(reference) = session.call(vdi::get_by_uuid(&uuid)).await else { break };
+        let Ok(parent) = session.call(vdi::get_record(&reference)).await else { break };
+        next = parent.sm_config.get("vhd-parent").cloned();
+        parents.push(parent);
+    }
+    parents
+}
+
+/// What the guest says of itself; nothing, if it does not.
+pub(crate) async fn os_version(session: &Session, record: &Vm) -> BTreeMap<String, String> {
+    let Some(metrics) = record.guest_metrics.non_null() else { return BTreeMap::new() };
+    match session.call(vm_guest_metrics::get_record(metrics)).await {
+        Ok(metrics) => metrics.os_version,
+        Err(_) => BTreeMap::new(),
+    }
+}
+
+/// The snapshots that a run made: by the name given at creation, or by the key set then.
+pub(crate) async fn snapshots_of_run(
+    session: &Session,
+    run_id: RunId,
+    source: Option<&Ref<Vm>>,
+) -> Result<Vec<(Ref<Vm>, Vm)>> {
+    let name = run_id.object_name();
+    let what = |e| failed("looking for the run's snapshots", e);
+    let mut candidates: BTreeSet<Ref<Vm>> =
+        session.call(vm::get_by_name_label(&name)).await.map_err(what)?.into_iter().collect();
+    if let Some(source) = source
+        && let Some(record) = gone(session.call(vm::get_record(source)).await).map_err(what)?
+    {
+        candidates.extend(record.snapshots);
+    }
+    let mut found = Vec::new();
+    for reference in candidates {
+        let record = gone(session.call(vm::get_record(&reference)).await).map_err(what)?;
+        if let Some(record) = record.filter(|r| is_of_run(r, run_id)) {
+            found.push((reference, record));
+        }
+    }
+    found.sort_by(|a, b| a.1.uuid.cmp(&b.1.uuid));
+    Ok(found)
+}
+
+pub(crate) fn is_of_run(record: &Vm, run_id: RunId) -> bool {
+    record.is_a_snapshot
+        && (record.name_label == run_id.object_name()
+            || record.other_config.get(RUN_KEY).is_some_and(|v| *v == run_id.to_string()))
+}
+
+/// Whether a snapshot may still be on its way. A snapshot's task does not tell whose it is, so
+/// any pending one counts.
+pub(crate) async fn snapshot_pending(session: &Session) -> Result<bool> {
+    let tasks = session
+        .call(task::get_all_records())
+        .await
+        .map_err(|e| failed("looking for the run's tasks", e))?;
+    Ok(tasks.values().any(|t| t.name_label.contains("VM.snapshot") && is_pending(t)))
+}
+
+fn is_pending(task: &Task) -> bool {
+    matches!(task.status.as_str(), "pending" | "cancelling")
+}
+
+/// Cancels and removes the tasks of a run: exports of a dead process.
+pub(crate) async fn end_tasks(session: &Session, run_id: RunId) -> Result<Vec<Leftover>> {
+    let name = run_id.object_name();
+    let tasks = session
+        .call(task::get_all_records())
+        .await
+        .map_err(|e| failed("looking for the run's tasks", e))?;
+    let mut ended = Vec::new();
+    for (reference, task) in tasks {
+        if !task.name_label.starts_with(&name) {
+            continue;
+        }
+        if is_pending(&task) {
+            // A task that cannot be cancelled ends with its connection.
+            let _ = session.call(task::cancel(&reference)).await;
+        }
+        let left = || Leftover::new("task", reference.as_str()).with_name(&task.name_label);
+        gone(session.call(task::destroy(&reference)).await)
+            .map_err(|e| failed("removing a task", e).with_leftovers([left()]))?;
+        ended.push(left());
+    }
+    Ok(ended)
+}
+
+/// Removes the ended tasks that made one of `snapshots`: the process that started them died before
+/// it could. Such a task does not tell whose it is but by its result.
+pub(crate) async fn end_snapshot_tasks(session: &Session, snapshots: &[Ref<Vm>]) -> Result<()> {
+    let what = |e| failed("removing the snapshot's task", e);
+    let tasks = session.call(task::get_all_records()).await.map_err(what)?;
+    for (reference, task) in tasks {
+        let made_ours = task.name_label.contains("VM.snapshot")
+            && !is_pending(&task)
+            && snapshots.iter().any(|s| task.result.contains(s.as_str()));
+        if made_ours {
+            gone(session.call(task::destroy(&reference)).await).map_err(what)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a snapshot with its disks: the disks first, so that what is left can be found by the
+/// snapshot. Disks that are no snapshots (a CD's image) are not ours.
+pub(crate) async fn destroy_snapshot(
+    cx: &StepCx,
+    session: &Session,
+    snapshot: &Ref<Vm>,
+) -> Result<Vec<Leftover>> {
+    let what = |e| failed(format_args!("snapshot {snapshot}"), e);
+    let Some(record) = gone(session.call(vm::get_record(snapshot)).await).map_err(what)? else {
+        return Ok(Vec::new());
+    };
+    if !record.is_a_snapshot {
+        return Err(Error::new(
+            ErrorKind::Internal,
+            format!("{snapshot} is not a snapshot: it is left alone"),
+        ));
+    }
+    let this = Leftover::new("VM snapshot", &record.uuid).with_name(&record.name_label);
+    let mut left = vec![this.clone()];
+    let mut removed = Vec::new();
+    let mut first_error = None;
+    for reference in &record.vbds {
+        match disk_of_snapshot(session, reference).await {
+            Ok(Some((disk, vdi))) => {
+                let item = Leftover::new("VDI", &vdi.uuid).with_name(&vdi.name_label);
+                match destroy_disk(cx, session, &disk).await {
+                    Ok(()) => removed.push(item),
+                    Err(e) => {
+                        left.push(item);
+                        first_error.get_or_insert(e);
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(e) => {
+                first_error.get_or_insert(e);
+            }
+        }
+    }
+    // The snapshot is how its disks are found again: it goes last, and only if they are gone.
+    if let Some(e) = first_error {
+        return Err(e.with_leftovers(left));
+    }
+    gone(session.call(vm::destroy(snapshot)).await).map_err(|e| {
+        failed(format_args!("removing snapshot {snapshot}"), e).with_leftovers(left)
+    })?;
+    removed.push(this);
+    Ok(removed)
+}
+
+async fn disk_of_snapshot(session: &Session, drive: &Ref<Vbd>) -> Result<Option<(Ref<Vdi>, Vdi)>> {
+    let what = |e| failed("drives of the snapshot", e);
+    let Some(drive) = gone(session.call(vbd::get_record(drive)).await).map_err(what)? else {
+        return Ok(None);
+    };
+    let Some(disk) = drive.vdi.non_null().filter(|_| super::facts::is_disk(&drive)) else {
+        return Ok(None);
+    };
+    let record = gone(session.call(vdi::get_record(disk)).await).map_err(what)?;
+    Ok(record.filter(|v| v.is_a_snapshot).map(|v| (disk.clone(), v)))
+}
+
+/// Destroys a disk; waits for an export of a dead process to let go of it.
+async fn destroy_disk(cx: &StepCx, session: &Session, disk: &Ref<Vdi>) -> Result<()> {
+    let mut pauses = BUSY_PAUSES.iter();
+    loop {
+        // Not as a task: a process that dies here would leave one that nobody can tell is ours.
+        match gone(session.call(vdi::destroy(disk)).await) {
+            Ok(_) => return Ok(()),
+            Err(e) if e.is_in_use() || e.is_retryable() => match pauses.next() {
+                Some(pause) => cx.sleep(Duration::from_secs(*pause)).await?,
+                None => return Err(failed(format_args!("removing VDI {disk}"), e)),
+            },
+            Err(e) => return Err(failed(format_args!("removing VDI {disk}"), e)),
+        }
+    }
+}

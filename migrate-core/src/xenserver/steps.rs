@@ -1,0 +1,201 @@
+//! The steps at the source: snapshot, inspect, cleanup.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use xenapi::vdi::Vdi;
+use xenapi::vm::{self, Vm};
+use xenapi::{Ref, Session, WaitOptions};
+
+use super::pool;
+use super::pool::failed;
+use crate::{Error, ErrorKind, Machine, Probe, Result, Step, StepCx};
+
+/// Takes a snapshot of the disks of a VM; its service is not stopped.
+pub(crate) struct Snapshot {
+    pub(crate) session: Session,
+    pub(crate) vm: Ref<Vm>,
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SnapshotMade {
+    pub(crate) snapshot: Ref<Vm>,
+    pub(crate) uuid: String,
+}
+
+impl Snapshot {
+    /// Writes the run id where it survives a renaming; the name has it from the beginning.
+    async fn mark(&self, cx: &StepCx, snapshot: &Ref<Vm>) -> Result<SnapshotMade> {
+        let run_id = cx.run_id().to_string();
+        let what = |e| failed(format_args!("snapshot of {}", self.name), e);
+        let marked =
+            self.session.call(vm::add_to_other_config(snapshot, pool::RUN_KEY, &run_id)).await;
+        match marked {
+            Err(e) if e.code().is_none_or(|c| *c != "MAP_DUPLICATE_KEY") => return Err(what(e)),
+            _ => {}
+        }
+        let uuid = self.session.call(vm::get_uuid(snapshot)).await.map_err(what)?;
+        Ok(SnapshotMade { snapshot: snapshot.clone(), uuid })
+    }
+}
+
+#[async_trait]
+impl Step for Snapshot {
+    const NAME: &'static str = "snapshot";
+    const VERSION: u32 = 1;
+    type Output = SnapshotMade;
+
+    async fn run(&self, cx: &StepCx) -> Result<SnapshotMade> {
+        let what = |e| failed(format_args!("snapshot of {}", self.name), e);
+        // Not cancellable half way: dropping the call would not stop the server.
+        let task = self
+            .session
+            .start(vm::async_snapshot(&self.vm, &cx.run_id().object_name()))
+            .await
+            .map_err(what)?;
+        let progress = cx.clone();
+        let options = WaitOptions::new().with_progress(move |p| {
+            progress.progress((p.clamp(0.0, 1.0) * 100.0) as u64, Some(100))
+        });
+        let snapshot = self.session.wait(&task, &options).await.map_err(what)?;
+        self.mark(cx, &snapshot).await
+    }
+
+    async fn probe(&self, cx: &StepCx) -> Result<Probe<SnapshotMade>> {
+        // The tasks first: one that ends between the two questions has its snapshot by then.
+        let pending = pool::snapshot_pending(&self.session).await?;
+        let found = pool::snapshots_of_run(&self.session, cx.run_id(), Some(&self.vm)).await?;
+        let marked = |r: &Vm| r.other_config.contains_key(pool::RUN_KEY);
+        // A marked one is complete; the others may still be in the making.
+        if let Some((reference, _)) = found.iter().find(|(_, r)| marked(r)) {
+            return Ok(Probe::Done(self.mark(cx, reference).await?));
+        }
+        match found.first() {
+            _ if pending => Ok(Probe::Pending),
+            Some((reference, _)) => Ok(Probe::Done(self.mark(cx, reference).await?)),
+            None => Ok(Probe::Absent),
+        }
+    }
+
+    async fn undo(&self, cx: &StepCx, made: Option<SnapshotMade>) -> Result<()> {
+        remove_all(cx, &self.session, Some(&self.vm), made.as_ref()).await
+    }
+}
+
+/// Removes every snapshot of the run, however many there are, and its tasks.
+async fn remove_all(
+    cx: &StepCx,
+    session: &Session,
+    source: Option<&Ref<Vm>>,
+    made: Option<&SnapshotMade>,
+) -> Result<()> {
+    let tasks = pool::end_tasks(session, cx.run_id()).await;
+    let found = pool::snapshots_of_run(session, cx.run_id(), source).await?;
+    let mut references: Vec<Ref<Vm>> = found.into_iter().map(|(r, _)| r).collect();
+    if let Some(made) = made
+        && !references.contains(&made.snapshot)
+    {
+        references.push(made.snapshot.clone());
+    }
+    let mut result = tasks.map(|_| ());
+    if result.is_ok() {
+        result = pool::end_snapshot_tasks(session, &references).await;
+    }
+    for reference in &references {
+        // All are tried; the first failure is told, with the leftovers of all.
+        if let Err(e) = pool::destroy_snapshot(cx, session, reference).await {
+            result = match result {
+                Ok(()) => Err(e),
+                Err(first) => {
+                    let more = e.leftovers().to_vec();
+                    Err(first.with_leftovers(more))
+                }
+            };
+        }
+    }
+    result
+}
+
+/// Reads what the snapshot is of.
+pub(crate) struct Inspect {
+    pub(crate) session: Session,
+    pub(crate) source: Ref<Vm>,
+    pub(crate) name: String,
+    pub(crate) snapshot: Ref<Vm>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Inspected {
+    pub(crate) machine: Machine,
+    pub(crate) disks: Vec<Ref<Vdi>>,
+}
+
+impl Inspect {
+    async fn inspect(&self) -> Result<Inspected> {
+        let mut facts = pool::facts(&self.session, &self.snapshot).await?;
+        // The tools' words belong to the VM that runs, not to its snapshot.
+        if facts.os_version.is_empty()
+            && let Ok(record) = self.session.call(vm::get_record(&self.source)).await
+        {
+            facts.os_version = pool::os_version(&self.session, &record).await;
+        }
+        facts.drives.retain(|(_, vdi)| vdi.as_ref().is_some_and(|v| v.is_a_snapshot));
+        let disks: Vec<Ref<Vdi>> =
+            facts.disks().into_iter().map(|(vbd, _)| vbd.vdi.clone()).collect();
+        if disks.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Source,
+                format!("the snapshot of {} has no disk: nothing can be cloned", self.name),
+            ));
+        }
+        let mut machine = facts.machine();
+        machine.name.clone_from(&self.name);
+        Ok(Inspected { machine, disks })
+    }
+}
+
+#[async_trait]
+impl Step for Inspect {
+    const NAME: &'static str = "inspect";
+    const VERSION: u32 = 1;
+    type Output = Inspected;
+
+    async fn run(&self, cx: &StepCx) -> Result<Inspected> {
+        cx.guard(Box::pin(self.inspect())).await
+    }
+
+    async fn probe(&self, _: &StepCx) -> Result<Probe<Inspected>> {
+        Ok(Probe::Absent)
+    }
+
+    async fn undo(&self, _: &StepCx, _: Option<Inspected>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Removes the snapshot and the run's tasks, once the image is published.
+pub(crate) struct Cleanup {
+    pub(crate) session: Session,
+    pub(crate) source: Ref<Vm>,
+    pub(crate) made: SnapshotMade,
+}
+
+#[async_trait]
+impl Step for Cleanup {
+    const NAME: &'static str = "cleanup";
+    const VERSION: u32 = 1;
+    type Output = ();
+
+    async fn run(&self, cx: &StepCx) -> Result<()> {
+        remove_all(cx, &self.session, Some(&self.source), Some(&self.made)).await
+    }
+
+    async fn probe(&self, _: &StepCx) -> Result<Probe<()>> {
+        // To do it again is to ask whether it is done.
+        Ok(Probe::Absent)
+    }
+
+    async fn undo(&self, _: &StepCx, _: Option<()>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,396 @@
+//! The whole clone against the simulated pool and cloud: whatever happens on the way, the source
+//! ends as it was, and the target holds a verified image or nothing.
+#![cfg(all(feature = "openstack", feature = "xenserver"))]
+#![allow(clippy::unwrap_used)] // a test helper that fails is a test that fails
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use glance_client::keystone::{self, Domain, Principal, Scope};
+use glance_client::{CloudConfig, Glance};
+use migrate_core::journal::{Entry, FileJournal, Journal, MemoryJournal};
+use migrate_core::openstack::OpenStackXenServer;
+use migrate_core::{
+    CancelToken, Context, Error, ErrorKind, Event, Pipeline, Report, Result, RunId, Severity,
+    VhdFiles, XenServerVm,
+};
+use serde_json::Value;
+use simulator::Simulator;
+use tokio::sync::Notify;
+use vmimage::TargetFormat;
+use xenapi::{Client, Pin, Secret, Session, Trust};
+
+/// A raw disk with data here and there.
+fn disk(dir: &Path, name: &str, mib: usize, seed: u8) -> PathBuf {
+    let mut content = vec![0_u8; mib << 20];
+    for (i, chunk) in content.chunks_mut(64 << 10).enumerate() {
+        if i % 3 == 0 {
+            chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (j as u8) ^ seed ^ (i as u8));
+        }
+    }
+    let path = dir.join(name);
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
+struct World {
+    sim: Simulator,
+    before: Value,
+    _dir: tempfile::TempDir,
+    session: Session,
+    glance: Glance,
+    files: Vec<PathBuf>,
+}
+
+impl World {
+    /// A pool with one running VM of two disks, and an empty cloud.
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let files = vec![disk(dir.path(), "root.img", 6, 1), disk(dir.path(), "data.img", 3, 7)];
+        let builder = files.iter().fold(Simulator::builder(), |b, f| b.disk("web01", f));
+        let sim = builder.start().await.unwrap();
+        let ready = sim.ready();
+        let pins = Pin::parse_list(ready.xen.pin_sha256.as_deref().unwrap()).unwrap();
+        let client = Client::builder(&ready.xen.url).trust(Trust::Pins(pins)).build().unwrap();
+        let password = Secret::new(ready.xen.password.as_str());
+        let session = client.login(&ready.xen.username, password, "test").await.unwrap();
+        let cloud = CloudConfig::builder(&ready.openstack.auth_url)
+            .with_password(
+                Principal::named(&ready.openstack.username, Domain::default()),
+                ready.openstack.password.as_str(),
+            )
+            .with_scope(Scope::Project(Principal::named(
+                &ready.openstack.project,
+                Domain::default(),
+            )))
+            .build()
+            .unwrap();
+        let keystone = keystone::Session::connect(&cloud).await.unwrap();
+        let glance = Glance::connect(&keystone).await.unwrap();
+        let before = sim.xen().inventory();
+        Self { sim, before, _dir: dir, session, glance, files }
+    }
+
+    async fn pipeline(&self, format: TargetFormat) -> Pipeline {
+        let vm = XenServerVm::only_running(&self.session).await.unwrap();
+        Pipeline::new(vm, OpenStackXenServer::new(&self.glance, format).with_name("copy"))
+    }
+
+    async fn run(&self, journal: impl Journal + 'static, context: Context) -> Result<Report> {
+        self.pipeline(TargetFormat::Qcow2).await.run(journal, context).await
+    }
+
+    fn assert_source_unchanged(&self, what: &str) {
+        assert_eq!(self.sim.xen().inventory(), self.before, "{what}: the source has changed");
+        assert_eq!(self.sim.xen().interruptions(), [""; 0], "{what}: the service was stopped");
+    }
+
+    fn assert_no_image(&self, what: &str) {
+        assert_eq!(self.sim.openstack().images(), [Value::Null; 0], "{what}: an image is left");
+    }
+
+    /// All images are whole, published, and hold the disks.
+    fn assert_images(&self, report: &Report, what: &str) {
+        let images = self.sim.openstack().images();
+        assert_eq!(images.len(), self.files.len(), "{what}");
+        for (i, (report, file)) in report.images.iter().zip(&self.files).enumerate() {
+            let name = if i == 0 { "copy".to_owned() } else { format!("copy-disk{}", i + 1) };
+            assert_eq!(report.name, name, "{what}");
+            let image = images.iter().find(|v| v["id"] == report.id.as_str()).unwrap();
+            assert_eq!(image["status"], "active", "{what}");
+            assert_eq!(image["size"], report.bytes, "{what}");
+            assert!(image.get("migrate_run_id").is_none(), "{what}: {image}");
+            let path = self.sim.openstack().image_path(&report.id).unwrap();
+            let options = vmimage::OpenOptions::new().with_format(vmimage::Format::Qcow2);
+            // qcow2 reading may not be there yet; the content root is its own proof.
+            if let Ok(opened) = vmimage::open(&path, &options) {
+                let raw = vmimage::open(file, &vmimage::OpenOptions::new()).unwrap();
+                let same = vmimage::compare(&*opened.disks()[0], &*raw.disks()[0]).unwrap();
+                assert_eq!(same, vmimage::Comparison::Same, "{what}");
+            }
+            let raw = vmimage::open(file, &vmimage::OpenOptions::new()).unwrap();
+            let root = vmimage::content_root(&*raw.disks()[0]).unwrap();
+            assert_eq!(report.content_root, root, "{what}");
+        }
+    }
+}
+
+fn context() -> Context {
+    Context::new(RunId::random())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_vm_becomes_images() {
+    let world = World::new().await;
+    let plan = world.pipeline(TargetFormat::Qcow2).await.plan().await.unwrap();
+    plan.check().unwrap();
+    assert_eq!(plan.machine.disks.len(), 2);
+    assert!(plan.bytes > 0 && !plan.findings.is_empty());
+    serde_json::to_string(&plan).unwrap();
+    world.assert_source_unchanged("plan");
+    world.assert_no_image("plan");
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let report = world.run(FileJournal::open(&path).unwrap(), context()).await.unwrap();
+    world.assert_source_unchanged("success");
+    world.assert_images(&report, "success");
+    let names: Vec<&str> = report.steps.iter().map(|s| s.name.as_str()).collect();
+    let expected =
+        ["snapshot", "inspect", "create-image", "transfer", "verify", "publish", "cleanup"];
+    assert_eq!(names, expected);
+
+    // No secret is in the journal, and a finished run tells its result again.
+    let text = std::fs::read_to_string(&path).unwrap();
+    let ready = world.sim.ready();
+    for secret in [&ready.xen.password, &ready.openstack.password] {
+        assert!(!text.contains(secret.as_str()), "the journal holds a password");
+    }
+    let again = world.run(FileJournal::open(&path).unwrap(), context()).await.unwrap();
+    assert_eq!(again, report);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_become_an_image_without_a_pool() {
+    let world = World::new().await;
+    for format in [TargetFormat::Qcow2, TargetFormat::VhdDynamic, TargetFormat::VhdTgz] {
+        let files = VhdFiles::new(&world.files[0]).with_name("web01");
+        let target = OpenStackXenServer::new(&world.glance, format);
+        let report =
+            Pipeline::new(files, target).run(MemoryJournal::new(), context()).await.unwrap();
+        assert_eq!(report.images[0].format, format.as_str());
+        assert_eq!(report.images[0].name, "web01");
+    }
+    world.assert_source_unchanged("files");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_at_the_target_leave_nothing() {
+    let world = World::new().await;
+    for fault in [
+        "upload-fails=507:1048576",
+        "upload-close=1048576@3",
+        "image-killed",
+        "image-back-to-queued",
+        "hash-mismatch",
+        "fail-nth=1:POST /v2/images",
+        "fail-nth=2:POST /v2/images 403",
+        "fail-nth=1:PATCH /v2/images 403",
+        "size-cap=1048576",
+    ] {
+        world.sim.openstack().faults().set_str(fault).unwrap();
+        let e = world.run(MemoryJournal::new(), context()).await.unwrap_err();
+        world.sim.openstack().faults().clear();
+        assert_ne!(e.kind(), ErrorKind::Stuck, "{fault}: {}", e.report());
+        assert!(!e.to_string().contains('\n'));
+        world.assert_source_unchanged(fault);
+        world.assert_no_image(fault);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_at_the_source_leave_nothing() {
+    let world = World::new().await;
+    for fault in [
+        "task-fails=VM.snapshot",
+        "sr-full",
+        "export-task-fails",
+        "export-truncate=200000",
+        "export-500-in-body=200000",
+        "fail-nth=1:VM.add_to_other_config",
+        "fail-nth=1:task.create",
+    ] {
+        world.sim.xen().faults().set_str(fault).unwrap();
+        let e = world.run(MemoryJournal::new(), context()).await.unwrap_err();
+        world.sim.xen().faults().clear();
+        assert_ne!(e.kind(), ErrorKind::Stuck, "{fault}: {}", e.report());
+        world.assert_source_unchanged(fault);
+        world.assert_no_image(fault);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_are_found_again() {
+    let world = World::new().await;
+    world.sim.xen().faults().set_str("drop-after-effect=VM.snapshot").unwrap();
+    world.sim.xen().faults().set_str("slow-unplug=1500").unwrap();
+    let result = world.run(MemoryJournal::new(), context()).await;
+    world.sim.xen().faults().clear();
+    world.assert_source_unchanged("lost answer of the snapshot");
+    if let Ok(report) = &result {
+        world.assert_images(report, "lost answer of the snapshot");
+    } else {
+        world.assert_no_image("lost answer of the snapshot");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_transfer_leaves_nothing() {
+    let world = World::new().await;
+    for step in ["transfer/0", "transfer/1", "verify/1", "inspect"] {
+        let cancel = CancelToken::new();
+        let token = cancel.clone();
+        let context = context().with_cancel(cancel).with_observer(move |event: &Event<'_>| {
+            let at = match event {
+                Event::Progress { step, done, .. } if *done > 0 => step,
+                Event::StepStarted { step, .. } if !step.starts_with("transfer") => step,
+                _ => return,
+            };
+            if *at == step {
+                token.cancel();
+            }
+        });
+        let e = world.run(MemoryJournal::new(), context).await.unwrap_err();
+        assert!(e.is_cancelled(), "{step}: {}", e.report());
+        world.assert_source_unchanged(step);
+        world.assert_no_image(step);
+    }
+}
+
+/// A process that dies after a chosen entry of its journal, or before it is written.
+struct Dying {
+    inner: MemoryJournal,
+    at: usize,
+    before: bool,
+    dead: Arc<Notify>,
+}
+
+#[async_trait]
+impl Journal for Dying {
+    async fn load(&mut self) -> Result<Vec<Entry>> {
+        self.inner.load().await
+    }
+    async fn append(&mut self, entry: &Entry) -> Result<()> {
+        let here = self.inner.entries().len() == self.at;
+        if !(here && self.before) {
+            self.inner.append(entry).await?;
+        }
+        if here {
+            self.dead.notify_one();
+            return std::future::pending().await;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_every_entry_is_resumed() {
+    let entries = {
+        let world = World::new().await;
+        let journal = MemoryJournal::new();
+        world.run(journal.clone(), context()).await.unwrap();
+        journal.entries().len()
+    };
+    let crashes = AtomicUsize::new(0);
+    for at in 0..entries {
+        for before in [true, false] {
+            let what = format!("{} entry {at}", if before { "before" } else { "after" });
+            let world = World::new().await;
+            let journal = MemoryJournal::new();
+            let dead = Arc::new(Notify::new());
+            let dying = Dying { inner: journal.clone(), at, before, dead: Arc::clone(&dead) };
+            tokio::select! {
+                biased;
+                r = world.run(dying, context()) => panic!("{what}: it was to die: {r:?}"),
+                () = dead.notified() => { crashes.fetch_add(1, Ordering::SeqCst); }
+            }
+            let report = world.run(journal, context()).await.unwrap();
+            world.assert_source_unchanged(&what);
+            world.assert_images(&report, &what);
+        }
+    }
+    assert_eq!(crashes.into_inner(), 2 * entries);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_died_in_a_transfer_can_be_resumed_undone_or_swept() {
+    for end in ["resume", "undo", "sweep"] {
+        let world = World::new().await;
+        world.sim.xen().faults().set_str("slow-export=1000000").unwrap();
+        let journal = MemoryJournal::new();
+        let moving = Arc::new(Notify::new());
+        let told = Arc::clone(&moving);
+        let context_of_dead = context().with_observer(move |event: &Event<'_>| {
+            if let Event::Progress { step: "transfer/0", done: 1.., .. } = event {
+                told.notify_one();
+            }
+        });
+        tokio::select! {
+            biased;
+            r = world.run(journal.clone(), context_of_dead) => panic!("{end}: {r:?}"),
+            () = moving.notified() => {}
+        }
+        world.sim.xen().faults().clear();
+        assert_ne!(world.sim.xen().inventory(), world.before);
+        let pipeline = world.pipeline(TargetFormat::Qcow2).await;
+        match end {
+            "resume" => {
+                let report = pipeline.run(journal, context()).await.unwrap();
+                world.assert_images(&report, end);
+            }
+            "undo" => {
+                pipeline.undo(journal, context()).await.unwrap();
+                world.assert_no_image(end);
+            }
+            _ => {
+                let Some(Entry::RunStarted { run_id, .. }) = journal.entries().first().cloned()
+                else {
+                    panic!("the journal has no run")
+                };
+                let removed = pipeline.sweep(run_id).await.unwrap();
+                assert!(removed.iter().any(|l| l.kind == "VM snapshot"), "{removed:?}");
+                assert!(removed.iter().any(|l| l.kind == "image"), "{removed:?}");
+                world.assert_no_image(end);
+                assert_eq!(pipeline.sweep(run_id).await.unwrap(), []);
+            }
+        }
+        world.assert_source_unchanged(end);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_is_named() {
+    let world = World::new().await;
+    world.sim.openstack().faults().set_str("upload-fails=507:1048576").unwrap();
+    world.sim.openstack().faults().set_str("fail-nth=1:DELETE /v2/images 403").unwrap();
+    let journal = MemoryJournal::new();
+    let e = world.run(journal.clone(), context()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Stuck, "{}", e.report());
+    let image = world.sim.openstack().images().remove(0);
+    let id = image["id"].as_str().unwrap();
+    assert!(e.leftovers().iter().any(|l| l.kind == "image" && l.id == id), "{e}");
+    assert!(e.to_string().contains(id), "{e}");
+    world.assert_source_unchanged("stuck");
+    // The way out: resume, which undoes what is left.
+    world.sim.openstack().faults().clear();
+    let e = world.run(journal, context()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Undone, "{}", e.report());
+    world.assert_no_image("resumed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_critical_finding_blocks_before_anything_is_done() {
+    let world = World::new().await;
+    let pipeline = world.pipeline(TargetFormat::VhdFixed).await;
+    let plan = pipeline.plan().await.unwrap();
+    assert_eq!(plan.findings[0].severity, Severity::Critical);
+    let journal = MemoryJournal::new();
+    let e: Error = pipeline.run(journal.clone(), context()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Preflight);
+    assert!(journal.entries().is_empty());
+    world.assert_source_unchanged("preflight");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_are_found_by_name_and_uuid() {
+    let world = World::new().await;
+    let by_name = XenServerVm::find(&world.session, "web01").await.unwrap();
+    let by_uuid = XenServerVm::find(&world.session, by_name.uuid()).await.unwrap();
+    assert_eq!(by_uuid.name(), "web01");
+    let e = XenServerVm::find(&world.session, "nobody").await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::NotFound);
+    let missing = XenServerVm::find(&world.session, &RunId::random().to_string()).await;
+    assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+}
