@@ -69,12 +69,12 @@ pub fn compare(a: &dyn Disk, b: &dyn Disk) -> Result<Comparison> {
     let size = a.virtual_size().max(b.virtual_size());
     let (mut buf_a, mut buf_b) = (vec![0; STEP as usize], vec![0; STEP as usize]);
     let mut at = 0;
-    loop {
-        let next = [map_a.next_run(at), map_b.next_run(at)];
-        let Some(start) = next.iter().flatten().map(|run| run.start).min() else {
-            return Ok(Comparison::Same);
-        };
-        let end = (start - start % STEP + STEP).min(size);
+    while at < size {
+        let (start, end) = (at, (at + STEP).min(size));
+        at = end;
+        if !map_a.any(start..end) && !map_b.any(start..end) {
+            continue;
+        }
         let range = start..end;
         let len = (end - start) as usize;
         let left = read(a, map_a.any(range.clone()), &mut buf_a[..len], start)?;
@@ -89,8 +89,8 @@ pub fn compare(a: &dyn Disk, b: &dyn Disk) -> Result<Comparison> {
         if let Some(position) = difference {
             return Ok(Comparison::DifferAt(start + position as u64));
         }
-        at = end;
     }
+    Ok(Comparison::Same)
 }
 
 /// The bytes at `offset`, zeros past the end of the disk; `None` if the map has no data there.

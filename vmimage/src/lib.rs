@@ -1,7 +1,74 @@
 //! Disk images of virtual machines: VHD chains, QCOW2, raw; conversion with the exact length
 //! known before byte one.
 //!
-//! (The crate documentation grows with the crate.)
+//! - **Read**: VHD (fixed, dynamic, and chains of differencing disks, collapsed sector by sector),
+//!   the VHD stream that XenServer exports, QCOW2, raw.
+//! - **Write**: raw, VHD as XenServer's own tools write it, fixed VHD, QCOW2, and `0.vhd` in a
+//!   gzipped tar; to a file, or in order to a stream.
+//! - **Know**: the length of the output before its first byte, its digests and the
+//!   [content root](content_root) of the disk from the same pass.
+//! - **Doubt**: images come from strangers. Arithmetic is checked, memory is bounded by what is
+//!   asked for and not by what an image claims, files that an image names are followed only by
+//!   the rules of [`open`].
+//!
+//! There is no async runtime, no HTTP and no C code in here, and no `unsafe`.
+//!
+//! # Example
+//!
+//! A disk becomes a QCOW2 image, in one pass, with what a cloud wants to know about it:
+//!
+//! ```
+//! use vmimage::{DiskSource, OpenOptions, Plan, PlanOptions, Source, StreamOptions, TargetFormat};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("web01.raw");
+//! # std::fs::write(&path, vec![0x5a; 3 << 20])?;
+//! # let mut upload: Vec<u8> = Vec::new();
+//! let image = vmimage::open(&path, &OpenOptions::new())?;
+//! let mut source = DiskSource::new(image.disks()[0].clone())?;
+//!
+//! let plan = Plan::new(TargetFormat::Qcow2, source.block_map(), &PlanOptions::new())?;
+//! println!("Content-Length: {}", plan.output_len().unwrap_or_default());
+//!
+//! let outcome = vmimage::stream(
+//!     &plan,
+//!     &mut source,
+//!     &mut |bytes| {
+//!         upload.extend_from_slice(&bytes);
+//!         Ok(())
+//!     },
+//!     &StreamOptions::new(),
+//! )?;
+//! assert_eq!(Some(outcome.bytes), plan.output_len());
+//! println!("sha512 {}", outcome.digests.sha512.unwrap_or_default());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The parts
+//!
+//! | what | with |
+//! |---|---|
+//! | open a file by its content, with its parents | [`open`], [`OpenOptions`], [`info`] |
+//! | read a disk anywhere, or once and forwards | [`Disk`], [`Source`], [`DiskSource`], [`vhd::VhdStream`] |
+//! | lay out an output | [`Plan`], [`TargetFormat`], [`BlockMap`] |
+//! | write it | [`stream()`], [`to_file`], [`stream_to_file`] |
+//! | look at the content | [`content_root()`], [`guest_sha256`], [`compare()`] |
+//! | look for damage | [`check()`] |
+//!
+//! Parse a chain that is not in files (an SR, an HTTP range client) by implementing [`ReadAt`]
+//! and handing it to [`vhd::VhdDisk`].
+//!
+//! # Errors
+//!
+//! All functions fail with one [`Error`]: match on its [`kind()`](Error::kind), print it for
+//! people. [`ErrorKind::Truncated`] and [`ErrorKind::Io`] may go away when the transfer is tried
+//! again; the others will not.
+//!
+//! # Features and versions
+//!
+//! No optional features. Rust 1.89 or newer; Unix only.
 
 mod check;
 mod compare;

@@ -131,7 +131,8 @@ impl StreamOptions {
 /// [`ErrorKind::Usage`] if the plan was made from another block map than the source's; the
 /// source's errors; [`ErrorKind::Io`] with the sink's error as its source;
 /// [`ErrorKind::Cancelled`]. After an error the sink has had a part of the output, which must be
-/// thrown away.
+/// thrown away. A failure of the sink and a set flag are noticed between two reads: a source that
+/// blocks must be woken by its owner.
 pub fn stream(
     plan: &Plan,
     source: &mut dyn Source,

@@ -23,6 +23,10 @@ pub(super) struct Temporary {
 impl Temporary {
     /// An empty file that will become `target`.
     pub(super) fn create(target: &Path) -> Result<Self> {
+        Self::create_by(target, open)
+    }
+
+    fn create_by(target: &Path, open: Open) -> Result<Self> {
         // The file that a link points to is replaced, not the link.
         let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
         let permissions = match fs::metadata(&target) {
@@ -103,10 +107,17 @@ fn sibling(target: &Path) -> PathBuf {
     folder(target).join(name)
 }
 
+/// Creates a file for a target, with a name or without.
+type Open = fn(&Path) -> io::Result<(File, Option<PathBuf>)>;
+
 fn open(target: &Path) -> io::Result<(File, Option<PathBuf>)> {
-    if let Some(file) = open_nameless(folder(target)) {
-        return Ok((file, None));
+    match open_nameless(folder(target)) {
+        Some(file) => Ok((file, None)),
+        None => open_named(target),
     }
+}
+
+fn open_named(target: &Path) -> io::Result<(File, Option<PathBuf>)> {
     let name = sibling(target);
     let file = OpenOptions::new().write(true).create_new(true).open(&name)?;
     Ok((file, Some(name)))
@@ -139,4 +150,44 @@ fn link(file: &File, name: &Path) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn link(_file: &File, _name: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_file_with_or_without_a_name_becomes_the_target_or_vanishes() {
+        for (kind, open) in [("system's choice", open as Open), ("named", open_named)] {
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("out");
+            let names = || std::fs::read_dir(folder.path()).unwrap().count();
+            for old in [false, true] {
+                if old {
+                    fs::write(&target, "old").unwrap();
+                }
+                drop(Temporary::create_by(&target, open).unwrap());
+                assert_eq!(names(), usize::from(old), "{kind}");
+                let new = Temporary::create_by(&target, open).unwrap();
+                new.file().write_all(b"new").unwrap();
+                assert_eq!(target.exists(), old, "{kind}");
+                new.persist().unwrap();
+                assert_eq!(fs::read(&target).unwrap(), b"new", "{kind}");
+                assert_eq!(names(), 1, "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_mode_of_a_replaced_file_stays() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        fs::write(&target, "old").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).unwrap();
+        Temporary::create(&target).unwrap().persist().unwrap();
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o640);
+    }
 }
