@@ -84,5 +84,9 @@ async fn answers_as_the_real_servers_do() {
     command.arg(script("openstack_conformance.py")).args([url, user, password, project]);
     command.args([&cloud.auth_url(), config.username(), config.password(), config.project()]);
     run(command).await;
+    assert!(
+        cloud.images().is_empty(),
+        "the script deletes what it made, so also on the real cloud"
+    );
     cloud.stop().await;
 }

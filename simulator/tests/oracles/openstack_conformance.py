@@ -180,10 +180,9 @@ def identity(c):
     c.ask("validate, unknown", "GET", tokens, headers={"X-Subject-Token": "nonsense"})
     c.ask("keystone, no token", "GET", tokens, headers={"X-Auth-Token": None, "X-Subject-Token": second})
     c.ask("revoke", "DELETE", tokens, headers={"X-Subject-Token": second})
-    # The real one revokes with the precision of a second.
-    time.sleep(1.1)
     c.ask("validate, revoked", "GET", tokens, headers={"X-Subject-Token": second})
-    c.ask("use revoked", "GET", tokens, headers={"X-Auth-Token": second, "X-Subject-Token": first})
+    # Not compared: a request WITH the revoked token. The real Keystone was seen to honour one for
+    # 30 s and more in some runs (a cache), although Glance and the validation above refuse it.
     c.ask("auth/projects", "GET", c.auth + "/auth/projects")
     c.ask("auth/catalog", "GET", c.auth + "/auth/catalog")
     c.ask("keystone, unknown path", "GET", c.auth + "/no-such-path")
@@ -268,7 +267,8 @@ def records(c):
             c.made.append(made["id"])
     c.ask("create, list", "POST", images, [])
     c.ask("create, broken JSON", "POST", images, b"{", {"Content-Type": "application/json"})
-    c.ask("create, no content type", "POST", images, b'{"name":"x"}', values=["name"])
+    made = c.ask("create, no content type", "POST", images, b'{"name":"x"}', values=["name"])
+    c.made.append(made["id"])
     own = str(uuid.uuid4())
     c.ask("create, own id", "POST", images, {"id": own}, values=["status"])
     c.ask("create, id taken", "POST", images, {"id": own})
