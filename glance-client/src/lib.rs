@@ -83,8 +83,8 @@
 //! # Not here
 //!
 //! Image import (`web-download`, `glance-direct`), members, locations, signatures; federated logins; vendor profiles of
-//! `clouds.yaml`. There is no retry beyond the renewal of a token: what may be tried again is told by
-//! [`Error::is_retryable`].
+//! `clouds.yaml`. There is no retry beyond the renewal of a token and a second try of a read whose connection
+//! broke: what else may be tried again is told by [`Error::is_retryable`].
 
 mod call;
 mod error;

@@ -207,6 +207,26 @@ async fn a_hostile_list_does_not_lead_astray() {
 }
 
 #[tokio::test]
+async fn a_broken_connection_is_tried_again_where_that_changes_nothing() {
+    let breaks = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&breaks);
+    let cloud = Cloud::start(3600, move |request| {
+        let fresh = request.path == "/" || request.path == "/v3/auth/tokens";
+        if fresh || (request.method == "GET" && count.fetch_add(1, Ordering::SeqCst) % 2 == 1) {
+            return Reply::Default;
+        }
+        take(|tcp, _| async move { drop(tcp) })
+    })
+    .await;
+    let glance = cloud.glance().await;
+    glance.call(get(ID)).await.unwrap();
+    assert_eq!(breaks.load(Ordering::SeqCst), 2);
+    let error = glance.call(glance_client::image::delete(ID)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transport);
+    assert_eq!(cloud.seen("DELETE", IMAGE).len(), 1);
+}
+
+#[tokio::test]
 async fn answers_are_bounded() {
     let cloud = Cloud::start(3600, |request| {
         if request.path != IMAGE {

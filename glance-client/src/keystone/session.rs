@@ -261,8 +261,8 @@ impl ServiceClient {
         Ok(Self { session: self.session.clone(), base })
     }
 
-    /// Sends `call` and reads its answer. A refused token is replaced once; redirects on the same host are
-    /// followed; there is no other retry.
+    /// Sends `call` and reads its answer. A refused token is replaced once; a call that only reads is sent once more
+    /// when its connection breaks; redirects on the same host are followed; there is no other retry.
     ///
     /// # Errors
     /// The kind that the status means; [`ErrorKind::Transport`]; [`ErrorKind::Timeout`] after
@@ -292,18 +292,27 @@ impl ServiceClient {
     async fn send<T>(&self, call: &Call<T>, token: &Token) -> Result<Reply> {
         let mut url = call.url(&self.base)?;
         for _ in 0..=REDIRECTS {
-            let mut headers = call.headers().clone();
-            headers.insert("x-auth-token", token.header()?);
-            let body = Body::Bytes(call.body().clone());
-            let reply = exchange(
-                &*self.session.0.transport,
-                call.what(),
-                call.method(),
-                &url,
-                headers,
-                body,
-            )
-            .await?;
+            let once = || async {
+                let mut headers = call.headers().clone();
+                headers.insert("x-auth-token", token.header()?);
+                let body = Body::Bytes(call.body().clone());
+                exchange(
+                    &*self.session.0.transport,
+                    call.what(),
+                    call.method(),
+                    &url,
+                    headers,
+                    body,
+                )
+                .await
+            };
+            let reply = match once().await {
+                // A pooled connection may be closed by the server at the moment of its use.
+                Err(error) if error.kind() == ErrorKind::Transport && call.method().is_safe() => {
+                    once().await?
+                }
+                result => result?,
+            };
             match redirect(&reply, &url, call.method())? {
                 Some(next) => url = next,
                 None => return Ok(reply),

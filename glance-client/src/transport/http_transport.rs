@@ -39,6 +39,8 @@ impl HttpTransport {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(connect_timeout)
             .retry(reqwest::retry::never())
+            // Shorter than the keep-alive of common servers (Apache: 5 s), so that a call rarely meets a closing one.
+            .pool_idle_timeout(Duration::from_secs(4))
             .user_agent(user_agent)
             .build()
             .map_err(|error| {

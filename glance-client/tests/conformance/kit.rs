@@ -364,6 +364,17 @@ pub(crate) async fn data_of_unknown_length_is_sent(config: &CloudConfig) {
     glance.call(delete(&image.id)).await.unwrap();
 }
 
+pub(crate) async fn an_empty_body_is_a_whole_image(config: &CloudConfig) {
+    let glance = glance(config).await;
+    for upload in [Upload::from_bytes(""), Upload::new(None, stream::empty().boxed())] {
+        let image = glance.create(&raw("empty")).await.unwrap();
+        assert_eq!(glance.upload(&image.id, upload).await.unwrap().bytes, 0);
+        let stored = glance.wait(&image.id, &WaitOptions::default()).await.unwrap();
+        verify(&stored, &digests(b""), 0).unwrap();
+        glance.call(delete(&image.id)).await.unwrap();
+    }
+}
+
 pub(crate) async fn a_short_body_leaves_a_queued_image_that_can_be_filled(config: &CloudConfig) {
     let glance = glance(config).await;
     let image = glance.create(&raw("short")).await.unwrap();

@@ -67,6 +67,7 @@ everywhere! {
     formats_are_known_before_anything_is_made,
     data_is_sent_verified_and_read_back,
     data_of_unknown_length_is_sent,
+    an_empty_body_is_a_whole_image,
     a_short_body_leaves_a_queued_image_that_can_be_filled,
     a_size_over_the_cap_is_refused_while_sending,
     the_local_format_check_agrees_with_the_server,
