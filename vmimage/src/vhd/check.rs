@@ -1,12 +1,14 @@
 //! Checks of a VHD that need more than its tables: bitmaps, and what lies under them.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::disk::load_bitmap;
 use super::file::{Sparse, VhdFile};
 use super::{DiskType, Footer, Locator, MAX_VIRTUAL_SIZE, PlatformCode, SECTOR};
+use crate::Result;
 use crate::finding::Findings;
-use crate::{Error, Result};
+use crate::raw::Holes;
 
 /// How far a clock may be ahead before vhd-util calls a time stamp wrong, in seconds.
 const CLOCK_SKEW: u64 = 1800;
@@ -68,6 +70,7 @@ fn bitmaps(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<(
     let block_size = u64::from(sparse.header.block_size);
     let sectors = block_size / SECTOR;
     let mut buf = vec![0; 64 * 1024];
+    let holes = Holes::new(Arc::clone(&file.file));
     let (mut disagree, mut hidden) = (Tally::default(), Tally::default());
     for (index, start) in sparse.bat.allocated() {
         let left = file.size().saturating_sub(index * block_size).div_ceil(SECTOR);
@@ -86,7 +89,7 @@ fn bitmaps(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<(
         while at < left.min(sectors) {
             let (held, end) = bitmap.run(at);
             let end = end.min(left);
-            if !held && !is_zero(file, data + at * SECTOR, (end - at) * SECTOR, &mut buf)? {
+            if !held && !is_zero(file, &holes, data + at * SECTOR, (end - at) * SECTOR, &mut buf)? {
                 hidden.add(index, data + at * SECTOR);
                 break;
             }
@@ -121,9 +124,15 @@ impl Tally {
     }
 }
 
-fn is_zero(file: &VhdFile, mut at: u64, mut len: u64, buf: &mut [u8]) -> Result<bool> {
-    let next = file.file.next_data(at).map_err(|e| Error::io("cannot look for holes", e))?;
-    if next.is_none_or(|data| data.start >= at.saturating_add(len)) {
+fn is_zero(
+    file: &VhdFile,
+    holes: &Holes,
+    mut at: u64,
+    mut len: u64,
+    buf: &mut [u8],
+) -> Result<bool> {
+    let (data, end) = holes.look(at, file.len)?;
+    if !data && end >= at.saturating_add(len) {
         return Ok(true);
     }
     while len > 0 {
