@@ -23,10 +23,15 @@ pub(super) async fn resolve(session: &Session, from: &Url, location: &str) -> Re
     let to = parse(from, location)?;
     let hosts = session.call(host::get_all_records()).await?;
     let name = to.host_str().unwrap_or_default();
-    let found = hosts.iter().find(|(_, record)| is_named(name, &record.address, &record.hostname));
-    let Some((reference, record)) = found else {
+    // Behind NAT several hosts can have one address; the target then is any of them.
+    let named: Vec<_> = hosts
+        .iter()
+        .filter(|(_, record)| is_named(name, &record.address, &record.hostname))
+        .map(|(reference, _)| reference)
+        .collect();
+    if named.is_empty() {
         return Err(refuse(&format!("{name} is no host of the pool")));
-    };
+    }
     let current = session.current();
     let settings = &session.inner.settings;
     let mut like = current.endpoint.url.clone();
@@ -40,12 +45,12 @@ pub(super) async fn resolve(session: &Session, from: &Url, location: &str) -> Re
         let _ = url.set_port(Some(port));
     }
     let mut trust = current.endpoint.trust.clone();
-    let verify = url.scheme() == "https" && trust.is_pins();
-    if verify && let Ok(pem) = session.call(host::get_server_certificate(reference)).await {
-        trust = trust
-            .and_pin(Some(Pin::of_pem(&pem).map_err(|e| {
-                e.context(format!("the certificate of host {}", record.name_label))
-            })?));
+    if url.scheme() == "https" && trust.is_pins() {
+        for host in named {
+            // A server that cannot tell leaves it at the pins that the caller gave.
+            let told = session.call(host::get_server_certificate(host)).await;
+            trust = trust.and_pin(told.ok().and_then(|pem| Pin::of_pem(&pem).ok()));
+        }
     }
     Ok(Target { url, trust })
 }

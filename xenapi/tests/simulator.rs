@@ -1,0 +1,236 @@
+//! Against the simulated pool, which knows nothing of this crate: the whole way from login to
+//! cleanup, with every fault that it can show.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde_json::Value;
+use simulator::Simulator;
+use xenapi::enums::VmPowerState;
+use xenapi::vdi::Vdi;
+use xenapi::vm::Vm;
+use xenapi::{
+    Client, Error, ErrorKind, ExportFormat, ExportOptions, Pin, Ref, Session, Trust, WaitOptions,
+    vbd, vdi, vm,
+};
+
+/// A pool of two hosts whose running machine has one small disk.
+async fn pool(faults: &[&str]) -> Simulator {
+    let mut disk = tempfile::NamedTempFile::new().unwrap();
+    let content: Vec<u8> = (0..3_u32 << 18).flat_map(|n| (n / 3).to_be_bytes()).collect();
+    disk.write_all(&content).unwrap();
+    let builder = Simulator::builder().second_host(true).disk("web01", disk.path());
+    let simulator = builder.start().await.unwrap();
+    for fault in faults {
+        simulator.xen().faults().set_str(fault).unwrap();
+    }
+    simulator
+}
+
+async fn login(simulator: &Simulator) -> Session {
+    let xen = &simulator.ready().xen;
+    let pins = Pin::parse_list(xen.pin_sha256.as_deref().unwrap()).unwrap();
+    let client = Client::builder(&xen.url).trust(Trust::Pins(pins)).build().unwrap();
+    client.login(&xen.username, xen.password.as_str(), "xenapi-test").await.unwrap()
+}
+
+/// Finds the running machine, snapshots it, and gives the snapshot with its disks.
+async fn snapshot(session: &Session) -> Result<(Ref<Vm>, Vec<Ref<Vdi>>), Error> {
+    let all = session.call(vm::get_all_records()).await?;
+    let (source, _) = all
+        .iter()
+        .find(|(_, r)| r.power_state == VmPowerState::Running && !r.is_control_domain)
+        .unwrap();
+    let task = session.start(vm::async_snapshot(source, "xenapi-test")).await?;
+    let snapshot = session.wait(&task, &WaitOptions::new()).await?;
+    let mut disks = Vec::new();
+    for device in session.call(vm::get_vbds(&snapshot)).await? {
+        let device = session.call(vbd::get_record(&device)).await?;
+        disks.extend(device.vdi.non_null().cloned());
+    }
+    Ok((snapshot, disks))
+}
+
+async fn export(session: &Session, disk: &Ref<Vdi>) -> Result<Vec<u8>, Error> {
+    let options =
+        ExportOptions::new("xenapi-test").with_inactivity_timeout(Duration::from_secs(30));
+    let mut export = session.export_raw_vdi(disk, ExportFormat::Vhd, &options).await?;
+    let mut all = Vec::new();
+    while let Some(chunk) = export.next().await {
+        match chunk {
+            Ok(bytes) => all.extend_from_slice(&bytes),
+            Err(_) => break,
+        }
+    }
+    export.finish().await?;
+    Ok(all)
+}
+
+/// Removes a snapshot and its disks; a disk may stay in use for a moment after its export.
+async fn remove(session: &Session, snapshot: &Ref<Vm>, disks: &[Ref<Vdi>]) -> Result<(), Error> {
+    session.call(vm::destroy(snapshot)).await?;
+    for disk in disks {
+        loop {
+            match session.call(vdi::destroy(disk)).await {
+                Err(e) if e.is_in_use() => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(e) if e.is_not_found() => break,
+                other => break other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn whole_way(session: &Session) -> Result<Vec<Vec<u8>>, Error> {
+    let (snapshot, disks) = snapshot(session).await?;
+    let mut images = Vec::new();
+    let mut failed = None;
+    for disk in &disks {
+        match export(session, disk).await {
+            Ok(image) => images.push(image),
+            Err(e) => failed = Some(e),
+        }
+    }
+    remove(session, &snapshot, &disks).await?;
+    failed.map_or(Ok(images), Err)
+}
+
+/// Runs the whole way; says how it ended, and that nothing was left behind in either case.
+async fn run(faults: &[&str]) -> Result<Vec<Vec<u8>>, Error> {
+    let simulator = pool(&[]).await;
+    let before = simulator.xen().inventory();
+    let session = login(&simulator).await;
+    for fault in faults {
+        simulator.xen().faults().set_str(fault).unwrap();
+    }
+    let result = whole_way(&session).await;
+    session.logout().await.unwrap();
+    assert_eq!(differences(&before, &simulator.xen().inventory()), "", "{faults:?}: {result:?}");
+    assert_eq!(simulator.xen().sessions(), 0, "{faults:?}");
+    assert!(simulator.xen().interruptions().is_empty(), "the service was left alone");
+    simulator.stop().await;
+    result
+}
+
+/// What differs between two inventories, class by class.
+fn differences(before: &Value, after: &Value) -> String {
+    let (Some(a), Some(b)) = (before.as_object(), after.as_object()) else { return "?".into() };
+    let differs = a.iter().filter(|(class, was)| b.get(*class) != Some(*was));
+    differs.map(|(class, was)| format!("{class}: {was} -> {:?}\n", b.get(class))).collect()
+}
+
+#[tokio::test]
+async fn a_running_machine_is_snapshotted_exported_and_left_as_it_was() {
+    let simulator = Simulator::builder().start().await.unwrap();
+    let before = simulator.xen().inventory();
+    let session = login(&simulator).await;
+    let images = whole_way(&session).await.unwrap();
+    session.logout().await.unwrap();
+    assert_eq!(differences(&before, &simulator.xen().inventory()), "");
+    simulator.stop().await;
+    assert_eq!(images.len(), 2);
+    for image in images {
+        assert_eq!(&image[..8], b"conectix", "a dynamic VHD begins with a copy of its footer");
+        assert_eq!(&image[image.len() - 512..][..8], b"conectix", "and ends with it");
+    }
+}
+
+#[tokio::test]
+async fn odd_servers_give_the_same() {
+    let expected = run(&[]).await.unwrap();
+    assert_eq!(expected.len(), 1);
+    assert!(expected[0].len() > 3 << 20, "{} bytes", expected[0].len());
+    for fault in
+        ["redirect", "nan-floats", "duplicate-keys", "unknown-enum", "old-arity", "slow-unplug=100"]
+    {
+        let images = run(&[fault]).await.unwrap_or_else(|e| panic!("{fault}: {e}"));
+        // The headers differ by identifiers and times; the blocks at the end do not.
+        let tail = |image: &[u8]| image[image.len() - (1 << 20)..image.len() - 512].to_vec();
+        assert_eq!(images[0].len(), expected[0].len(), "{fault}");
+        assert!(tail(&images[0]) == tail(&expected[0]), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn broken_exports_never_pass() {
+    for (fault, kind) in [
+        ("export-truncate=4096", ErrorKind::TaskFailed),
+        ("export-500-in-body=0", ErrorKind::TaskFailed),
+        ("export-500-in-body=70000", ErrorKind::TaskFailed),
+        ("export-task-fails", ErrorKind::TaskFailed),
+        ("export-unclean-close", ErrorKind::UncleanClose),
+        ("sr-full", ErrorKind::TaskFailed),
+        ("task-fails=VM.snapshot", ErrorKind::TaskFailed),
+    ] {
+        let error = run(&[fault]).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{fault}: {error}");
+        assert!(!error.to_string().contains('\n'));
+    }
+}
+
+#[tokio::test]
+async fn a_session_may_die_at_any_call() {
+    // At every call in turn, until the way is shorter than that.
+    for n in 1.. {
+        let simulator = pool(&[]).await;
+        let before = simulator.xen().inventory();
+        let session = login(&simulator).await;
+        simulator.xen().faults().set_str(&format!("session-invalid={n}")).unwrap();
+        let result = whole_way(&session).await;
+        let reached = !simulator.xen().faults().is_pending();
+        assert!(result.is_ok(), "call {n}: {result:?}");
+        assert_eq!(session.logins(), if reached { 2 } else { 1 }, "call {n}");
+        assert_eq!(differences(&before, &simulator.xen().inventory()), "", "call {n}");
+        session.logout().await.unwrap();
+        simulator.stop().await;
+        if !reached {
+            assert!(n > 8, "only {n} calls: the test says nothing");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_json_rpc() {
+    let simulator = pool(&["no-json"]).await;
+    let before = simulator.xen().inventory();
+    let session = login(&simulator).await;
+    assert_eq!(whole_way(&session).await.unwrap().len(), 1);
+    session.logout().await.unwrap();
+    assert_eq!(differences(&before, &simulator.xen().inventory()), "");
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_a_server_in_trouble_are_told_apart() {
+    let simulator = pool(&["login-delay=10"]).await;
+    let xen = &simulator.ready().xen;
+    let trust = Trust::Pins(Pin::parse_list(xen.pin_sha256.as_deref().unwrap()).unwrap());
+    let client = Client::builder(&xen.url).trust(trust).build().unwrap();
+    let e = client.login(&xen.username, "wrong-password", "t").await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Authentication);
+    assert!(!format!("{e:?}").contains("wrong-password"));
+    let session = login(&simulator).await;
+    simulator.xen().faults().set_str("bare-array-error").unwrap();
+    let e = session.call(vm::get_record(&Ref::new("OpaqueRef:none"))).await.unwrap_err();
+    assert!(e.is_not_found(), "{e}");
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn aborting_half_way_leaves_nothing() {
+    let simulator = pool(&["slow-export=200000"]).await;
+    let before = simulator.xen().inventory();
+    let session = login(&simulator).await;
+    let (snapshot, disks) = snapshot(&session).await.unwrap();
+    let options = ExportOptions::new("xenapi-test");
+    let mut export = session.export_raw_vdi(&disks[0], ExportFormat::Vhd, &options).await.unwrap();
+    export.next().await.unwrap().unwrap();
+    export.abort().await.unwrap();
+    remove(&session, &snapshot, &disks).await.unwrap();
+    session.logout().await.unwrap();
+    assert_eq!(differences(&before, &simulator.xen().inventory()), "");
+    simulator.stop().await;
+}
