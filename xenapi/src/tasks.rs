@@ -144,6 +144,9 @@ impl fmt::Debug for WaitOptions {
 
 /// How long the server may hold one question for events.
 const EVENT_WAIT: Duration = Duration::from_secs(30);
+/// How often in a row the connection may fail, with pauses that double: 13 s in all.
+const MOST_FAILURES: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The pause between questions where the server has no usable events.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -281,15 +284,33 @@ struct Watcher<'a> {
     token: String,
     /// Off once the server has refused the question.
     events: bool,
+    /// Failures of the connection in a row.
+    failures: u32,
 }
 
 impl<'a> Watcher<'a> {
     fn new(session: &'a Session, task: &'a Ref<Task>) -> Self {
-        Self { session, task, token: String::new(), events: true }
+        Self { session, task, token: String::new(), events: true, failures: 0 }
     }
 
-    /// The task's next known state; `None` if nothing was learnt.
+    /// The task's next known state; `None` if nothing was learnt. A connection that breaks ends
+    /// the watch only when it stays broken: the work at the server goes on without it.
     async fn next(&mut self, limit: Duration) -> Result<Option<Task>> {
+        match self.attempt(limit).await {
+            Err(e) if is_passing(&e) && self.failures < MOST_FAILURES => {
+                let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures);
+                self.failures += 1;
+                tokio::time::sleep(pause.min(limit)).await;
+                Ok(None)
+            }
+            other => {
+                self.failures = 0;
+                other
+            }
+        }
+    }
+
+    async fn attempt(&mut self, limit: Duration) -> Result<Option<Task>> {
         if !self.events {
             tokio::time::sleep(POLL.min(limit)).await;
             return self.ask().await.map(Some);
@@ -333,6 +354,11 @@ impl<'a> Watcher<'a> {
             other => other,
         }
     }
+}
+
+/// Whether an error is one of the way to the server, which may pass.
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Connect | ErrorKind::Transport | ErrorKind::Timeout)
 }
 
 fn vanished(task: &Ref<Task>) -> Error {

@@ -150,6 +150,27 @@ async fn a_server_without_events_is_asked() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_now_and_then_does_not_end_the_wait() {
+    let cut = || Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{");
+    let server = scripted(
+        vec![
+            cut(),
+            events("t1", "pending", json!({})),
+            cut(),
+            cut(),
+            events("t2", "success", json!({"result": DONE})),
+        ],
+        vec![],
+    )
+    .await;
+    login(&server).await.wait(&handle(), &WaitOptions::new()).await.unwrap();
+    // One that stays broken does.
+    let session = login(&scripted((0..20).map(|_| cut()).collect(), vec![]).await).await;
+    let e = session.wait(&handle(), &WaitOptions::new()).await.unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::Transport | ErrorKind::Connect), "{e}");
+}
+
+#[tokio::test]
 async fn a_lost_token_starts_the_events_anew() {
     let server = scripted(
         vec![

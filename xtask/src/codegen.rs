@@ -41,7 +41,11 @@ const LOCK: &str = "provenance.lock";
 pub(crate) fn run(args: &Args) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no workspace root")?;
     let path = args.model.clone().unwrap_or_else(|| root.join(DEFAULT_MODEL));
+    let folder = root.join(OUTPUT);
     if args.model.is_none() && !path.exists() {
+        if args.check {
+            untouched(&folder)?;
+        }
         println!("codegen skipped: no model at {DEFAULT_MODEL}; name one with --model PATH");
         return Ok(());
     }
@@ -49,7 +53,6 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     let model: Model = serde_json::from_slice(&bytes)
         .map_err(|e| format!("{} is not a model of the API: {e}", path.display()))?;
     let files = generate(&model, &hex(&Sha256::digest(&bytes)))?;
-    let folder = root.join(OUTPUT);
     if args.check { check(&folder, &files) } else { write(&folder, &files) }
 }
 
@@ -59,13 +62,19 @@ fn generate(model: &Model, digest: &str) -> Result<BTreeMap<String, String>, Str
     for (name, text) in render::all(model)? {
         files.insert(name, rustfmt(&text)?);
     }
+    let digests: String = files
+        .iter()
+        .map(|(name, text)| format!("\"{name}\" = \"{}\"\n", hex(&Sha256::digest(text))))
+        .collect();
     let source = model.meta.get("source").map_or("unknown", String::as_str);
     let version = model.meta.get("api_version").map_or("unknown", String::as_str);
     files.insert(
         LOCK.to_owned(),
         format!(
             "# What `cargo xtask codegen` made this folder from.\n\
-             sha256 = \"{digest}\"\napi_version = \"{version}\"\nsource = \"{source}\"\n"
+             sha256 = \"{digest}\"\napi_version = \"{version}\"\nsource = \"{source}\"\n\n\
+             # SHA-256 of each file, to see without the model whether one was edited by hand.\n\
+             [files]\n{digests}"
         ),
     );
     Ok(files)
@@ -88,6 +97,32 @@ fn check(folder: &Path, files: &BTreeMap<String, String>) -> Result<(), String> 
         "{OUTPUT} is not what the generator writes ({}); run `cargo xtask codegen`",
         different.join(", ")
     ))
+}
+
+/// Compares the committed files with the digests in the lock: finds edits by hand without a model.
+fn untouched(folder: &Path) -> Result<(), String> {
+    let lock =
+        fs::read_to_string(folder.join(LOCK)).map_err(|e| format!("{OUTPUT}/{LOCK}: {e}"))?;
+    let digests = lock.split_once("[files]").map_or("", |(_, files)| files);
+    let mut listed = BTreeMap::from([(LOCK.to_owned(), String::new())]);
+    for line in digests.lines().filter(|line| !line.trim().is_empty()) {
+        let mut quoted = line.split('"').skip(1).step_by(2);
+        let (Some(name), Some(digest)) = (quoted.next(), quoted.next()) else {
+            return Err(format!("{OUTPUT}/{LOCK} has an odd line: {line}"));
+        };
+        let text = fs::read(folder.join(name)).map_err(|e| format!("{OUTPUT}/{name}: {e}"))?;
+        if hex(&Sha256::digest(&text)) != digest {
+            return Err(format!(
+                "{OUTPUT}/{name} was edited by hand; change the generator instead"
+            ));
+        }
+        listed.insert(name.to_owned(), String::new());
+    }
+    match strays(folder, &listed)?.as_slice() {
+        [] if listed.len() > 1 => Ok(()),
+        [] => Err(format!("{OUTPUT}/{LOCK} lists no file")),
+        some => Err(format!("{OUTPUT} holds files that are not generated: {}", some.join(", "))),
+    }
 }
 
 /// Writes the files that differ and removes what is no longer generated.
@@ -187,6 +222,24 @@ mod tests {
         }
         assert!(files["enums.rs"].contains("HalfOff = \"half-off\""));
         assert!(files["codes.rs"].contains("TOY_LOST"));
+    }
+
+    #[test]
+    fn the_committed_text_was_not_edited_by_hand() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        untouched(&root.join(OUTPUT)).unwrap();
+    }
+
+    #[test]
+    fn an_edit_by_hand_is_found_without_the_model() {
+        let model: Model = serde_json::from_str(TINY).unwrap();
+        let folder = std::env::temp_dir().join(format!("codegen-edit-{}", std::process::id()));
+        write(&folder, &generate(&model, "0").unwrap()).unwrap();
+        untouched(&folder).unwrap();
+        let console = folder.join("console.rs");
+        fs::write(&console, fs::read_to_string(&console).unwrap() + "// mine\n").unwrap();
+        assert!(untouched(&folder).unwrap_err().contains("console.rs"));
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
