@@ -38,6 +38,8 @@ pub(crate) fn is_root() -> bool {
 pub(crate) struct Built {
     /// The example `clone_vm`.
     pub(crate) clone_vm: PathBuf,
+    /// The example `vmimg`.
+    pub(crate) vmimg: PathBuf,
     /// The binary of `simulator`.
     pub(crate) simulator: PathBuf,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Built {
 /// Builds what the runs drive, with the optimisation that a user would have.
 pub(crate) fn build(release: bool) -> Result<Built> {
     let mut examples = cargo(release);
-    examples.args(["--example", "clone_vm"]);
+    examples.args(["--example", "clone_vm", "--example", "vmimg"]);
     let mut simulator = cargo(release);
     simulator.args(["--package", "simulator", "--bin", "simulator"]);
     for command in [&mut examples, &mut simulator] {
@@ -56,13 +58,17 @@ pub(crate) fn build(release: bool) -> Result<Built> {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root().join("target"), |dir| root().join(dir))
         .join(if release { "release" } else { "debug" });
-    let (clone_vm, simulator) = (target.join("examples/clone_vm"), target.join("simulator"));
-    for file in [&clone_vm, &simulator] {
+    let built = Built {
+        clone_vm: target.join("examples/clone_vm"),
+        vmimg: target.join("examples/vmimg"),
+        simulator: target.join("simulator"),
+    };
+    for file in [&built.clone_vm, &built.vmimg, &built.simulator] {
         if !file.is_file() {
             return Err(format!("the build left no {}", file.display()));
         }
     }
-    Ok(Built { clone_vm, simulator })
+    Ok(built)
 }
 
 fn cargo(release: bool) -> Command {

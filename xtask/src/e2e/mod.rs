@@ -1,5 +1,6 @@
 //! `cargo xtask e2e`: the whole job on real input, judged by tools that are not ours.
 
+mod chains;
 mod clone;
 mod cloud;
 mod disk;
@@ -110,6 +111,7 @@ type Scenario = (&'static str, &'static str, fn(&Context<'_>, &Path, &mut Entry)
 
 /// Name, what it shows, and the code.
 const SCENARIOS: &[Scenario] = &[
+    ("chains", "vmimg reads chains of many shapes as the splitter meant them", chains::read),
     ("glance-qcow2", "running VM to real Glance as qcow2; same disk; boots", glance::qcow2),
     ("glance-vhd", "the same as VHD", glance::vhd),
     ("glance-vhd-tgz", "the same as 0.vhd in a tgz", glance::vhd_tgz),
