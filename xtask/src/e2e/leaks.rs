@@ -26,9 +26,8 @@ impl Stage {
         let mut tips = Vec::new();
         for number in 0..disks {
             let chain = folder.join(format!("chain{number}"));
-            let data = if number == 0 { "768M" } else { "40M" };
-            let size = if number == 0 { "4G" } else { "100M" };
-            let synthetic = ["--synthetic", size, "--data", data].map(AsRef::as_ref);
+            let size = if number == 0 { "2G" } else { "100M" };
+            let synthetic = ["--synthetic", size, "--data", "96M"].map(AsRef::as_ref);
             let [.., tip] = disk::split(&synthetic, &chain, "")?;
             tips.push(tip);
         }
@@ -130,21 +129,41 @@ pub(crate) fn success(context: &Context<'_>, folder: &Path, entry: &mut Entry) -
     Ok(stage.unchanged()?)
 }
 
-/// The upload breaks on the server's side, for good.
+/// What a server can do to a transfer, for good.
+const FAULTS: &[&str] = &[
+    "upload-fails=500:1048576",
+    "upload-close=1048576",
+    "image-killed",
+    "hash-mismatch",
+    "export-truncate=8388608",
+    "export-task-fails",
+];
+
+/// The transfer breaks, on either side: the upload, the stored image, the export.
 pub(crate) fn upload(context: &Context<'_>, folder: &Path, entry: &mut Entry) -> Verdict {
-    let stage = Stage::new(context, folder, 1, &["upload-fails"])?;
-    let done = clone::run(stage.command(context, &[]), folder)?;
-    if done.status.success() {
-        return Err(Stop::Fail("clone_vm succeeded although no upload can".to_owned()));
+    for fault in FAULTS {
+        let folder = folder.join(fault.replace(['=', ':'], "-"));
+        std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let stage = Stage::new(context, &folder, 1, &[fault])?;
+        let done = clone::run(stage.command(context, &[]), &folder)?;
+        if done.status.success() {
+            return Err(Stop::Fail(format!("clone_vm succeeded under {fault}")));
+        }
+        let said = one_line(&done.stderr).map_err(|why| format!("{fault}: {why}"))?;
+        entry.figure(fault, said);
+        stage.no_image().map_err(|why| format!("{fault}: {why}"))?;
+        stage.unchanged().map_err(|why| format!("{fault}: {why}"))?;
+        let _ = std::fs::remove_dir_all(&folder);
     }
-    entry.figure("said", one_line(&done.stderr)?);
-    stage.no_image()?;
-    Ok(stage.unchanged()?)
+    Ok(())
 }
+
+/// A pace that leaves time to interrupt: 16 MiB/s of some 200 MiB.
+const SLOW: &str = "slow-export=16777216";
 
 /// Ctrl-C while the data moves.
 pub(crate) fn interrupt(context: &Context<'_>, folder: &Path, entry: &mut Entry) -> Verdict {
-    let stage = Stage::new(context, folder, 1, &[])?;
+    let stage = Stage::new(context, folder, 1, &[SLOW])?;
     let mut running = clone::start(stage.command(context, &[]), folder)?;
     stage.transfer_begun(&mut running)?;
     running.signal("INT")?;
@@ -161,7 +180,7 @@ pub(crate) fn interrupt(context: &Context<'_>, folder: &Path, entry: &mut Entry)
 
 /// A crash while the data moves, then `--resume`.
 pub(crate) fn kill(context: &Context<'_>, folder: &Path, entry: &mut Entry) -> Verdict {
-    let stage = Stage::new(context, folder, 1, &[])?;
+    let stage = Stage::new(context, folder, 1, &[SLOW])?;
     let mut running = clone::start(stage.command(context, &[]), folder)?;
     stage.transfer_begun(&mut running)?;
     running.signal("KILL")?;

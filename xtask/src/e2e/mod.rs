@@ -118,7 +118,7 @@ const SCENARIOS: &[Scenario] = &[
     ("glance-from-vhd", "straight from the three VHD files", glance::from_vhd),
     ("rss-20g", "peak RSS of clone_vm with a 20 GiB sparse disk, at most 96 MiB", rss::sparse),
     ("leak-success", "the pool after a clone of two disks is the pool before", leaks::success),
-    ("leak-failed-upload", "the same after an upload that the server breaks", leaks::upload),
+    ("leak-failed-upload", "the same after transfers that a server breaks", leaks::upload),
     ("leak-interrupt", "the same after SIGINT during the transfer", leaks::interrupt),
     ("leak-kill-resume", "the same after kill -9 and --resume", leaks::kill),
 ];
