@@ -75,6 +75,17 @@ fn cargo(release: bool) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root()).arg("build");
+    // `cargo run` described this program in the environment; build scripts that look at it, such
+    // as ring's, would take that for a change and build all that depends on them again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
     if release {
         command.arg("--release");
     }
