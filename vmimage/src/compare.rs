@@ -12,7 +12,7 @@ const STEP: u64 = 1 << 20;
 /// says of the raw image.
 ///
 /// Ranges without data are not read, but they are hashed; where only the content matters,
-/// [`content_root`](crate::content_root) is cheaper.
+/// [`content_root`](crate::content_root()) is cheaper.
 ///
 /// # Errors
 /// Those of reading the disk.

@@ -24,7 +24,7 @@ const MAX_HEIGHT: usize = 64;
 type Hash = [u8; 32];
 
 /// The content root of a disk: 64 lower-case hexadecimal digits that are the same for every
-/// container of the same content. See [`stream`](crate::stream) for a transfer that computes it
+/// container of the same content. See [`stream`](crate::stream()) for a transfer that computes it
 /// on the way.
 ///
 /// # Definition (version 1)

@@ -6,10 +6,10 @@
 //! - **Write**: raw, VHD as XenServer's own tools write it, fixed VHD, QCOW2, and `0.vhd` in a
 //!   gzipped tar; to a file, or in order to a stream.
 //! - **Know**: the length of the output before its first byte, its digests and the
-//!   [content root](content_root) of the disk from the same pass.
+//!   [content root](content_root()) of the disk from the same pass.
 //! - **Doubt**: images come from strangers. Arithmetic is checked, memory is bounded by what is
 //!   asked for and not by what an image claims, files that an image names are followed only by
-//!   the rules of [`open`].
+//!   the rules of [`open()`].
 //!
 //! There is no async runtime, no HTTP and no C code in here, and no `unsafe`.
 //!
@@ -50,7 +50,7 @@
 //!
 //! | what | with |
 //! |---|---|
-//! | open a file by its content, with its parents | [`open`], [`OpenOptions`], [`info`] |
+//! | open a file by its content, with its parents | [`open()`], [`OpenOptions`], [`info()`] |
 //! | read a disk anywhere, or once and forwards | [`Disk`], [`Source`], [`DiskSource`], [`vhd::VhdStream`] |
 //! | lay out an output | [`Plan`], [`TargetFormat`], [`BlockMap`] |
 //! | write it | [`stream()`], [`to_file`], [`stream_to_file`] |

@@ -31,7 +31,7 @@ pub struct Outcome {
     pub bytes: u64,
     /// Digests of the output, as far as they were asked for.
     pub digests: Digests,
-    /// The [content root](crate::content_root) of the disk, if it was asked for: 64 lower-case
+    /// The [content root](crate::content_root()) of the disk, if it was asked for: 64 lower-case
     /// hexadecimal digits.
     pub content_root: Option<String>,
 }
