@@ -3,25 +3,25 @@
 //! `cargo run --release --example vmimg -- --help` teaches the rest.
 
 use std::error::Error as StdError;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use vmimage::vhd::VhdStream;
 use vmimage::{
     Comparison, DigestSet, Disk, DiskSource, ExtentKind, FileOptions, Format, Image, OpenOptions,
     Plan, PlanOptions, Source, StreamOptions, TargetFormat, Verdict,
 };
+
+#[path = "vmimg/streams.rs"]
+mod streams;
+
+use streams::{Stdin, progress_bar, stream_output, watch_signals};
 
 type Result<T, E = Box<dyn StdError + Send + Sync>> = std::result::Result<T, E>;
 
@@ -418,123 +418,6 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
     match (std::fs::metadata(a), std::fs::metadata(b)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
-    }
-}
-
-/// Standard output, or a pipe or device that was named: what is written in order. `None` for a
-/// file.
-fn stream_output(path: &Path) -> Result<Option<File>> {
-    if path == Path::new("-") {
-        let stdout = io::stdout();
-        if stdout.is_terminal() {
-            return Err("an image is not written to a terminal: redirect the output".into());
-        }
-        return Ok(Some(File::from(stdout.as_fd().try_clone_to_owned()?)));
-    }
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.file_type().is_fifo() || meta.file_type().is_char_device() => {
-            Ok(Some(File::options().write(true).open(path)?))
-        }
-        _ => Ok(None),
-    }
-}
-
-/// Standard input, read ahead on its own thread, so that a signal is heard while no data come.
-struct Stdin {
-    pieces: Receiver<io::Result<Vec<u8>>>,
-    piece: io::Cursor<Vec<u8>>,
-    cancel: Arc<AtomicBool>,
-}
-
-impl Stdin {
-    fn start(cancel: Arc<AtomicBool>) -> Result<Self> {
-        let stdin = io::stdin();
-        if stdin.is_terminal() {
-            return Err("standard input is a terminal: pipe a VHD stream into it".into());
-        }
-        let mut stdin = File::from(stdin.as_fd().try_clone_to_owned()?);
-        let (queue, pieces) = sync_channel(4);
-        std::thread::spawn(move || {
-            loop {
-                let mut piece = vec![0; 256 << 10];
-                let read = stdin.read(&mut piece).map(|n| {
-                    piece.truncate(n);
-                    piece
-                });
-                let end = read.as_ref().map_or(true, Vec::is_empty);
-                if queue.send(read).is_err() || end {
-                    return;
-                }
-            }
-        });
-        Ok(Self { pieces, piece: io::Cursor::default(), cancel })
-    }
-}
-
-impl Read for Stdin {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let n = self.piece.read(buf)?;
-            if n > 0 || buf.is_empty() {
-                return Ok(n);
-            }
-            match self.pieces.recv_timeout(Duration::from_millis(100)) {
-                Ok(piece) => self.piece = io::Cursor::new(piece?),
-                Err(RecvTimeoutError::Disconnected) => return Ok(0),
-                Err(RecvTimeoutError::Timeout) if self.cancel.load(Ordering::Relaxed) => {
-                    return Err(io::Error::other("interrupted"));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-}
-
-/// A flag that SIGINT, SIGTERM and SIGHUP set; the transfer then ends and removes its output.
-fn watch_signals() -> Result<Arc<AtomicBool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let cancel = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut int, mut term, mut hangup) = {
-        let _inside = runtime.enter();
-        (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        )
-    };
-    let flag = Arc::clone(&cancel);
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = int.recv() => {}
-                _ = term.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            flag.store(true, Ordering::Relaxed);
-            // Whatever does not look at the flag is not worth waiting for.
-            tokio::time::sleep(Duration::from_secs(2)).await;
-        });
-        interrupted();
-        std::process::exit(i32::from(INTERRUPTED));
-    });
-    Ok(cancel)
-}
-
-/// A bar on a terminal, nothing elsewhere.
-fn progress_bar(len: Option<u64>) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match len {
-        Some(len) => {
-            (ProgressBar::new(len), "{bar:32} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")
-        }
-        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {binary_bytes_per_sec}"),
-    };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
     }
 }
 
