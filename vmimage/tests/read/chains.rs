@@ -121,3 +121,28 @@ fn strangers_are_no_parents() {
     assert_eq!(open(&[&child]), vmimage::ErrorKind::Reference);
     assert_eq!(open(&[]), vmimage::ErrorKind::Usage);
 }
+
+/// Several threads read one chain; the caches below are shared.
+#[test]
+fn threads_see_the_same_disk() {
+    for seed in 0..10 {
+        let (layers, view) = random_chain(seed);
+        let files: Vec<Vec<u8>> = layers.iter().map(Layer::build).collect();
+        let disk = disk_of(&files);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (disk, view) = (&disk, &view);
+                scope.spawn(move || {
+                    let mut rng = Rng::new(seed * 4 + thread);
+                    for _ in 0..50 {
+                        let from = rng.below(view.len());
+                        let to = from + rng.below(view.len() - from + 1);
+                        let mut part = vec![0xAA; to - from];
+                        disk.read_exact_at(&mut part, from as u64).unwrap();
+                        assert!(part == view[from..to], "{from}..{to}");
+                    }
+                });
+            }
+        });
+    }
+}
