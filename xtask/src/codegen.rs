@@ -8,6 +8,7 @@ mod model;
 mod names;
 mod render;
 mod select;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -294,7 +294,7 @@ pub fn add_to_other_config(host: &Ref<Host>, key: &str, value: &str) -> Call<()>
     Call::new("host.add_to_other_config").arg(host).arg(key).arg(value)
 }
 
-/// `host.call_plugin`: call plugin.
+/// `host.call_plugin`: runs a script of the host's plugin folder.
 ///
 /// Gives `string`.
 ///
@@ -548,7 +548,7 @@ pub fn get_record(host: &Ref<Host>) -> Call<Host> {
     Call::new("host.get_record").arg(host)
 }
 
-/// `host.get_server_certificate`: reads `server_certificate`.
+/// `host.get_server_certificate`: gives the host's TLS certificate as PEM.
 ///
 /// Gives `string`.
 ///
@@ -590,7 +590,7 @@ pub fn get_server_localtime(host: &Ref<Host>) -> Call<DateTime> {
     Call::new("host.get_server_localtime").arg(host)
 }
 
-/// `host.get_servertime`: reads `servertime`.
+/// `host.get_servertime`: gives the host's clock in UTC.
 ///
 /// Gives `datetime`.
 ///

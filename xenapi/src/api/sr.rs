@@ -747,7 +747,7 @@ pub fn remove_tags(sr: &Ref<Sr>, value: &str) -> Call<()> {
     Call::new("SR.remove_tags").arg(sr).arg(value)
 }
 
-/// `SR.scan`: scan.
+/// `SR.scan`: looks for disks that came or went behind the server's back.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -891,7 +891,7 @@ pub fn set_tags(sr: &Ref<Sr>, value: &[&str]) -> Call<()> {
     Call::new("SR.set_tags").arg(sr).arg(value)
 }
 
-/// `SR.update`: update.
+/// `SR.update`: refreshes the repository's figures of its space.
 ///
 /// # Since
 /// XenServer 4.1 (`symc`)

@@ -102,7 +102,7 @@ pub fn async_add_to_other_config(task: &Ref<Task>, key: &str, value: &str) -> As
     AsyncCall::of(add_to_other_config(task, key, value))
 }
 
-/// `task.cancel`: cancel.
+/// `task.cancel`: asks the server to end the task; only tasks that allow it can be.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -132,7 +132,7 @@ pub fn async_cancel(task: &Ref<Task>) -> AsyncCall<()> {
     AsyncCall::of(cancel(task))
 }
 
-/// `task.create`: create.
+/// `task.create`: makes a task for a raw transfer to report to.
 ///
 /// Gives `task ref`.
 ///
@@ -146,7 +146,7 @@ pub fn create(label: &str, description: &str) -> Call<Ref<Task>> {
     Call::new("task.create").arg(label).arg(description)
 }
 
-/// `task.destroy`: destroys the task.
+/// `task.destroy`: removes the task; a pending one is removed when it ends.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)

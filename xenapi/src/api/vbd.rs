@@ -207,7 +207,7 @@ pub fn async_destroy(vbd: &Ref<Vbd>) -> AsyncCall<()> {
     AsyncCall::of(destroy(vbd))
 }
 
-/// `VBD.eject`: eject.
+/// `VBD.eject`: takes the medium out of a CD drive.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -321,7 +321,7 @@ pub fn get_record(vbd: &Ref<Vbd>) -> Call<Vbd> {
     Call::new("VBD.get_record").arg(vbd)
 }
 
-/// `VBD.insert`: insert.
+/// `VBD.insert`: puts a disk image into a CD drive.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -351,7 +351,7 @@ pub fn async_insert(vbd: &Ref<Vbd>, vdi: &Ref<crate::vdi::Vdi>) -> AsyncCall<()>
     AsyncCall::of(insert(vbd, vdi))
 }
 
-/// `VBD.plug`: plug.
+/// `VBD.plug`: attaches the disk to its running VM.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -507,7 +507,7 @@ pub fn set_userdevice(vbd: &Ref<Vbd>, value: &str) -> Call<()> {
     Call::new("VBD.set_userdevice").arg(vbd).arg(value)
 }
 
-/// `VBD.unplug`: unplug.
+/// `VBD.unplug`: detaches the disk from its running VM.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -537,7 +537,7 @@ pub fn async_unplug(vbd: &Ref<Vbd>) -> AsyncCall<()> {
     AsyncCall::of(unplug(vbd))
 }
 
-/// `VBD.unplug_force`: unplug force.
+/// `VBD.unplug_force`: detaches the disk without asking the guest.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)

@@ -187,7 +187,7 @@ pub fn add_to_xenstore_data(vdi: &Ref<Vdi>, key: &str, value: &str) -> Call<()> 
     Call::new("VDI.add_to_xenstore_data").arg(vdi).arg(key).arg(value)
 }
 
-/// `VDI.clone`: clone.
+/// `VDI.clone`: makes a writable copy that shares unchanged blocks with the disk.
 ///
 /// Gives `VDI ref`.
 ///
@@ -250,7 +250,7 @@ pub fn async_clone_with(
     AsyncCall::of(clone_with(vdi, driver_params))
 }
 
-/// `VDI.copy`: copy.
+/// `VDI.copy`: makes an independent copy, which has no chain.
 ///
 /// Gives `VDI ref`.
 ///
@@ -364,7 +364,7 @@ pub fn async_create(args: &Vdi) -> AsyncCall<Ref<Vdi>> {
     AsyncCall::of(create(args))
 }
 
-/// `VDI.data_destroy`: data destroy.
+/// `VDI.data_destroy`: drops a snapshot's data and keeps its change-tracking metadata.
 ///
 /// # Since
 /// XenServer 7.3 (`inverness`)
@@ -418,7 +418,7 @@ pub fn async_destroy(vdi: &Ref<Vdi>) -> AsyncCall<()> {
     AsyncCall::of(destroy(vdi))
 }
 
-/// `VDI.disable_cbt`: disable cbt.
+/// `VDI.disable_cbt`: ends the tracking of changed blocks.
 ///
 /// # Since
 /// XenServer 7.3 (`inverness`)
@@ -448,7 +448,7 @@ pub fn async_disable_cbt(vdi: &Ref<Vdi>) -> AsyncCall<()> {
     AsyncCall::of(disable_cbt(vdi))
 }
 
-/// `VDI.enable_cbt`: enable cbt.
+/// `VDI.enable_cbt`: begins to track changed blocks.
 ///
 /// # Since
 /// XenServer 7.3 (`inverness`)
@@ -600,7 +600,7 @@ pub fn get_managed(vdi: &Ref<Vdi>) -> Call<bool> {
     Call::new("VDI.get_managed").arg(vdi)
 }
 
-/// `VDI.get_nbd_info`: reads `nbd_info`.
+/// `VDI.get_nbd_info`: tells where the disk can be read by NBD; empty if no network allows it.
 ///
 /// Gives `vdi_nbd_server_info record set`.
 ///
@@ -659,7 +659,7 @@ pub fn get_uuid(vdi: &Ref<Vdi>) -> Call<String> {
     Call::new("VDI.get_uuid").arg(vdi)
 }
 
-/// `VDI.list_changed_blocks`: list changed blocks.
+/// `VDI.list_changed_blocks`: tells which 64 KiB blocks changed between two snapshots: a base64 bitmap, highest bit first.
 ///
 /// Gives `string`.
 ///
@@ -833,7 +833,7 @@ pub fn remove_tags(vdi: &Ref<Vdi>, value: &str) -> Call<()> {
     Call::new("VDI.remove_tags").arg(vdi).arg(value)
 }
 
-/// `VDI.resize`: resize.
+/// `VDI.resize`: grows the disk; most repositories refuse to shrink.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -1079,7 +1079,7 @@ pub fn set_xenstore_data(vdi: &Ref<Vdi>, value: &BTreeMap<String, String>) -> Ca
     Call::new("VDI.set_xenstore_data").arg(vdi).arg(value)
 }
 
-/// `VDI.snapshot`: snapshot.
+/// `VDI.snapshot`: makes a read-only copy of the disk as it is now.
 ///
 /// Gives `VDI ref`.
 ///

@@ -485,7 +485,7 @@ pub fn async_move(vif: &Ref<Vif>, network: &Ref<crate::network::Network>) -> Asy
     AsyncCall::of(r#move(vif, network))
 }
 
-/// `VIF.plug`: plug.
+/// `VIF.plug`: attaches the network device to its running VM.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -737,7 +737,7 @@ pub fn async_set_trunks(vif: &Ref<Vif>, value: &[i64]) -> AsyncCall<()> {
     AsyncCall::of(set_trunks(vif, value))
 }
 
-/// `VIF.unplug`: unplug.
+/// `VIF.unplug`: detaches the network device from its running VM.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)

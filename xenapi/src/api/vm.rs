@@ -742,7 +742,7 @@ pub fn async_call_plugin(
     AsyncCall::of(call_plugin(vm, plugin, r#fn, args))
 }
 
-/// `VM.checkpoint`: checkpoint.
+/// `VM.checkpoint`: snapshots disks and memory; the VM stands still while memory is saved.
 ///
 /// Gives `VM ref`.
 ///
@@ -776,7 +776,7 @@ pub fn async_checkpoint(vm: &Ref<Vm>, new_name: &str) -> AsyncCall<Ref<Vm>> {
     AsyncCall::of(checkpoint(vm, new_name))
 }
 
-/// `VM.clean_reboot`: clean reboot.
+/// `VM.clean_reboot`: asks the guest to restart.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -806,7 +806,7 @@ pub fn async_clean_reboot(vm: &Ref<Vm>) -> AsyncCall<()> {
     AsyncCall::of(clean_reboot(vm))
 }
 
-/// `VM.clean_shutdown`: clean shutdown.
+/// `VM.clean_shutdown`: asks the guest to shut down.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -836,7 +836,7 @@ pub fn async_clean_shutdown(vm: &Ref<Vm>) -> AsyncCall<()> {
     AsyncCall::of(clean_shutdown(vm))
 }
 
-/// `VM.clone`: clone.
+/// `VM.clone`: makes a halted VM or snapshot again under a new name, sharing unchanged blocks.
 ///
 /// Gives `VM ref`.
 ///
@@ -898,7 +898,7 @@ pub fn async_compute_memory_overhead(vm: &Ref<Vm>) -> AsyncCall<i64> {
     AsyncCall::of(compute_memory_overhead(vm))
 }
 
-/// `VM.copy`: copy.
+/// `VM.copy`: makes an independent copy on a repository; chains are collapsed.
 ///
 /// Gives `VM ref`.
 ///
@@ -1232,7 +1232,7 @@ pub fn get_uuid(vm: &Ref<Vm>) -> Call<String> {
     Call::new("VM.get_uuid").arg(vm)
 }
 
-/// `VM.hard_reboot`: hard reboot.
+/// `VM.hard_reboot`: restarts the VM as by its reset button.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -1262,7 +1262,7 @@ pub fn async_hard_reboot(vm: &Ref<Vm>) -> AsyncCall<()> {
     AsyncCall::of(hard_reboot(vm))
 }
 
-/// `VM.hard_shutdown`: hard shutdown.
+/// `VM.hard_shutdown`: stops the VM as by pulling its plug.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -1292,7 +1292,7 @@ pub fn async_hard_shutdown(vm: &Ref<Vm>) -> AsyncCall<()> {
     AsyncCall::of(hard_shutdown(vm))
 }
 
-/// `VM.import`: import.
+/// `VM.import`: makes the server fetch a VM from a URL.
 ///
 /// Gives `VM ref set`.
 ///
@@ -1573,7 +1573,7 @@ pub fn async_power_state_reset(vm: &Ref<Vm>) -> AsyncCall<()> {
     AsyncCall::of(power_state_reset(vm))
 }
 
-/// `VM.provision`: provision.
+/// `VM.provision`: makes the disks that the VM's template asks for.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -1809,7 +1809,7 @@ pub fn async_resume_on(
     AsyncCall::of(resume_on(vm, host, start_paused, force))
 }
 
-/// `VM.revert`: revert.
+/// `VM.revert`: puts the VM back to one of its snapshots.
 ///
 /// # Since
 /// XenServer 5.6 (`midnight-ride`)
@@ -2793,7 +2793,7 @@ pub fn async_shutdown(vm: &Ref<Vm>) -> AsyncCall<()> {
     AsyncCall::of(shutdown(vm))
 }
 
-/// `VM.snapshot`: snapshot.
+/// `VM.snapshot`: snapshots the VM with its disks; a running VM goes on running.
 ///
 /// Gives `VM ref`.
 ///
@@ -2873,7 +2873,7 @@ pub fn async_snapshot_with(
     AsyncCall::of(snapshot_with(vm, new_name, ignore_vdis))
 }
 
-/// `VM.start`: start.
+/// `VM.start`: starts a halted VM.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
@@ -2903,7 +2903,7 @@ pub fn async_start(vm: &Ref<Vm>, start_paused: bool, force: bool) -> AsyncCall<(
     AsyncCall::of(start(vm, start_paused, force))
 }
 
-/// `VM.start_on`: start on.
+/// `VM.start_on`: starts a halted VM on one host.
 ///
 /// # Since
 /// XenServer 4.0 (`rio`)
