@@ -234,3 +234,15 @@ async fn aborting_half_way_leaves_nothing() {
     assert_eq!(differences(&before, &simulator.xen().inventory()), "");
     simulator.stop().await;
 }
+
+#[tokio::test]
+async fn a_pool_that_disappears_is_an_error_within_moments() {
+    let simulator = pool(&["host-gone=65536"]).await;
+    let session = login(&simulator).await;
+    let (_, disks) = snapshot(&session).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), export(&session, &disks[0])).await;
+    let error = ended.unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Transport | ErrorKind::UncleanClose), "{error:?}");
+    assert!(error.to_string().contains("after"), "{error}");
+    simulator.stop().await;
+}
