@@ -133,7 +133,15 @@ impl Error {
     /// assert_eq!(e.report(), "upload of web01 failed: connection reset");
     /// ```
     pub fn report(&self) -> String {
-        let mut text = self.to_string();
+        self.with_causes(self.to_string())
+    }
+
+    /// The same without the leftovers: for a place inside of another message.
+    pub(crate) fn reason(&self) -> String {
+        self.with_causes(self.0.message.clone())
+    }
+
+    fn with_causes(&self, mut text: String) -> String {
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             let said = one_line(&error.to_string());

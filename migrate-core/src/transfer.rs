@@ -85,6 +85,9 @@ where
     artifact.settle().await;
     match result {
         Err(_) if cx.cancel().is_cancelled() => Err(Error::cancelled()),
+        Err(e) if e.kind() == ErrorKind::Data => {
+            Err(e.context(format!("disk {index} of {}", artifact.machine().name)))
+        }
         other => other,
     }
 }

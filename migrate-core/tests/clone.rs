@@ -175,7 +175,7 @@ async fn failures_at_the_target_leave_nothing() {
         "image-killed",
         "image-back-to-queued",
         "hash-mismatch",
-        "fail-nth=1:POST /v2/images",
+        "fail-nth=1:POST /v2/images 500@100",
         "fail-nth=2:POST /v2/images 403",
         "fail-nth=1:PATCH /v2/images 403",
         "size-cap=1048576",
@@ -213,16 +213,31 @@ async fn failures_at_the_source_leave_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_answers_are_found_again() {
-    let world = World::new().await;
-    world.sim.xen().faults().set_str("drop-after-effect=VM.snapshot").unwrap();
-    world.sim.xen().faults().set_str("slow-unplug=1500").unwrap();
-    let result = world.run(MemoryJournal::new(), context()).await;
-    world.sim.xen().faults().clear();
-    world.assert_source_unchanged("lost answer of the snapshot");
-    if let Ok(report) = &result {
-        world.assert_images(report, "lost answer of the snapshot");
-    } else {
-        world.assert_no_image("lost answer of the snapshot");
+    for (end, fault) in [
+        ("xen", "drop-after-effect=VM.snapshot"),
+        ("xen", "drop-after-effect=VM.add_to_other_config"),
+        ("xen", "drop-after-effect=VDI.destroy"),
+        ("xen", "drop-after-effect=VM.destroy"),
+        ("xen", "fail-nth=1:VDI.destroy"),
+        ("xen", "slow-unplug=1500"),
+        ("xen", "session-invalid=9"),
+        ("cloud", "create-500-after-store@1"),
+        ("cloud", "drop-after-effect=POST /v2/images"),
+        ("cloud", "drop-after-effect=PATCH /v2/images"),
+        ("cloud", "upload-close=1048576@2"),
+        ("cloud", "upload-fails=503:1048576@1"),
+        ("cloud", "slow-activate=1500"),
+    ] {
+        let world = World::new().await;
+        if end == "xen" {
+            world.sim.xen().faults().set_str(fault).unwrap();
+        } else {
+            world.sim.openstack().faults().set_str(fault).unwrap();
+        }
+        let result = world.run(MemoryJournal::new(), context()).await;
+        let report = result.unwrap_or_else(|e| panic!("{fault}: {}", e.report()));
+        world.assert_source_unchanged(fault);
+        world.assert_images(&report, fault);
     }
 }
 
@@ -354,7 +369,7 @@ async fn a_run_that_died_in_a_transfer_can_be_resumed_undone_or_swept() {
 async fn what_cannot_be_removed_is_named() {
     let world = World::new().await;
     world.sim.openstack().faults().set_str("upload-fails=507:1048576").unwrap();
-    world.sim.openstack().faults().set_str("fail-nth=1:DELETE /v2/images 403").unwrap();
+    world.sim.openstack().faults().set_str("fail-nth=1:DELETE /v2/images 403@100").unwrap();
     let journal = MemoryJournal::new();
     let e = world.run(journal.clone(), context()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Stuck, "{}", e.report());

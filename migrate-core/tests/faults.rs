@@ -429,3 +429,40 @@ async fn a_full_disk_undoes_the_run() {
         assert!(bench.world.objects.lock().unwrap().is_empty(), "room for {room}");
     }
 }
+
+/// A failure that may pass is tried again, but what has happened in spite of it is not done twice.
+#[tokio::test]
+async fn temporary_failures_are_tried_again() {
+    struct Flaky(Arc<World>, AtomicU64, bool);
+    #[async_trait]
+    impl Step for Flaky {
+        const NAME: &'static str = "flaky";
+        const VERSION: u32 = 1;
+        type Output = String;
+        async fn run(&self, cx: &StepCx) -> Result<String> {
+            let first = self.1.fetch_add(1, Ordering::SeqCst) == 0;
+            if !first || self.2 {
+                self.0.make(&cx.token());
+            }
+            if first {
+                return Err(Error::new(ErrorKind::Target, "busy").with_retryable(true));
+            }
+            Ok(cx.token())
+        }
+        async fn probe(&self, cx: &StepCx) -> Result<Probe<String>> {
+            let there = self.0.objects.lock().unwrap().contains_key(&cx.token());
+            Ok(if there { Probe::Done(cx.token()) } else { Probe::Absent })
+        }
+        async fn undo(&self, _: &StepCx, _: Option<String>) -> Result<()> {
+            Ok(())
+        }
+    }
+    for effect_before_the_failure in [false, true] {
+        let world = Arc::new(World::default());
+        let context = Context::new(RunId::random()).with_clock(FakeClock::default());
+        let mut run = Run::open(MemoryJournal::new(), json!({}), context).await.unwrap();
+        let step = Flaky(Arc::clone(&world), AtomicU64::new(0), effect_before_the_failure);
+        let token = run.step(step).await.unwrap();
+        assert_eq!(world.made.lock().unwrap().get(&token), Some(&1));
+    }
+}

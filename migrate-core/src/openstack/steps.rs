@@ -13,8 +13,6 @@ use super::RUN_PROPERTY;
 use crate::transfer::{self, Sent};
 use crate::{Artifact, Error, ErrorKind, Leftover, Probe, Result, Step, StepCx};
 
-/// How often a disk is sent before its transfer has failed.
-const TRIES: u32 = 3;
 /// A pool may send nothing for minutes while it passes over empty space.
 const STALL: Duration = Duration::from_secs(1800);
 /// How long an upload of a dead process may stay in `saving`: 10 minutes.
@@ -133,8 +131,19 @@ impl Transfer {
             format!("image {} ({}) is still saving data that nobody sends", self.name, self.id),
         ))
     }
+}
 
-    async fn attempt(&self, cx: &StepCx) -> Result<Sent> {
+#[async_trait]
+impl Step for Transfer {
+    const NAME: &'static str = "transfer";
+    const VERSION: u32 = 1;
+    type Output = Sent;
+
+    fn key(&self) -> String {
+        format!("{}/{}", Self::NAME, self.index)
+    }
+
+    async fn run(&self, cx: &StepCx) -> Result<Sent> {
         let image = self.settled(cx).await?;
         if image.status == ImageStatus::Active {
             // The data are there, but who sent them died before the digests were written down.
@@ -150,30 +159,6 @@ impl Transfer {
             Ok(())
         })
         .await
-    }
-}
-
-#[async_trait]
-impl Step for Transfer {
-    const NAME: &'static str = "transfer";
-    const VERSION: u32 = 1;
-    type Output = Sent;
-
-    fn key(&self) -> String {
-        format!("{}/{}", Self::NAME, self.index)
-    }
-
-    async fn run(&self, cx: &StepCx) -> Result<Sent> {
-        let mut tries = 1;
-        loop {
-            match self.attempt(cx).await {
-                Err(e) if e.is_retryable() && tries < TRIES && !cx.cancel().is_cancelled() => {
-                    cx.sleep(Duration::from_secs(u64::from(tries))).await?;
-                    tries += 1;
-                }
-                other => return other,
-            }
-        }
     }
 
     async fn probe(&self, _: &StepCx) -> Result<Probe<Sent>> {

@@ -24,7 +24,9 @@ const PAUSES: [Duration; 5] = [
 ];
 /// How often a step of a dead process is asked whether it is over: 30 minutes in the end.
 const PROBES: usize = 360;
-/// How often an undo is tried if its failures look temporary.
+/// How often a step is tried if its failures may pass.
+const STEP_TRIES: usize = 3;
+/// How often an undo is tried.
 const UNDO_TRIES: usize = 4;
 
 /// One run of steps: forward step by step, and back to nothing if one of them fails before the
@@ -282,7 +284,8 @@ impl Run {
         }
         self.context.observer.observe(&Event::StepStarted { step: &key });
         let begun = self.context.clock.now();
-        match step.inner().run(&cx).await {
+        let result = self.try_step(step.as_ref(), &cx).await;
+        match result {
             Ok(output) => {
                 let elapsed = self.context.clock.now().saturating_sub(begun);
                 let value = serde_json::to_value(&output).map_err(|e| {
@@ -301,6 +304,24 @@ impl Run {
                 let _ = self.record(entry).await;
                 Err(error)
             }
+        }
+    }
+
+    /// Runs a step; tries again if the failure may pass. An answer that got lost says nothing of
+    /// the effect, so the remote end is asked first.
+    async fn try_step<S: Step>(&self, step: &Erased<S>, cx: &StepCx) -> Result<S::Output> {
+        let mut tries = 1;
+        loop {
+            let error = match step.inner().run(cx).await {
+                Err(e) if e.is_retryable() && !cx.cancel().is_cancelled() => e,
+                result => return result,
+            };
+            match settle(step, cx).await {
+                Ok(Some(output)) => return step.parse(output),
+                Ok(None) if tries < STEP_TRIES => cx.sleep(PAUSES[tries + 1]).await?,
+                _ => return Err(error),
+            }
+            tries += 1;
         }
     }
 
@@ -329,8 +350,8 @@ impl Run {
     /// order, unless the commit point has been passed.
     ///
     /// # Errors
-    /// The error that `result` holds, once everything is undone; [`ErrorKind::Stuck`], with that
-    /// error as its cause and the exact leftovers, if something could not be.
+    /// The error that `result` holds, once everything is undone; [`ErrorKind::Stuck`], with
+    /// the exact leftovers, if something could not be.
     pub async fn finish<T: Serialize>(mut self, result: Result<T>) -> Result<T> {
         match result {
             Ok(value) => {
@@ -343,10 +364,18 @@ impl Run {
                 Ok(value)
             }
             Err(error) if self.refused => Err(error),
-            Err(error) if self.state.is_committed() => Err(error.context(format!(
-                "run {} is committed, the image is published, but tidying up failed; resume the run to try again",
-                self.run_id()
-            ))),
+            Err(error) if self.state.is_committed() => {
+                let left = error.leftovers().to_vec();
+                Err(Error::new(
+                    ErrorKind::Stuck,
+                    format!(
+                        "run {} is done and published, but not tidied up ({}); resume it to try again, or remove by hand what is named here",
+                        self.run_id(),
+                        error.reason()
+                    ),
+                )
+                .with_leftovers(left))
+            }
             Err(error) => Err(self.unwind(error).await),
         }
     }
@@ -398,7 +427,7 @@ impl Run {
             let _ = self.record(entry).await;
             if let Err(e) = undone {
                 stuck.extend(e.leftovers().iter().cloned());
-                reason.get_or_insert_with(|| format!("undo of {}: {}", known.key, e.report()));
+                reason.get_or_insert_with(|| format!("undo of {}: {}", known.key, e.reason()));
             }
         }
         match reason {
@@ -411,15 +440,14 @@ impl Run {
                 format!(
                     "run {} failed ({}) and could not be undone completely ({reason}); resume it to try again, or remove by hand what is named here",
                     self.run_id(),
-                    error.report()
+                    error.reason()
                 ),
             )
-            .with_source(error)
             .with_leftovers(dedup(stuck)),
         }
     }
 
-    /// Undoes one step; tries again if the failure looks temporary.
+    /// Undoes one step; tries again if that fails.
     async fn undo(&self, step: &dyn ErasedStep, key: &str, output: Option<Value>) -> Result<()> {
         let cx = StepCx::new(&self.context, key).uncancellable();
         let mut tries = 0;
@@ -435,7 +463,8 @@ impl Run {
             .await;
             let Err(e) = result else { return Ok(()) };
             tries += 1;
-            if !e.is_retryable() || tries >= UNDO_TRIES {
+            // Also what looks final is tried again: what is left here is left for good.
+            if tries >= UNDO_TRIES {
                 return Err(if e.leftovers().is_empty() {
                     e.with_leftovers([self.untold(key)])
                 } else {

@@ -1,5 +1,7 @@
 //! The steps at the source: snapshot, inspect, cleanup.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use xenapi::vdi::Vdi;
@@ -187,6 +189,13 @@ impl Step for Cleanup {
     type Output = ();
 
     async fn run(&self, cx: &StepCx) -> Result<()> {
+        // There is no way back from here, so every failure is worth another try.
+        for pause in [1, 3, 9] {
+            if remove_all(cx, &self.session, Some(&self.source), Some(&self.made)).await.is_ok() {
+                return Ok(());
+            }
+            cx.sleep(Duration::from_secs(pause)).await?;
+        }
         remove_all(cx, &self.session, Some(&self.source), Some(&self.made)).await
     }
 
