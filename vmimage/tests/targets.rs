@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{ForwardSource, MemDisk, assert_same_content, qemu_read, tool_ok};
+use common::{ForwardSource, MemDisk, assert_same_content, qemu_read, tool, tool_ok};
 use proptest::prelude::*;
 use vmimage::{
     Disk, DiskSource, FileOptions, GRANULE, Outcome, Plan, PlanOptions, RawDisk, Source,
@@ -158,5 +158,36 @@ fn stored_zeros_are_left_out_on_request() {
     to_file(&tgz, source.disk(), &folder.path().join("a.tgz"), &FileOptions::new()).unwrap();
     if let Some(read) = qemu_read("qcow2", &path) {
         assert_same_content(&disk.bytes(), &read, "qcow2");
+    }
+}
+
+#[test]
+fn the_checker_of_the_tap_dialect_finds_any_damage() {
+    let disk = MemDisk::new(8 << 20).with_granule(40, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let raw = write(&disk, TargetFormat::Raw, folder.path());
+    let vhd = write(&disk, TargetFormat::VhdDynamic, folder.path());
+    let whole = std::fs::read(&vhd).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/check_tap_vhd.py");
+    // Footer, header, table, its padding, batmap header, batmap, gap, bitmap, data, footer.
+    let (bat, data) = (1536, 4096);
+    for at in [
+        70,
+        540,
+        bat + 7,
+        bat + 100,
+        bat + 512 + 27,
+        bat + 1024,
+        3000,
+        3600,
+        data + 9,
+        whole.len() - 20,
+    ] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        std::fs::write(&vhd, damaged).unwrap();
+        let args = [script, vhd.to_str().unwrap(), raw.to_str().unwrap()];
+        let Some(output) = tool("python3", &args) else { return };
+        assert_eq!(output.status.code(), Some(1), "damage at {at} was not found");
     }
 }
