@@ -231,6 +231,40 @@ async fn tls_that_is_cut_is_told_apart_from_an_end() {
 }
 
 #[tokio::test]
+async fn a_reset_is_never_an_end() {
+    let identity = Identity::new(&["127.0.0.1"]);
+    for tls in [true, false] {
+        let answer = |request: Request| async move {
+            if request.head.starts_with("GET ") {
+                Reply { reset: true, ..with_body(b"data-data-data") }
+            } else {
+                rpc(&request, "success", &json!({}))
+            }
+        };
+        let server = match tls {
+            true => Server::tls(identity.acceptor(true), answer).await,
+            false => Server::plain(answer).await,
+        };
+        let trust = Trust::Pins(vec![identity.pin()]);
+        let session = login(Client::builder(server.url()).trust(trust)).await;
+        let error = match export(&session, &options()).await {
+            // The reset may also take away what was not read yet, the head included.
+            Err(error) => error,
+            Ok(mut export) => {
+                let (_, error) = drain(&mut export).await;
+                let said = error.expect("the stream looked whole");
+                assert_eq!(export.finish().await.unwrap_err().kind(), said.kind());
+                said
+            }
+        };
+        assert!(
+            matches!(error.kind(), ErrorKind::Transport | ErrorKind::UncleanClose),
+            "tls {tls}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn silence_ends_the_export() {
     let reply = Reply { hang: true, ..with_body(b"data-data-data") };
     let server = exporting(reply, "pending", json!({})).await;

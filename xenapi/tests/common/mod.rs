@@ -19,9 +19,10 @@ use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 pub const USER: &str = "root";
 pub const PASSWORD: &str = "correct horse battery staple";
@@ -137,6 +138,8 @@ pub struct Reply {
     pub close: bool,
     /// Close TLS without its word of parting.
     pub unclean: bool,
+    /// Reset the TCP connection, as a host that dies does.
+    pub reset: bool,
     /// Keep the connection open and silent instead.
     pub hang: bool,
 }
@@ -259,9 +262,26 @@ impl Drop for Server {
     }
 }
 
+/// Streams that can be told to reset when they are dropped.
+trait Linger {
+    fn zero_linger(&self);
+}
+
+impl Linger for TcpStream {
+    fn zero_linger(&self) {
+        self.set_zero_linger().unwrap();
+    }
+}
+
+impl Linger for TlsStream<TcpStream> {
+    fn zero_linger(&self) {
+        self.get_ref().0.zero_linger();
+    }
+}
+
 async fn serve<S, F, R>(mut stream: S, seen: &Mutex<Vec<Request>>, answer: &F)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Linger + Unpin,
     F: Fn(Request) -> R,
     R: Future<Output = Reply>,
 {
@@ -274,7 +294,10 @@ where
         if reply.hang {
             std::future::pending::<()>().await;
         }
-        if reply.unclean {
+        if reply.reset {
+            stream.zero_linger();
+        }
+        if reply.unclean || reply.reset {
             return;
         }
         if reply.close {
