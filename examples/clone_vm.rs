@@ -58,6 +58,9 @@ struct Cli {
     /// Go on with the run in the journal, or undo it; begin one if there is none
     #[arg(long, requires = "journal")]
     resume: bool,
+    /// Undo the run in the journal, also one that another version of this program began
+    #[arg(long, requires = "journal", conflicts_with_all = ["resume", "plan"])]
+    undo: bool,
     /// Print the result as JSON on the last line of standard output
     #[arg(long)]
     json: bool,
@@ -105,8 +108,10 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(e) => {
+            // The first paragraph says it; usage and hints come behind.
             let text = e.to_string();
-            eprintln!("{}", text.lines().next().unwrap_or("error: usage; see --help"));
+            let first = text.split("\n\n").next().unwrap_or_default();
+            eprintln!("{}", first.split_whitespace().collect::<Vec<_>>().join(" "));
             return ExitCode::from(USAGE);
         }
     };
@@ -176,11 +181,16 @@ async fn clone(cli: &Cli, ends: &Ends, journal: Box<dyn Journal>) -> Result<Opti
         show::plan(&plan, cli.json)?;
         return plan.check().map(|()| None);
     }
-    let run_id = RunId::random();
     let progress = show::Progress::new();
-    let context = Context::new(run_id)
-        .with_cancel(cancelled_by_signals()?)
-        .with_observer(progress.observer());
+    let context = Context::new(RunId::random()).with_observer(progress.observer());
+    if cli.undo {
+        let undone = pipeline.undo(journal, context).await;
+        progress.clear();
+        undone?;
+        println!("the run is undone: nothing of it is left");
+        return Ok(None);
+    }
+    let context = context.with_cancel(cancelled_by_signals()?);
     let result = pipeline.run(journal, context).await;
     progress.clear();
     result.map(Some)
@@ -208,10 +218,10 @@ impl Cli {
     /// Takes from a run that is resumed what the command line does not say.
     fn recall(&mut self, state: &RunState) -> Result<()> {
         let Some(spec) = state.spec() else { return Ok(()) };
-        if !self.resume && !self.plan {
+        if !self.resume && !self.undo && !self.plan {
             let path = self.journal.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
             return Err(usage(format!(
-                "journal {path} holds a run already: add --resume, or name another file"
+                "journal {path} holds a run already: add --resume or --undo, or name another file"
             )));
         }
         let text = |part: &str, key: &str| spec[part][key].as_str().map(str::to_owned);

@@ -1,0 +1,198 @@
+//! `clone_vm` as a program: its contract, and that no end of the process leaves anything behind.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use simulator::Simulator;
+
+/// The built example, beside the folder of this test's own binary.
+fn program() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let path = tests.parent().unwrap().parent().unwrap().join("examples/clone_vm");
+    assert!(path.exists(), "build it first: cargo build -p examples --examples");
+    path
+}
+
+/// The program with a clean environment but for `variables`.
+fn command(variables: &[(String, String)], args: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("XEN_") || text.starts_with("OS_") {
+            command.env_remove(&name);
+        }
+    }
+    command.envs(variables.iter().cloned()).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+async fn run(variables: &[(String, String)], args: &[&str]) -> Output {
+    let mut command = command(variables, args);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The last line of standard output as JSON.
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr), "");
+    serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap()
+}
+
+fn assert_one_line(output: &Output, code: i32, part: &str) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains(part), "{said}");
+}
+
+/// A pool with one running VM, and how to reach both ends.
+async fn world(dir: &Path) -> (Simulator, Vec<(String, String)>) {
+    let disk = dir.join("disk.img");
+    let content: Vec<u8> = (0..6_u32 << 20).map(|i| (i >> 9) as u8 ^ (i as u8)).collect();
+    std::fs::write(&disk, content).unwrap();
+    let simulator = Simulator::builder().disk("web01", &disk).start().await.unwrap();
+    let (xen, cloud) = (&simulator.ready().xen, &simulator.ready().openstack);
+    let variables = [
+        ("XEN_URL", xen.url.as_str()),
+        ("XEN_USERNAME", &xen.username),
+        ("XEN_PASSWORD", &xen.password),
+        ("XEN_PIN_SHA256", xen.pin_sha256.as_deref().unwrap()),
+        ("OS_AUTH_URL", &cloud.auth_url),
+        ("OS_USERNAME", &cloud.username),
+        ("OS_PASSWORD", &cloud.password),
+        ("OS_PROJECT_NAME", &cloud.project),
+        ("OS_USER_DOMAIN_NAME", "Default"),
+        ("OS_PROJECT_DOMAIN_NAME", "Default"),
+    ];
+    let variables = variables.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+    (simulator, variables)
+}
+
+/// Waits until an upload is under way.
+async fn uploading(simulator: &Simulator) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !simulator.openstack().images().iter().any(|i| i["status"] == "saving") {
+        assert!(Instant::now() < limit, "no upload has begun");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn ended(mut child: Child) -> (Option<i32>, String) {
+    tokio::task::spawn_blocking(move || {
+        let code = child.wait().unwrap().code();
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (code, said)
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_server_it_clones_the_simulated_vm() {
+    let report = json(&run(&[], &["--json"]).await);
+    assert_eq!(report["target"], "glance");
+    assert_eq!(report["vm"], "web01");
+    let image = &report["images"][0];
+    for (field, len) in [("md5", 32), ("sha256", 64), ("sha512", 128), ("content_root", 64)] {
+        assert_eq!(image[field].as_str().unwrap().len(), len, "{field}");
+    }
+    assert!(image["bytes"].as_u64().unwrap() > 0 && image["format"] == "qcow2");
+    assert!(report["steps"].as_array().unwrap().iter().any(|s| s["name"] == "transfer"));
+    let table = text(&run(&[], &["--plan"]).await.stdout);
+    assert!(table.contains("not checked"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_one_line_that_names_what_is_wrong() {
+    let set = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    assert_one_line(&run(&set("XEN_URL", "https://x"), &[]).await, 2, "XEN_USERNAME, XEN_PASSWORD");
+    assert_one_line(&run(&set("OS_CLOUD", "x"), &[]).await, 2, "XEN_URL");
+    assert_one_line(&run(&[], &["--format", "floppy"]).await, 2, "floppy");
+    assert_one_line(&run(&[], &["--vm", "nobody"]).await, 1, "nobody");
+    assert_one_line(&run(&[], &["--sim-disk", "web=/no/such/file"]).await, 2, "/no/such/file");
+    assert_one_line(&run(&[], &["--from-vhd", "/no/such.vhd"]).await, 1, "/no/such.vhd");
+    assert_one_line(&run(&[], &["--resume"]).await, 2, "--journal");
+    assert_one_line(&run(&[], &["--no-such-option"]).await, 2, "--no-such-option");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_undo_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (simulator, variables) = world(dir.path()).await;
+    let before = simulator.xen().inventory();
+    simulator.xen().faults().set_str("slow-export=2000000").unwrap();
+    for signal in ["-INT", "-TERM"] {
+        let child = command(&variables, &["--json"]).spawn().unwrap();
+        uploading(&simulator).await;
+        for _ in 0..2 {
+            Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        }
+        let (code, said) = ended(child).await;
+        assert_eq!((code, said.lines().count()), (Some(130), 1), "{signal}: {said}");
+        assert_eq!(simulator.xen().inventory(), before, "{signal}");
+        assert_eq!(simulator.xen().sessions(), 0, "{signal}: it did not log out");
+        assert_eq!(simulator.openstack().images(), [Value::Null; 0], "{signal}");
+    }
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_run_is_resumed_or_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (simulator, variables) = world(dir.path()).await;
+    let before = simulator.xen().inventory();
+    for way in ["--resume", "--undo"] {
+        let journal = dir.path().join(way);
+        let journal = journal.to_str().unwrap();
+        simulator.xen().faults().set_str("slow-export=2000000").unwrap();
+        let mut child =
+            command(&variables, &["--journal", journal, "--name", "copy"]).spawn().unwrap();
+        uploading(&simulator).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        simulator.xen().faults().clear();
+        assert_ne!(simulator.xen().inventory(), before);
+        let again = run(&variables, &["--journal", journal]).await;
+        assert_one_line(&again, 2, "--resume");
+
+        // What the command line does not say, the journal knows.
+        let output = run(&variables, &["--journal", journal, way, "--json"]).await;
+        assert!(output.status.success(), "{way}: {}", text(&output.stderr));
+        assert_eq!(simulator.xen().inventory(), before, "{way}");
+        let images = simulator.openstack().images();
+        if way == "--undo" {
+            assert_eq!(images.len(), 1, "that of the run before");
+            continue;
+        }
+        let report = json(&output);
+        assert_eq!(images[0]["id"], report["images"][0]["id"]);
+        assert_eq!(images[0]["name"], "copy");
+        // A finished run tells its result again, and needs no server for it.
+        assert_eq!(json(&run(&[], &["--journal", journal, "--resume", "--json"]).await), report);
+    }
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_need_no_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("leaf.img");
+    std::fs::write(&disk, vec![3_u8; 2 << 20]).unwrap();
+    let file = disk.to_str().unwrap();
+    let args = ["--from-vhd", file, "--name", "web02", "--format", "vhd-tgz", "--json"];
+    let report = json(&run(&[], &args).await);
+    assert_eq!(report["images"][0]["name"], "web02");
+    assert_eq!(report["images"][0]["format"], "vhd-tgz");
+    let pool_is_not_asked = vec![("XEN_URL".to_owned(), "https://127.0.0.1:1".to_owned())];
+    json(&run(&pool_is_not_asked, &args).await);
+}
