@@ -116,6 +116,7 @@
 //! | feature | default | what |
 //! |---|---|---|
 //! | `openstack` | yes | the post-processor for Glance |
+//! | `tracing` | no | events of the crate `tracing` for steps and undos |
 //! | `xenserver` | yes | the builder for VMs of a pool |
 //!
 //! Without any, the steps, the journal, the data plane and [`VhdFiles`] are left.

@@ -409,3 +409,46 @@ async fn machines_are_found_by_name_and_uuid() {
     let missing = XenServerVm::find(&world.session, &RunId::random().to_string()).await;
     assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
 }
+
+/// A dead process may have asked twice: all that bear the run's name are the run's.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_snapshots_of_one_run_are_all_removed() {
+    let world = World::new().await;
+    let run_id = RunId::random();
+    let vm = world.session.call(xenapi::vm::get_by_name_label("web01")).await.unwrap().remove(0);
+    for _ in 0..2 {
+        let call = xenapi::vm::snapshot(&vm, &run_id.object_name());
+        world.session.call(call).await.unwrap();
+    }
+    // Somebody else's, which must stay.
+    world.session.call(xenapi::vm::snapshot(&vm, "nightly")).await.unwrap();
+    let pipeline = world.pipeline(TargetFormat::Qcow2).await;
+    let dying = MemoryJournal::new();
+    let dead = Arc::new(Notify::new());
+    let journal = Dying { inner: dying.clone(), at: 1, before: false, dead: Arc::clone(&dead) };
+    tokio::select! {
+        biased;
+        r = pipeline.run(journal, Context::new(run_id)) => panic!("{r:?}"),
+        () = dead.notified() => {}
+    }
+    let report = pipeline.run(dying, context()).await.unwrap();
+    world.assert_images(&report, "several snapshots");
+    let record = world.session.call(xenapi::vm::get_record(&vm)).await.unwrap();
+    assert_eq!(record.snapshots.len(), 1);
+    let left = world.session.call(xenapi::vm::get_record(&record.snapshots[0])).await.unwrap();
+    assert_eq!(left.name_label, "nightly");
+}
+
+/// A truncated export is told in the pool's words.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_export_says_why() {
+    let world = World::new().await;
+    for fault in ["export-truncate=200000", "export-task-fails"] {
+        world.sim.xen().faults().set_str(fault).unwrap();
+        let e = world.run(MemoryJournal::new(), context()).await.unwrap_err();
+        world.sim.xen().faults().clear();
+        let said = e.report();
+        assert!(said.contains("web01") && said.contains("INTERNAL_ERROR"), "{fault}: {said}");
+    }
+    world.assert_source_unchanged("broken exports");
+}

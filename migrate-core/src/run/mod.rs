@@ -282,7 +282,7 @@ impl Run {
         if !stacked {
             self.stack.push(Arc::<Erased<S>>::clone(&step));
         }
-        self.context.observer.observe(&Event::StepStarted { step: &key });
+        self.tell(&Event::StepStarted { step: &key });
         let begun = self.context.clock.now();
         let result = self.try_step(step.as_ref(), &cx).await;
         match result {
@@ -298,7 +298,7 @@ impl Run {
                 Ok(output)
             }
             Err(error) => {
-                self.context.observer.observe(&Event::StepFailed { step: &key, error: &error });
+                self.tell(&Event::StepFailed { step: &key, error: &error });
                 let entry = Entry::StepFailed { step: key, error: error.report() };
                 // The step's own failure is what the caller must hear of.
                 let _ = self.record(entry).await;
@@ -325,8 +325,33 @@ impl Run {
         }
     }
 
+    /// Tells the observer, and the log.
+    fn tell(&self, event: &Event<'_>) {
+        #[cfg(feature = "tracing")]
+        match event {
+            Event::StepFailed { step, error } => {
+                tracing::warn!(run = %self.run_id(), step, error = %error.report(), "step failed");
+            }
+            Event::UndoFinished { step, error: Some(error) } => {
+                tracing::warn!(run = %self.run_id(), step, error = %error.report(), "undo failed");
+            }
+            Event::StepStarted { step } => {
+                tracing::info!(run = %self.run_id(), step, "step started");
+            }
+            Event::StepFinished { step, elapsed, recovered } => {
+                let seconds = elapsed.as_secs_f64();
+                tracing::info!(run = %self.run_id(), step, seconds, recovered, "step finished");
+            }
+            Event::UndoStarted { step } => {
+                tracing::info!(run = %self.run_id(), step, "undo started");
+            }
+            other => tracing::debug!(run = %self.run_id(), event = ?other),
+        }
+        self.context.observer.observe(event);
+    }
+
     fn observe_finished(&self, step: &str, elapsed: Duration, recovered: bool) {
-        self.context.observer.observe(&Event::StepFinished { step, elapsed, recovered });
+        self.tell(&Event::StepFinished { step, elapsed, recovered });
     }
 
     /// Marks the commit point: a failure after it never undoes what is done.
@@ -342,7 +367,7 @@ impl Run {
         }
         self.cx("commit").check()?;
         self.record(Entry::Committed).await?;
-        self.context.observer.observe(&Event::Committed);
+        self.tell(&Event::Committed);
         Ok(())
     }
 
@@ -404,7 +429,7 @@ impl Run {
             let step = step.map(|i| self.stack.swap_remove(i));
             // A journal that cannot be written does not keep us from tidying up.
             let _ = self.record(Entry::UndoStarted { step: known.key.clone() }).await;
-            self.context.observer.observe(&Event::UndoStarted { step: &known.key });
+            self.tell(&Event::UndoStarted { step: &known.key });
             let undone = match step {
                 Some(step) => self.undo(step.as_ref(), &known.key, known.output).await,
                 None => Err(Error::new(
@@ -413,9 +438,7 @@ impl Run {
                 )
                 .with_leftovers([self.untold(&known.key)])),
             };
-            self.context
-                .observer
-                .observe(&Event::UndoFinished { step: &known.key, error: undone.as_ref().err() });
+            self.tell(&Event::UndoFinished { step: &known.key, error: undone.as_ref().err() });
             let entry = match &undone {
                 Ok(()) => Entry::Undone { step: known.key.clone() },
                 Err(e) => Entry::Stuck {

@@ -155,6 +155,20 @@ struct ExportSource {
     whole: Option<oneshot::Receiver<Result<()>>>,
 }
 
+impl ExportSource {
+    /// A stream that ended early has a reason, and the pool knows it. The pump has seen the same
+    /// end, so its word is on the way.
+    fn explain(&mut self, e: vmimage::Error) -> vmimage::Error {
+        if e.kind() != vmimage::ErrorKind::Truncated {
+            return e;
+        }
+        match self.whole.take().map(oneshot::Receiver::blocking_recv) {
+            Some(Ok(Err(told))) if !told.is_cancelled() => broken(told),
+            _ => e,
+        }
+    }
+}
+
 fn broken(e: Error) -> vmimage::Error {
     vmimage::Error::new(vmimage::ErrorKind::Io, e.to_string()).with_source(e)
 }
@@ -165,11 +179,13 @@ impl Source for ExportSource {
     }
 
     fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> vmimage::Result<()> {
-        self.vhd.read_exact_at(buf, offset)
+        let read = self.vhd.read_exact_at(buf, offset);
+        read.map_err(|e| self.explain(e))
     }
 
     fn finish(&mut self) -> vmimage::Result<()> {
-        self.vhd.finish()?;
+        let ended = self.vhd.finish();
+        ended.map_err(|e| self.explain(e))?;
         // A stream that looks whole is worth nothing if its task failed.
         match self.whole.take().map(oneshot::Receiver::blocking_recv) {
             None | Some(Ok(Ok(()))) => Ok(()),
