@@ -244,7 +244,8 @@ async fn lost_answers_are_found_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_transfer_leaves_nothing() {
     let world = World::new().await;
-    for step in ["transfer/0", "transfer/1", "verify/1", "inspect"] {
+    world.sim.xen().faults().set_str("slow-task=400").unwrap();
+    for step in ["snapshot", "inspect", "create-image/1", "transfer/0", "transfer/1", "verify/1"] {
         let cancel = CancelToken::new();
         let token = cancel.clone();
         let context = context().with_cancel(cancel).with_observer(move |event: &Event<'_>| {

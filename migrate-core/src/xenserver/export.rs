@@ -48,11 +48,13 @@ impl Artifact for SnapshotArtifact {
             .ok_or_else(|| Error::new(ErrorKind::Usage, format!("there is no {name}")))?;
         let label = format!("{} export {index}", self.run_id.object_name());
         let options = ExportOptions::new(label);
-        let export = self
-            .session
-            .export_raw_vdi(disk, ExportFormat::Vhd, &options)
-            .await
-            .map_err(|e| failed(format_args!("export of {name}"), e))?;
+        let export = tokio::select! {
+            biased;
+            // Its task may stay behind then; the undo finds it by its label.
+            () = cancel.cancelled() => return Err(Error::cancelled()),
+            export = self.session.export_raw_vdi(disk, ExportFormat::Vhd, &options) => export,
+        };
+        let export = export.map_err(|e| failed(format_args!("export of {name}"), e))?;
         let (pieces, queue) = mpsc::channel(QUEUE);
         let (told, whole) = oneshot::channel();
         let pump = tokio::spawn(pump(export, pieces, told, cancel.clone(), name));

@@ -49,7 +49,7 @@ impl Step for Snapshot {
 
     async fn run(&self, cx: &StepCx) -> Result<SnapshotMade> {
         let what = |e| failed(format_args!("snapshot of {}", self.name), e);
-        // Not cancellable half way: dropping the call would not stop the server.
+        // A cancellation ends the waiting, not the server's work: the undo waits for that.
         let task = self
             .session
             .start(vm::async_snapshot(&self.vm, &cx.run_id().object_name()))
@@ -59,7 +59,8 @@ impl Step for Snapshot {
         let options = WaitOptions::new().with_progress(move |p| {
             progress.progress((p.clamp(0.0, 1.0) * 100.0) as u64, Some(100))
         });
-        let snapshot = self.session.wait(&task, &options).await.map_err(what)?;
+        let wait = async { self.session.wait(&task, &options).await.map_err(what) };
+        let snapshot = cx.guard(Box::pin(wait)).await?;
         self.mark(cx, &snapshot).await
     }
 
