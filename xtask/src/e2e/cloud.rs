@@ -41,7 +41,9 @@ pub(crate) fn prepare(context: &Context<'_>) -> std::result::Result<RealCloud, S
         }
     }
     eprintln!("e2e: starting Keystone and Glance in {} (a minute, once)", cloud.dir.display());
-    cloud.call("install").map_err(|why| Stop::Skip(format!("Keystone and Glance: {why}")))?;
+    cloud
+        .call("install")
+        .map_err(|why| Stop::Skip(format!("Keystone and Glance could not be installed: {why}")))?;
     cloud.call("up")?;
     Ok(cloud)
 }
