@@ -11,14 +11,15 @@ mod show;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::Parser;
 use clap::error::ErrorKind as UsageError;
 use migrate_core::journal::{FileJournal, Journal, MemoryJournal, RunState};
 use migrate_core::openstack::{Hypervisor, OpenStackXenServer};
 use migrate_core::{
-    CancelToken, Context, Error, ErrorKind, Pipeline, Report, Result, RunId, VhdFiles, XenServerVm,
-    finished,
+    Builder, CancelToken, Context, Error, ErrorKind, LocalDirectory, Pipeline, PostProcessor,
+    Report, Result, RunId, VhdFiles, XenServerVm, finished,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use vmimage::TargetFormat;
@@ -37,9 +38,9 @@ struct Cli {
     /// The VM; without it, the only one that runs
     #[arg(long, value_name = "NAME|UUID", conflicts_with = "from_vhd")]
     vm: Option<String>,
-    /// Where to: glance (cloudstack and dir:PATH are to come)
+    /// Where to: glance, or dir:PATH for files in a folder (cloudstack is to come)
     #[arg(long, value_name = "TARGET", default_value = "glance")]
-    target: String,
+    target: Target,
     /// The image's format: qcow2, vhd, raw or vhd-tgz [default: qcow2]
     #[arg(long, value_name = "FORMAT")]
     format: Option<TargetFormat>,
@@ -78,6 +79,26 @@ struct Cli {
     hypervisor: Option<String>,
 }
 
+/// Where an image goes.
+#[derive(Debug, Clone)]
+enum Target {
+    Glance,
+    Dir(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("dir:")) {
+            ("glance", _) => Ok(Self::Glance),
+            (_, Some(folder)) if !folder.is_empty() => Ok(Self::Dir(folder.into())),
+            ("cloudstack", _) => Err("it is not built yet".to_owned()),
+            _ => Err("it must be glance or dir:PATH".to_owned()),
+        }
+    }
+}
+
 const HELP: &str = "\
 Environment:
   the pool    XEN_URL, XEN_USERNAME, XEN_PASSWORD, and XEN_CA_FILE or XEN_PIN_SHA256 or
@@ -91,6 +112,7 @@ Examples:
   clone_vm --vm web01 --journal web01.journal       a run that can be resumed
   clone_vm --vm web01 --journal web01.journal --resume
   clone_vm --from-vhd leaf.vhd --name web01         no pool: the chain straight from files
+  clone_vm --vm web01 --target dir:/images          no cloud: image files and a manifest
 
 Ctrl-C and SIGTERM undo the run: image and snapshot are removed. Asking again does not end that
 sooner; kill -9 does, and leaves the rest to --resume. Without --journal the journal is kept in
@@ -144,10 +166,8 @@ async fn run(mut cli: Cli) -> Result<()> {
         }
         None => Box::new(MemoryJournal::new()),
     };
-    if cli.target != "glance" {
-        return Err(usage(format!("target {:?} is not built yet: use glance", cli.target)));
-    }
-    let ends = Ends::connect(cli.from_vhd.is_empty(), &cli.sim_disk).await?;
+    let needs_cloud = matches!(cli.target, Target::Glance);
+    let ends = Ends::connect(cli.from_vhd.is_empty(), needs_cloud, &cli.sim_disk).await?;
     let result = clone(&cli, &ends, journal).await;
     ends.close().await;
     match result? {
@@ -157,25 +177,7 @@ async fn run(mut cli: Cli) -> Result<()> {
 }
 
 async fn clone(cli: &Cli, ends: &Ends, journal: Box<dyn Journal>) -> Result<Option<Report>> {
-    let target = cli.post_processor(ends)?;
-    let pipeline = match (&ends.xen, cli.from_vhd.split_first()) {
-        (_, Some((first, others))) => {
-            let files = others.iter().fold(VhdFiles::new(first), |f, disk| f.with_disk(disk));
-            let files = match &cli.name {
-                Some(name) => files.with_name(name),
-                None => files,
-            };
-            Pipeline::new(files, target)
-        }
-        (Some(session), None) => {
-            let vm = match &cli.vm {
-                Some(vm) => XenServerVm::find(session, vm).await?,
-                None => XenServerVm::only_running(session).await?,
-            };
-            Pipeline::new(vm, target)
-        }
-        (None, None) => return Err(usage("no source: name a VM or a file".to_owned())),
-    };
+    let pipeline = Pipeline::boxed(cli.builder(ends).await?, cli.post_processor(ends)?);
     if cli.plan {
         let plan = pipeline.plan().await?;
         show::plan(&plan, cli.json)?;
@@ -197,10 +199,34 @@ async fn clone(cli: &Cli, ends: &Ends, journal: Box<dyn Journal>) -> Result<Opti
 }
 
 impl Cli {
-    /// What to make at the target.
-    fn post_processor(&self, ends: &Ends) -> Result<OpenStackXenServer> {
+    /// What to clone.
+    async fn builder(&self, ends: &Ends) -> Result<Box<dyn Builder>> {
+        if let Some((first, others)) = self.from_vhd.split_first() {
+            let files = others.iter().fold(VhdFiles::new(first), |f, disk| f.with_disk(disk));
+            return Ok(Box::new(match &self.name {
+                Some(name) => files.with_name(name),
+                None => files,
+            }));
+        }
+        let session = ends.xen.as_ref().ok_or_else(|| usage("there is no pool".to_owned()))?;
+        Ok(Box::new(match &self.vm {
+            Some(vm) => XenServerVm::find(session, vm).await?,
+            None => XenServerVm::only_running(session).await?,
+        }))
+    }
+
+    /// What to make of it.
+    fn post_processor(&self, ends: &Ends) -> Result<Box<dyn PostProcessor>> {
         let format = self.format.unwrap_or(TargetFormat::Qcow2);
-        let mut target = OpenStackXenServer::new(&ends.glance, format);
+        if let Target::Dir(folder) = &self.target {
+            let target = LocalDirectory::new(folder, format);
+            return Ok(Box::new(match &self.name {
+                Some(name) => target.with_name(name),
+                None => target,
+            }));
+        }
+        let glance = ends.glance.as_ref().ok_or_else(|| usage("there is no cloud".to_owned()))?;
+        let mut target = OpenStackXenServer::new(glance, format);
         if let Some(name) = &self.name {
             target = target.with_name(name);
         }
@@ -208,9 +234,9 @@ impl Cli {
             target = target.with_os_type(os_type);
         }
         match self.hypervisor.as_deref() {
-            None => Ok(target),
-            Some("xen" | "xenserver") => Ok(target.with_hypervisor(Hypervisor::Xen)),
-            Some("kvm") => Ok(target.with_hypervisor(Hypervisor::Kvm)),
+            None => Ok(Box::new(target)),
+            Some("xen" | "xenserver") => Ok(Box::new(target.with_hypervisor(Hypervisor::Xen))),
+            Some("kvm") => Ok(Box::new(target.with_hypervisor(Hypervisor::Kvm))),
             Some(other) => Err(usage(format!("hypervisor {other:?} is not known: xen or kvm"))),
         }
     }
@@ -232,6 +258,9 @@ impl Cli {
         }
         if self.format.is_none() {
             self.format = text("target", "format").and_then(|f| f.parse().ok());
+        }
+        if let (Target::Glance, Some(folder)) = (&self.target, text("target", "folder")) {
+            self.target = Target::Dir(folder.into());
         }
         self.name = self.name.take().or_else(|| text("target", "name"));
         self.os_type = self.os_type.take().or_else(|| text("target", "os_type"));

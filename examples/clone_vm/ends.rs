@@ -6,7 +6,7 @@ use std::str::FromStr;
 use glance_client::keystone::{self, Domain, Principal, Scope};
 use glance_client::{CloudConfig, Glance};
 use migrate_core::{Error, ErrorKind, Result};
-use simulator::Simulator;
+use simulator::{Ready, Simulator};
 use xenapi::{Client, Pin, Secret, Session, Trust};
 
 /// The name by which the pool knows this program.
@@ -37,30 +37,34 @@ impl FromStr for SimDisk {
 /// Connections to both ends.
 pub(crate) struct Ends {
     pub(crate) xen: Option<Session>,
-    pub(crate) glance: Glance,
+    pub(crate) glance: Option<Glance>,
     simulator: Option<Simulator>,
 }
 
 impl Ends {
-    /// Connects by the environment; a pool only if one is needed.
-    pub(crate) async fn connect(needs_pool: bool, sim_disks: &[SimDisk]) -> Result<Self> {
-        let pool_set = needs_pool && XEN.iter().any(|name| var(name).is_some());
-        let cloud_set = std::env::vars_os().any(|(name, value)| {
-            let name = name.to_string_lossy();
-            let other = ["OS_TEST", "OS_STD", "OS_LOG"].iter().any(|p| name.starts_with(p));
-            name.starts_with("OS_") && !other && !value.is_empty()
-        });
+    /// Connects by the environment, to the ends that are needed.
+    pub(crate) async fn connect(pool: bool, cloud: bool, sim_disks: &[SimDisk]) -> Result<Self> {
+        let pool_set = pool && XEN.iter().any(|name| var(name).is_some());
+        let cloud_set = cloud
+            && std::env::vars_os().any(|(name, value)| {
+                let name = name.to_string_lossy();
+                let other = ["OS_TEST", "OS_STD", "OS_LOG"].iter().any(|p| name.starts_with(p));
+                name.starts_with("OS_") && !other && !value.is_empty()
+            });
+        if !pool && !cloud {
+            return Ok(Self { xen: None, glance: None, simulator: None });
+        }
         if !pool_set && !cloud_set {
-            return Self::simulate(needs_pool, sim_disks).await;
+            return Self::simulate(pool, cloud, sim_disks).await;
         }
         if !sim_disks.is_empty() {
             return Err(config("--sim-disk is for simulated servers: unset XEN_* and OS_*"));
         }
         let mut missing = Vec::new();
-        if needs_pool {
+        if pool {
             missing.extend(XEN[..3].iter().copied().filter(|name| var(name).is_none()));
         }
-        if !cloud_set {
+        if cloud && !cloud_set {
             missing.push("OS_CLOUD (or OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME)");
         }
         if !missing.is_empty() {
@@ -69,15 +73,20 @@ impl Ends {
                 missing.join(", ")
             )));
         }
-        let cloud = CloudConfig::from_env().map_err(|e| config(e.to_string()))?;
-        let xen = match needs_pool {
+        let glance = match cloud {
+            true => {
+                Some(glance(&CloudConfig::from_env().map_err(|e| config(e.to_string()))?).await?)
+            }
+            false => None,
+        };
+        let xen = match pool {
             true => Some(pool_of_environment().await?),
             false => None,
         };
-        Ok(Self { xen, glance: glance(&cloud).await?, simulator: None })
+        Ok(Self { xen, glance, simulator: None })
     }
 
-    async fn simulate(needs_pool: bool, disks: &[SimDisk]) -> Result<Self> {
+    async fn simulate(pool: bool, cloud: bool, disks: &[SimDisk]) -> Result<Self> {
         println!("no server is configured: simulated ones are used, in this process");
         let simulator = disks
             .iter()
@@ -86,26 +95,15 @@ impl Ends {
             .await
             .map_err(|e| config(format!("the simulated servers do not start: {e}")))?;
         let ready = simulator.ready();
-        let cloud = CloudConfig::builder(&ready.openstack.auth_url)
-            .with_password(
-                Principal::named(&ready.openstack.username, Domain::default()),
-                ready.openstack.password.as_str(),
-            )
-            .with_scope(Scope::Project(Principal::named(
-                &ready.openstack.project,
-                Domain::default(),
-            )))
-            .build()
-            .map_err(|e| config(e.to_string()))?;
-        let xen = if needs_pool {
-            let pin = ready.xen.pin_sha256.as_deref().unwrap_or_default();
-            let trust = Trust::Pins(Pin::parse_list(pin).map_err(pool_failed)?);
-            let password = Secret::new(ready.xen.password.as_str());
-            Some(login(&ready.xen.url, trust, &ready.xen.username, password).await?)
-        } else {
-            None
+        let glance = match cloud {
+            true => Some(glance(&simulated_cloud(ready)?).await?),
+            false => None,
         };
-        Ok(Self { xen, glance: glance(&cloud).await?, simulator: Some(simulator) })
+        let xen = match pool {
+            true => Some(simulated_pool(ready).await?),
+            false => None,
+        };
+        Ok(Self { xen, glance, simulator: Some(simulator) })
     }
 
     /// Logs out, and stops what was started here.
@@ -117,6 +115,25 @@ impl Ends {
             simulator.stop().await;
         }
     }
+}
+
+fn simulated_cloud(ready: &Ready) -> Result<CloudConfig> {
+    let cloud = &ready.openstack;
+    CloudConfig::builder(&cloud.auth_url)
+        .with_password(
+            Principal::named(&cloud.username, Domain::default()),
+            cloud.password.as_str(),
+        )
+        .with_scope(Scope::Project(Principal::named(&cloud.project, Domain::default())))
+        .build()
+        .map_err(|e| config(e.to_string()))
+}
+
+async fn simulated_pool(ready: &Ready) -> Result<Session> {
+    let pin = ready.xen.pin_sha256.as_deref().unwrap_or_default();
+    let trust = Trust::Pins(Pin::parse_list(pin).map_err(pool_failed)?);
+    let password = Secret::new(ready.xen.password.as_str());
+    login(&ready.xen.url, trust, &ready.xen.username, password).await
 }
 
 async fn pool_of_environment() -> Result<Session> {

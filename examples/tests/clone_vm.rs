@@ -196,3 +196,17 @@ async fn files_need_no_pool() {
     let pool_is_not_asked = vec![("XEN_URL".to_owned(), "https://127.0.0.1:1".to_owned())];
     json(&run(&pool_is_not_asked, &args).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_needs_no_cloud() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = format!("dir:{}", dir.path().display());
+    let args = ["--target", &target, "--format", "vhd", "--json"];
+    let report = json(&run(&[("OS_CLOUD".to_owned(), "not-asked".to_owned())], &args).await);
+    assert_eq!(report["target"], "dir");
+    let path = PathBuf::from(report["images"][0]["id"].as_str().unwrap());
+    assert_eq!(path, dir.path().join("web01.vhd"));
+    assert_eq!(std::fs::metadata(path).unwrap().len(), report["images"][0]["bytes"]);
+    assert!(dir.path().join("web01.json").exists());
+    assert_one_line(&run(&[], &["--target", "floppy"]).await, 2, "dir:PATH");
+}

@@ -77,7 +77,7 @@ fn open(file: &Path, parents: &[PathBuf]) -> Result<Arc<dyn Disk>> {
 }
 
 /// Runs blocking work on a thread for it.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)

@@ -63,7 +63,7 @@
 //! | [`Builder`] | makes an [`Artifact`] of a source | `XenServerVm` (a VM of a pool), [`VhdFiles`] (a chain of files) |
 //! | [`Artifact`] | describes a [`Machine`], opens its disks as often as needed | that of each builder |
 //! | [`Provisioner`] | changes the guest of the clone | none yet |
-//! | [`PostProcessor`] | ships the artifact, verifies and publishes it | `OpenStackXenServer` (Glance) |
+//! | [`PostProcessor`] | ships the artifact, verifies and publishes it | `OpenStackXenServer` (Glance), [`LocalDirectory`] (files and a manifest) |
 //! | [`Step`] | acts, can be asked about, can be undone | those of the builders and post-processors |
 //! | [`Journal`](journal::Journal) | keeps what was intended and done | [`FileJournal`](journal::FileJournal), [`MemoryJournal`](journal::MemoryJournal) |
 //! | [`Observer`] | is told what happens | every closure |
@@ -119,7 +119,8 @@
 //! | `tracing` | no | events of the crate `tracing` for steps and undos |
 //! | `xenserver` | yes | the builder for VMs of a pool |
 //!
-//! Without any, the steps, the journal, the data plane and [`VhdFiles`] are left.
+//! Without any, the steps, the journal, the data plane, [`VhdFiles`] and
+//! [`LocalDirectory`] are left.
 
 mod artifact;
 mod context;
@@ -127,6 +128,7 @@ mod error;
 mod files;
 mod finding;
 pub mod journal;
+mod local;
 mod observer;
 #[cfg(feature = "openstack")]
 pub mod openstack;
@@ -142,6 +144,7 @@ pub use context::{CancelToken, Clock, Context, RunId, StepCx, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use files::VhdFiles;
 pub use finding::{Finding, Severity};
+pub use local::LocalDirectory;
 pub use observer::{Event, Observer};
 pub use pipeline::{
     Builder, ImageReport, MigrationPlan, Pipeline, PlannedImage, PostProcessor, Provisioner,

@@ -293,7 +293,12 @@ impl std::fmt::Debug for Pipeline {
 impl Pipeline {
     /// From `builder` to `target`.
     pub fn new(builder: impl Builder + 'static, target: impl PostProcessor + 'static) -> Self {
-        Self { builder: Box::new(builder), provisioners: Vec::new(), target: Box::new(target) }
+        Self::boxed(Box::new(builder), Box::new(target))
+    }
+
+    /// The same for parts that are chosen at run time.
+    pub fn boxed(builder: Box<dyn Builder>, target: Box<dyn PostProcessor>) -> Self {
+        Self { builder, provisioners: Vec::new(), target }
     }
 
     /// Changes the clone on its way, after the provisioners that are there.

@@ -13,8 +13,8 @@ use glance_client::{CloudConfig, Glance};
 use migrate_core::journal::{Entry, FileJournal, Journal, MemoryJournal};
 use migrate_core::openstack::OpenStackXenServer;
 use migrate_core::{
-    CancelToken, Context, Error, ErrorKind, Event, Pipeline, Report, Result, RunId, Severity,
-    VhdFiles, XenServerVm,
+    CancelToken, Context, Error, ErrorKind, Event, LocalDirectory, Pipeline, Report, Result, RunId,
+    Severity, VhdFiles, XenServerVm,
 };
 use serde_json::Value;
 use simulator::Simulator;
@@ -452,4 +452,38 @@ async fn a_broken_export_says_why() {
         assert!(said.contains("web01") && said.contains("INTERNAL_ERROR"), "{fault}: {said}");
     }
     world.assert_source_unchanged("broken exports");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_every_entry_of_a_run_into_a_folder_is_resumed() {
+    let source = tempfile::tempdir().unwrap();
+    let file = disk(source.path(), "root.img", 3, 9);
+    let run = async |folder: &Path, journal: Box<dyn Journal>| {
+        let target = LocalDirectory::new(folder, TargetFormat::Qcow2).with_name("copy");
+        Pipeline::new(VhdFiles::new(&file), target).run(journal, context()).await
+    };
+    let names = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let whole = MemoryJournal::new();
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), Box::new(whole.clone())).await.unwrap();
+    for at in 0..whole.entries().len() {
+        for before in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let inner = MemoryJournal::new();
+            let dead = Arc::new(Notify::new());
+            let dying = Dying { inner: inner.clone(), at, before, dead: Arc::clone(&dead) };
+            tokio::select! {
+                biased;
+                r = run(folder.path(), Box::new(dying)) => panic!("{at}: {r:?}"),
+                () = dead.notified() => {}
+            }
+            run(folder.path(), Box::new(inner)).await.unwrap();
+            assert_eq!(names(folder.path()), ["copy.json", "copy.qcow2"], "{at} {before}");
+        }
+    }
 }
