@@ -43,6 +43,7 @@
 //! - Guests are fake: their disks never change, and a heart beats while they run.
 //! - Exports have the formats raw and vhd; XAPI before 25.27 has no qcow2 either.
 
+mod net;
 pub mod openstack;
 mod sim;
 pub mod xen;

@@ -44,7 +44,20 @@ fn a_disk_that_is_not_there_is_one_line() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(stderr.contains("/nowhere/at/all.vhd"), "{stderr}");
+    assert_eq!(stderr.matches("No such file").count(), 1, "said once: {stderr}");
     assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_its_server() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (option, server) in [("--xen-port", "XenServer"), ("--openstack-port", "OpenStack")] {
+        let (output, stderr) = fails(&[option, &port]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(server) && stderr.contains(&port), "{stderr}");
+    }
 }
 
 #[test]

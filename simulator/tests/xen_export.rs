@@ -6,7 +6,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Pool, expand, get, moment, raw, raw_disk, split};
+use common::{Pool, expand, get, moment, raw, raw_disk, raw_to_its_end, split};
 use serde_json::json;
 use simulator::xen::XenConfig;
 use tokio::net::TcpStream;
@@ -234,9 +234,10 @@ async fn exports_break_as_they_are_told_to() {
     let task = pool.task().await;
     faults.set_str("host-gone=100000").unwrap();
     let target = format!("/export_raw_vdi?vdi={vdi}&format=vhd&task_id={task}");
-    let cookie = format!("Cookie: session_id={}\r\n", pool.session);
-    let response = get(&pool.address(), &target, &cookie).await;
+    let request = format!("GET {target} HTTP/1.1\r\nCookie: session_id={}\r\n\r\n", pool.session);
+    let (response, reset) = raw_to_its_end(&pool.address(), request.as_bytes()).await;
     assert!(response.len() < 110_000);
+    assert!(reset, "a host that is gone sends no orderly end");
     let mut refused = false;
     for _ in 0..100 {
         refused = TcpStream::connect(pool.address()).await.is_err();

@@ -53,7 +53,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -77,7 +76,7 @@ impl OpenStack {
     ///
     /// The port is taken, or the folder for image data cannot be made.
     pub async fn start(config: OpenStackConfig) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", config.port)).await?;
+        let listener = crate::net::listen("OpenStack", config.port).await?;
         let port = listener.local_addr()?.port();
         let mut builder = tempfile::Builder::new();
         let builder = builder.prefix("simulated-glance-");

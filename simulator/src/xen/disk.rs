@@ -36,8 +36,9 @@ pub(crate) fn open(path: &Path) -> io::Result<Opened> {
 /// The error with its cause: whoever starts the program sees nothing else.
 fn one_line(error: &vmimage::Error) -> io::Error {
     use std::error::Error as _;
-    match error.source() {
-        Some(source) => io::Error::other(format!("{error}: {source}")),
-        None => io::Error::other(error.to_string()),
+    let text = error.to_string();
+    match error.source().map(ToString::to_string) {
+        Some(source) if !text.contains(&source) => io::Error::other(format!("{text}: {source}")),
+        _ => io::Error::other(text),
     }
 }

@@ -87,8 +87,10 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
     pool.adopt_task(task);
     let ask = Ask { vdi: &vdi, base: base.as_deref(), format, task };
     let ended = send(pool, plan, conn, ask).await;
+    let reset = matches!(ended, Ended::Reset);
     finish(host, plan, conn, &vdi, task, ended).await;
-    Ok(())
+    // An orderly end after this would announce itself to the client before the reset does.
+    if reset { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
 }
 
 /// A session in the query, in the cookie, or a login by Basic.

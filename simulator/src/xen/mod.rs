@@ -182,7 +182,7 @@ impl XenServer {
         let mut facts = Vec::new();
         for index in 0..=usize::from(config.second_host) {
             let port = if index == 0 { config.port } else { 0 };
-            let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+            let listener = crate::net::listen("XenServer", port).await?;
             let name = format!("xenserver-{}", index + 1);
             let (certificate, tls) = if config.plain {
                 (None, None)

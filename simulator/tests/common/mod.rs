@@ -178,6 +178,15 @@ pub async fn raw(address: &str, request: &[u8]) -> Vec<u8> {
     response
 }
 
+/// As [`raw`], and how the connection ended: true is a reset, false an orderly end.
+pub async fn raw_to_its_end(address: &str, request: &[u8]) -> (Vec<u8>, bool) {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(request).await.unwrap();
+    let mut response = Vec::new();
+    let end = tcp.read_to_end(&mut response).await;
+    (response, end.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset))
+}
+
 /// The header block with its end, and the body.
 pub fn split(response: &[u8]) -> (&str, &[u8]) {
     let end = response.windows(4).position(|w| w == b"\r\n\r\n").expect("a header block") + 4;
