@@ -104,3 +104,42 @@ pub(crate) fn images(answer: &Value, count: usize) -> Result<Vec<Image>> {
     }
     Ok(images.iter().cloned().map(Image).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::images;
+
+    fn answer() -> Value {
+        json!({
+            "run_id": "r", "vm": "web01", "target": "glance",
+            "images": [{
+                "id": "0".repeat(36), "name": "web01", "format": "qcow2", "bytes": 1,
+                "md5": "0".repeat(32), "sha256": "0".repeat(64), "sha512": "0".repeat(128),
+                "content_root": "0".repeat(64),
+            }],
+            "steps": [{"name": "snapshot", "seconds": 0.5}],
+        })
+    }
+
+    #[test]
+    fn the_contract_is_accepted() {
+        assert_eq!(images(&answer(), 1).unwrap()[0].bytes(), Some(1));
+    }
+
+    #[test]
+    fn what_breaks_the_contract_is_refused() {
+        assert!(images(&answer(), 2).unwrap_err().contains("1 images where 2"));
+        for field in ["run_id", "vm", "target", "images", "steps"] {
+            let mut answer = answer();
+            answer[field] = Value::Null;
+            assert!(images(&answer, 1).is_err(), "{field}");
+        }
+        for field in ["id", "name", "bytes", "md5", "sha256", "sha512", "content_root"] {
+            let mut answer = answer();
+            answer["images"][0][field] = Value::Null;
+            assert!(images(&answer, 1).is_err(), "{field}");
+        }
+    }
+}

@@ -121,3 +121,34 @@ fn changed(old: &Value, new: &Value) -> String {
         fields.map(|(name, value)| format!("{name} {value} -> {}", new[name.as_str()])).collect();
     fields.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::difference;
+
+    #[test]
+    fn equal_inventories_do_not_differ() {
+        let pool = json!({"VM": [{"uuid": "a", "name_label": "web01"}]});
+        assert_eq!(difference(&pool, &pool.clone()), None);
+    }
+
+    #[test]
+    fn each_kind_of_difference_is_named() {
+        let before = json!({"VDI": [{"uuid": "a", "snapshots": []}, {"uuid": "b"}]});
+        let after = json!({
+            "VDI": [{"uuid": "a", "snapshots": ["s"]}, {"uuid": "c", "name_label": "left"}],
+            "task": [{"uuid": "t", "name_label": "export"}],
+        });
+        let said = difference(&before, &after).unwrap();
+        for part in [
+            "VDI a changed: snapshots [] -> [\"s\"]",
+            "VDI b is gone",
+            "VDI c is new (\"left\")",
+            "task t is new (\"export\")",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}
