@@ -29,8 +29,8 @@ const MOST_STEPS: usize = 3;
 /// A session with a pool, shared by its clones.
 ///
 /// When the server forgets the session (it does so after a day without calls, after a restart, and
-/// when too many sessions are open), the next call logs in again, once for all who wait, and is
-/// sent once more. Dropping a session does nothing at the server: call
+/// when too many sessions are open), or the pool has another master by now, the next call logs in
+/// again, once for all who wait, and is sent once more. Dropping a session does nothing at the server: call
 /// [`logout`](Self::logout).
 #[derive(Clone)]
 pub struct Session {
@@ -156,7 +156,8 @@ impl Session {
         }
         let current = self.current();
         match self.once(&current, method, params, limit).await {
-            Err(e) if e.is_session_invalid() => {
+            // A host that has become a member of the pool knows no session; a login leads on.
+            Err(e) if e.is_session_invalid() || master_of(&e).is_some() => {
                 self.renew(current.generation).await?;
                 self.once(&self.current(), method, params, limit).await
             }

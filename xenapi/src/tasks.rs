@@ -149,6 +149,11 @@ const MOST_FAILURES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The pause between questions where the server has no usable events.
 const POLL: Duration = Duration::from_secs(1);
+/// The pause after an answer that came at once and said nothing new: a server that does not hold
+/// questions for events must not be asked without end.
+const NO_NEWS: Duration = Duration::from_millis(200);
+/// How long after the time limit a last answer is still waited for.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Waits until a task ends, gives its result, and removes the task from the server.
@@ -178,7 +183,7 @@ impl Session {
     /// Waits until a task ends and gives its record; the task stays at the server.
     pub(crate) async fn wait_ended(&self, task: &Ref<Task>, options: &WaitOptions) -> Result<Task> {
         let mut watcher = Watcher::new(self, task);
-        let mut deadline = options.timeout.map(|t| Instant::now() + t);
+        let mut deadline = options.timeout.and_then(|t| Instant::now().checked_add(t));
         let mut cancel = options.cancel.clone();
         let mut cancelling = false;
         loop {
@@ -190,11 +195,12 @@ impl Session {
                 () = said(cancel.as_ref()) => {
                     cancel = None;
                     cancelling = true;
-                    deadline = Some(Instant::now() + options.cancel_grace);
-                    self.cancel_task(task).await?;
+                    deadline = Instant::now().checked_add(options.cancel_grace);
+                    self.cancel_patiently(task).await?;
                     continue;
                 }
                 seen = watcher.next(limit) => seen?,
+                () = passed(deadline) => return Err(late(task, cancelling)),
             };
             if let Some(record) = seen {
                 if let Some(tell) = &options.progress {
@@ -208,6 +214,19 @@ impl Session {
                 return Err(late(task, cancelling));
             }
         }
+    }
+
+    /// As [`cancel_task`](Self::cancel_task), through a connection that breaks for a moment.
+    async fn cancel_patiently(&self, task: &Ref<Task>) -> Result<()> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..MOST_FAILURES {
+            match self.cancel_task(task).await {
+                Err(e) if is_passing(&e) => tokio::time::sleep(pause).await,
+                other => return other,
+            }
+            pause *= 2;
+        }
+        self.cancel_task(task).await
     }
 
     /// Cancels a task; one that is gone, has ended, or cannot be cancelled is left alone.
@@ -233,6 +252,17 @@ fn late(task: &Ref<Task>, cancelling: bool) -> Error {
 async fn said(cancel: Option<&Cancel>) {
     match cancel {
         Some(cancel) => cancel.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns a little after the time limit; never without one.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::time::sleep(left.saturating_add(LAST_WORD)).await;
+        }
         None => std::future::pending().await,
     }
 }
@@ -286,16 +316,19 @@ struct Watcher<'a> {
     events: bool,
     /// Failures of the connection in a row.
     failures: u32,
+    /// What was learnt last.
+    known: Option<(TaskStatusType, f64)>,
 }
 
 impl<'a> Watcher<'a> {
     fn new(session: &'a Session, task: &'a Ref<Task>) -> Self {
-        Self { session, task, token: String::new(), events: true, failures: 0 }
+        Self { session, task, token: String::new(), events: true, failures: 0, known: None }
     }
 
     /// The task's next known state; `None` if nothing was learnt. A connection that breaks ends
     /// the watch only when it stays broken: the work at the server goes on without it.
     async fn next(&mut self, limit: Duration) -> Result<Option<Task>> {
+        let asked = Instant::now();
         match self.attempt(limit).await {
             Err(e) if is_passing(&e) && self.failures < MOST_FAILURES => {
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures);
@@ -305,6 +338,15 @@ impl<'a> Watcher<'a> {
             }
             other => {
                 self.failures = 0;
+                if let Ok(Some(record)) = &other
+                    && !has_ended(record)
+                {
+                    let learnt = Some((record.status.clone(), record.progress));
+                    if self.known == learnt && asked.elapsed() < NO_NEWS {
+                        tokio::time::sleep(NO_NEWS.min(limit)).await;
+                    }
+                    self.known = learnt;
+                }
                 other
             }
         }

@@ -201,6 +201,51 @@ async fn members_that_name_each_other_are_no_endless_loop() {
 }
 
 #[tokio::test]
+async fn a_pool_may_change_its_master_under_a_session() {
+    let fresh = Server::plain(|request| async move {
+        or_login(&request, |_, _| Reply::result(json!(["OpaqueRef:1"])))
+    })
+    .await;
+    let logins = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&logins);
+    let old = Server::plain(move |request| {
+        let count = Arc::clone(&count);
+        async move {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            match request.call().0.as_str() {
+                "session.login_with_password" if first => Reply::result(json!("OpaqueRef:old")),
+                _ => Reply::error("HOST_IS_SLAVE", &["10.9.9.9"]),
+            }
+        }
+    })
+    .await;
+    let client = Client::builder(old.url())
+        .host_address("10.9.9.9", fresh.address.to_string())
+        .build()
+        .unwrap();
+    let session = client.login(USER, PASSWORD, "test").await.unwrap();
+    assert_eq!(session.call(vm::get_all()).await.unwrap().len(), 1);
+    assert_eq!(session.url().port(), Some(fresh.address.port()));
+}
+
+#[tokio::test]
+async fn a_broken_answer_to_a_login_shows_no_session() {
+    for (kind, body) in [
+        ("application/json", r#"{"jsonrpc":"2.0","result":"OpaqueRef:5e55-104"#),
+        ("application/json", r#"["#),
+        ("application/json", r#"{"result":{"x":"OpaqueRef:5e55-104"},"id":1}"#),
+        ("text/xml", "<methodResponse><params><param><value>OpaqueRef:5e55-104"),
+    ] {
+        let server =
+            Server::plain(move |_| async move { Reply::typed(kind, body.as_bytes()) }).await;
+        let client = Client::builder(server.url()).build().unwrap();
+        let error = client.login(USER, PASSWORD, "test").await.unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("5e55"), "{error:?}");
+        assert!(error.to_string().contains("session.login_with_password"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_pinned_member_vouches_for_its_master() {
     let (member_id, master_id) = (Identity::new(&["127.0.0.1"]), Identity::new(&["127.0.0.1"]));
     let master = Server::tls(master_id.acceptor(true), |request| async move {

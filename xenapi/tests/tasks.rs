@@ -249,3 +249,67 @@ async fn a_cancel_reaches_the_server_and_the_end_is_waited_for() {
         assert_eq!(server.methods().last().unwrap(), "task.destroy");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_answers_at_once_is_not_asked_without_end() {
+    // No event, no waiting at the server, and a token that it never wants to see again.
+    for reply in [
+        Reply::result(batch("t", vec![])),
+        Reply::error("EVENT_FROM_TOKEN_PARSE_FAILURE", &["t"]),
+        events("t", "pending", json!({})),
+    ] {
+        let server = scripted(
+            vec![reply; 100_000],
+            vec![("task.get_record", Reply::result(json!({"status": "pending"})))],
+        )
+        .await;
+        let session = login(&server).await;
+        let options = WaitOptions::new().with_timeout(Duration::from_secs(1));
+        let error = session.wait(&handle(), &options).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        let questions = server.seen().len();
+        assert!(questions < 50, "{questions} requests within a second");
+    }
+}
+
+#[tokio::test]
+async fn a_time_limit_holds_where_the_server_says_nothing_at_all() {
+    let server = scripted(vec![], vec![]).await;
+    let session = login(&server).await;
+    let options = WaitOptions::new().with_timeout(Duration::from_millis(100));
+    let handle = handle();
+    let waiting = session.wait(&handle, &options);
+    let error = tokio::time::timeout(Duration::from_secs(25), waiting).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[tokio::test]
+async fn a_cancel_gets_through_a_connection_that_breaks_for_a_moment() {
+    let (told, cancelled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, flag) = (Arc::clone(&told), Arc::clone(&cancelled));
+    let server = Server::plain(move |request| {
+        let (count, flag) = (Arc::clone(&count), Arc::clone(&flag));
+        async move {
+            or_login(&request, |method, _| match method {
+                "task.cancel" if count.fetch_add(1, Ordering::SeqCst) == 0 => {
+                    Reply::raw(Vec::new())
+                }
+                "task.cancel" => {
+                    flag.store(true, Ordering::SeqCst);
+                    Reply::result(json!(""))
+                }
+                "event.from" if flag.load(Ordering::SeqCst) => events("t", "cancelled", json!({})),
+                "event.from" => events("t", "pending", json!({})),
+                _ => Reply::result(json!("")),
+            })
+        }
+    })
+    .await;
+    let session = login(&server).await;
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let options = WaitOptions::new().with_cancel(cancel).with_timeout(Duration::MAX);
+    let error = session.wait(&handle(), &options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert_eq!(told.load(Ordering::SeqCst), 2);
+}

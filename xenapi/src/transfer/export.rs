@@ -418,7 +418,10 @@ impl Stream for Export {
                 }
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
-            flow.idle.as_mut().reset(Instant::now() + this.inactivity);
+            // A limit beyond what a clock can hold is none: the first one is far away then.
+            if let Some(deadline) = Instant::now().checked_add(this.inactivity) {
+                flow.idle.as_mut().reset(deadline);
+            }
             if let Some(data) = this.accept(data).filter(|d| !d.is_empty()) {
                 this.received += data.len() as u64;
                 return Poll::Ready(Some(Ok(data)));

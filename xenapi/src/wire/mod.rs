@@ -63,10 +63,41 @@ impl Codec {
     }
 }
 
-/// The start of a body, for a message about a body that makes no sense.
+/// The start of a body, for a message about a body that makes no sense. References are left out:
+/// the body may be the answer to a login, and its reference is the session.
 pub(crate) fn excerpt(body: &[u8]) -> String {
     let head = body.get(..body.len().min(120)).unwrap_or_default();
     let text = String::from_utf8_lossy(head);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.trim().is_empty() { "an empty body".to_owned() } else { format!("{:?}", text.trim()) }
+    let text = without_references(text.trim());
+    if text.is_empty() { "an empty body".to_owned() } else { format!("{text:?}") }
+}
+
+/// Replaces what follows `OpaqueRef:`, also where the text ends in the middle of it.
+fn without_references(text: &str) -> String {
+    const MARK: &str = "OpaqueRef:";
+    let mut parts = text.split(MARK);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_".contains(c));
+        out.push_str(MARK);
+        out.push('…');
+        out.push_str(rest);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_shows_no_reference_and_no_control() {
+        let body = br#"{"result":"OpaqueRef:0f-9a_z","x":"OpaqueRef:NULL"}"#;
+        assert_eq!(excerpt(body), r#""{\"result\":\"OpaqueRef:…\",\"x\":\"OpaqueRef:…\"}""#);
+        let cut = format!("{}OpaqueRef:secret-that-is-cut", "x".repeat(100));
+        assert!(excerpt(cut.as_bytes()).ends_with("OpaqueRef:…\""), "{}", excerpt(cut.as_bytes()));
+        assert_eq!(excerpt(b"\r\n\x1b"), "an empty body");
+        assert_eq!(excerpt(b"<h1>502\r\n"), "\"<h1>502\"");
+    }
 }
