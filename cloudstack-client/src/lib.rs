@@ -29,8 +29,28 @@
 //! # Errors
 //! [`Error`], of the [`ErrorKind`]s there. An error names a parameter and never its value.
 
+mod call;
+pub mod capabilities;
+mod client;
 mod error;
+pub mod hypervisors;
+pub mod job;
+mod meter;
+pub mod os_types;
+mod random;
 mod sign;
+pub mod tags;
+pub mod templates;
+mod transport;
+mod value;
+mod wait;
+pub mod zones;
 
-pub use error::{Error, ErrorKind};
+pub use call::{Answer, Call, List, Record, command};
+pub use client::{Client, ClientBuilder};
+pub use error::{Error, ErrorKind, Result};
+pub use job::Job;
 pub use sign::{Credentials, SignedQuery, VALIDITY, sign, signature, string_to_sign};
+pub use templates::{Upload, UploadTicket};
+pub use transport::{Body, BodyStream, HttpTransport, Transport, Trust, body_of};
+pub use wait::WaitOptions;

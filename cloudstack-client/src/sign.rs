@@ -37,6 +37,11 @@ impl Credentials {
     pub fn api_key(&self) -> &str {
         &self.api_key
     }
+
+    /// For finding it in texts of others.
+    pub(crate) fn secret(&self) -> &str {
+        &self.secret
+    }
 }
 
 impl fmt::Debug for Credentials {

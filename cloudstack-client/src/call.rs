@@ -1,0 +1,432 @@
+//! Requests as values.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Result, classify, one_line};
+use crate::sign::{Credentials, SignedQuery, sign};
+use crate::value::Fields;
+
+/// One API command with its parameters and the way to read its answer: it can be built, looked at and tested
+/// without a socket, and sent by [`Client::call`](crate::Client::call).
+///
+/// A value that cannot be sent is reported when the call is signed, so that building a call never fails.
+///
+/// ```
+/// let call = cloudstack_client::zones::list();
+/// assert_eq!(call.command(), "listZones");
+/// let zones = call
+///     .parse(http::StatusCode::OK, br#"{"listzonesresponse":{"count":1,"zone":[{"id":"z1","name":"one"}]}}"#)
+///     .unwrap();
+/// assert_eq!(zones.items[0].name, "one");
+/// // An empty list has neither count nor array.
+/// assert!(call.parse(http::StatusCode::OK, br#"{"listzonesresponse":{}}"#).unwrap().items.is_empty());
+/// ```
+pub struct Call<T> {
+    what: String,
+    command: String,
+    parameters: Vec<(String, String)>,
+    reads: bool,
+    paged: bool,
+    problem: Option<String>,
+    parse: Parse<T>,
+}
+
+type Parse<T> = Arc<dyn Fn(&Answer<'_>) -> Result<T> + Send + Sync>;
+
+/// The content of a successful answer: what is under its root key.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Answer<'a> {
+    /// What was asked, for error texts: `template web01: register`.
+    pub what: &'a str,
+    /// The content.
+    pub content: &'a Value,
+}
+
+impl Answer<'_> {
+    /// [`ErrorKind::Protocol`], with what is wrong with the answer.
+    #[must_use]
+    pub fn wrong(&self, problem: &str) -> Error {
+        Error::protocol(format!("{}: {problem}; is the endpoint a CloudStack API?", self.what))
+    }
+
+    pub(crate) fn fields(&self) -> Result<Fields<'_>> {
+        Fields::of(self.content).ok_or_else(|| self.wrong("the answer is no object"))
+    }
+}
+
+/// One page of a list, or all of it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct List<T> {
+    /// What came.
+    pub items: Vec<T>,
+    /// How many there are in all, as the server counts them.
+    pub count: Option<u64>,
+}
+
+/// A record that lists can hold.
+pub trait Record: Sized {
+    /// The name of the array in the answer.
+    const ARRAY: &'static str;
+
+    /// Reads one element; `None` if it lacks what makes it usable (its id).
+    fn read(value: &Value) -> Option<Self>;
+
+    /// What tells two elements apart: pages can overlap.
+    fn key(&self) -> String;
+}
+
+impl<T> Call<T> {
+    /// A call that changes something: it is never sent twice after it may have reached the server.
+    ///
+    /// `what` names it in errors (`template 12: delete`); `parse` reads the content of a successful answer.
+    pub fn change(
+        what: impl Into<String>,
+        command: impl Into<String>,
+        parse: impl Fn(&Answer<'_>) -> Result<T> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            command: command.into(),
+            parameters: Vec::new(),
+            reads: false,
+            paged: false,
+            problem: None,
+            parse: Arc::new(parse),
+        }
+    }
+
+    /// A call that only looks, so that it is tried again when its connection breaks.
+    pub fn read(
+        what: impl Into<String>,
+        command: impl Into<String>,
+        parse: impl Fn(&Answer<'_>) -> Result<T> + Send + Sync + 'static,
+    ) -> Self {
+        Self { reads: true, ..Self::change(what, command, parse) }
+    }
+
+    /// Adds a parameter. Names should be in lower case except below `details[0].`; one that is there is replaced.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let name = name.into();
+        self.parameters.retain(|(there, _)| *there != name);
+        self.parameters.push((name, value.into()));
+        self
+    }
+
+    /// Adds a parameter if there is a value.
+    #[must_use]
+    pub fn with_some<V: ToString>(self, name: &str, value: Option<V>) -> Self {
+        match value {
+            Some(value) => self.with(name, value.to_string()),
+            None => self,
+        }
+    }
+
+    /// Chooses the id of the asynchronous job that the call starts: a UUID. After a lost answer the job can then be
+    /// looked for by this id, see [`Client::run`](crate::Client::run). CloudStack takes it (`customjobid`) for every
+    /// asynchronous command, without documenting it.
+    #[must_use]
+    pub fn with_job_id(self, id: impl Into<String>) -> Self {
+        self.with("customjobid", id)
+    }
+
+    /// Makes the call fail with [`ErrorKind::Invalid`] instead of being sent.
+    #[must_use]
+    pub fn with_problem(mut self, problem: impl Into<String>) -> Self {
+        self.problem.get_or_insert_with(|| problem.into());
+        self
+    }
+
+    /// What errors call this operation.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The command.
+    #[must_use]
+    pub fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// The parameters without the command.
+    #[must_use]
+    pub fn parameters(&self) -> &[(String, String)] {
+        &self.parameters
+    }
+
+    /// The value of one parameter.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(there, _)| there == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether it only looks.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.reads
+    }
+
+    /// The signed form to be sent.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the call holds a value that cannot be sent; what [`sign()`](crate::sign()) refuses.
+    pub fn sign(&self, credentials: &Credentials, expires: SystemTime) -> Result<SignedQuery> {
+        if let Some(problem) = &self.problem {
+            return Err(Error::new(ErrorKind::Invalid, format!("{}: {problem}", self.what)));
+        }
+        let command = ("command", self.command.as_str());
+        let all = self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        sign(credentials, std::iter::once(command).chain(all), expires)
+            .map_err(|error| Error::new(error.kind(), format!("{}: {error}", self.what)))
+    }
+
+    /// Reads an answer: the value, or the error that the status and the body tell.
+    ///
+    /// # Errors
+    /// The error of the status or of the body, else what the reader says.
+    pub fn parse(&self, status: StatusCode, body: &[u8]) -> Result<T> {
+        let root = serde_json::from_slice::<Value>(body);
+        let content = match root.as_ref().map(sole) {
+            Ok(Some(content)) => content,
+            _ if !status.is_success() => return Err(self.refused(status, &plain(body))),
+            Ok(None) => {
+                let text = "the answer is not one object under one key";
+                return Err(Answer { what: &self.what, content: &Value::Null }.wrong(text));
+            }
+            Err(error) => {
+                return Err(Error::protocol(format!(
+                    "{}: the answer is not JSON (line {} column {}); is the endpoint a CloudStack API (it mostly \
+                     ends in /client/api)?",
+                    self.what,
+                    error.line(),
+                    error.column()
+                ))
+                .with_status(status));
+            }
+        };
+        let fields = Fields::of(content);
+        let code = fields.and_then(|fields| fields.number("errorcode"));
+        if status.is_success() && code.is_none() {
+            return (self.parse)(&Answer { what: &self.what, content });
+        }
+        let said = fields.and_then(|fields| fields.text("errortext")).unwrap_or_default();
+        let code = code.and_then(|code| u16::try_from(code).ok());
+        let cs_code = fields
+            .and_then(|fields| fields.number("cserrorcode"))
+            .and_then(|code| u32::try_from(code).ok());
+        Err(failure(&self.what, code.unwrap_or(status.as_u16()), cs_code, &said)
+            .with_status(status))
+    }
+
+    fn refused(&self, status: StatusCode, said: &str) -> Error {
+        failure(&self.what, status.as_u16(), None, said).with_status(status)
+    }
+}
+
+impl<R: Record> Call<List<R>> {
+    /// A list that is given in pages.
+    pub(crate) fn list(what: &str, command: &str) -> Self {
+        Self { paged: true, ..Self::whole_list(what, command) }
+    }
+
+    /// A list that the server always gives whole, so that it must not be asked for pages.
+    pub(crate) fn whole_list(what: &str, command: &str) -> Self {
+        Self::read(what, command, |answer| {
+            let fields = answer.fields()?;
+            let items = match fields.raw(R::ARRAY) {
+                None | Some(Value::Null) => &[],
+                Some(Value::Array(items)) => items.as_slice(),
+                Some(_) => return Err(answer.wrong(&format!("{:?} is no array", R::ARRAY))),
+            };
+            let items = items
+                .iter()
+                .map(|item| {
+                    R::read(item).ok_or_else(|| {
+                        answer.wrong(&format!("an element of {:?} has no id", R::ARRAY))
+                    })
+                })
+                .collect::<Result<_>>()?;
+            Ok(List { items, count: fields.number("count") })
+        })
+    }
+
+    /// One page: numbers start at 1. Servers refuse one of the two without the other.
+    #[must_use]
+    pub fn with_page(self, page: u64, size: u64) -> Self {
+        self.with("page", page.to_string()).with("pagesize", size.to_string())
+    }
+
+    pub(crate) fn is_paged(&self) -> bool {
+        self.paged
+    }
+}
+
+impl<T> Clone for Call<T> {
+    fn clone(&self) -> Self {
+        Self {
+            what: self.what.clone(),
+            command: self.command.clone(),
+            parameters: self.parameters.clone(),
+            reads: self.reads,
+            paged: self.paged,
+            problem: self.problem.clone(),
+            parse: Arc::clone(&self.parse),
+        }
+    }
+}
+
+/// The names of the parameters and not their values, which may be addresses and passwords.
+impl<T> fmt::Debug for Call<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.parameters.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Call")
+            .field("what", &self.what)
+            .field("command", &self.command)
+            .field("parameters", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Any command, with its content as JSON: for what this crate has no function for. It is taken for one that changes
+/// something unless its name says that it lists, gets, queries or finds.
+///
+/// ```
+/// let call = cloudstack_client::command("listAccounts").with("listall", "true");
+/// assert!(call.is_read());
+/// assert!(!cloudstack_client::command("getUploadParamsForVolume").is_read(), "it makes a volume");
+/// ```
+#[must_use]
+pub fn command(command: impl Into<String>) -> Call<Value> {
+    let command = command.into();
+    let looks = ["list", "get", "query", "find"].iter().any(|start| command.starts_with(start));
+    let makes = command.starts_with("getUploadParams");
+    let parse = |answer: &Answer<'_>| Ok(answer.content.clone());
+    if looks && !makes {
+        Call::read(command.clone(), command, parse)
+    } else {
+        Call::change(command.clone(), command, parse)
+    }
+}
+
+/// The error for one of CloudStack's codes and texts, wherever they came.
+pub(crate) fn failure(what: &str, code: u16, cs_code: Option<u32>, said: &str) -> Error {
+    let (kind, remedy) = classify(code, said);
+    let said = one_line(said, 400);
+    let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+    let error = Error::new(kind, format!("{what}: the server answered {code}{said}"))
+        .with_codes(Some(code), cs_code);
+    match remedy {
+        Some(remedy) => error.with_hint(remedy),
+        None => error,
+    }
+}
+
+/// What is under the only key, whatever its name: dozens of commands have irregular ones.
+fn sole(root: &Value) -> Option<&Value> {
+    let object = root.as_object()?;
+    let mut values = object.values();
+    let first = values.next()?;
+    values.next().is_none().then_some(first)
+}
+
+/// The readable part of an error that is not CloudStack's: a proxy's page or plain text.
+pub(crate) fn plain(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    if !text.trim_start().starts_with('<') {
+        return one_line(&text, 400);
+    }
+    let title = |text: &str| {
+        let lower = text.to_ascii_lowercase();
+        let start = lower.find("<title>")? + "<title>".len();
+        let end = start + lower[start..].find('<')?;
+        Some(one_line(text.get(start..end)?, 200))
+    };
+    title(&text).unwrap_or_else(|| "a page of HTML".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn parse(status: u16, body: &str) -> Result<Value> {
+        command("listZones").parse(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    }
+
+    #[test]
+    fn the_root_key_is_the_only_one_whatever_its_name() {
+        for root in ["listzonesresponse", "postuploadtemplateresponse", "x"] {
+            assert_eq!(parse(200, &format!(r#"{{"{root}":{{"a":1}}}}"#)).unwrap()["a"], 1);
+        }
+        for body in ["", "[]", "{}", r#"{"a":{},"b":{}}"#, "null", "<html>", "{\"a\":", "\u{0}"] {
+            let error = parse(200, body).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{body}");
+            assert!(error.to_string().starts_with("listZones: the answer"), "{error}");
+        }
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(parse(200, &deep).unwrap_err().kind(), ErrorKind::Protocol);
+    }
+
+    #[test]
+    fn errors_are_told_with_their_codes_and_remedy() {
+        let body = r#"{"registertemplateresponse":{"uuidList":[],"errorcode":535,"cserrorcode":4370,
+            "errortext":"Maximum number of resources of type 'template' for account name=demo has been exceeded."}}"#;
+        let error = parse(535, body).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Quota);
+        assert_eq!((error.code(), error.cs_code()), (Some(535), Some(4370)));
+        assert_eq!(error.status().unwrap().as_u16(), 535);
+        assert_eq!(
+            error.to_string(),
+            "listZones: the server answered 535: Maximum number of resources of type 'template' for account name=demo \
+             has been exceeded.; delete templates that are no longer needed, or have an operator raise the account's limit"
+        );
+        // The status alone, a page of a proxy, an error below a success.
+        assert_eq!(parse(531, "").unwrap_err().kind(), ErrorKind::Forbidden);
+        let error =
+            parse(502, "<html><head><title>502 Bad\nGateway</title></head></html>").unwrap_err();
+        assert!(error.to_string().contains("502 Bad Gateway"), "{error}");
+        let hidden = parse(200, r#"{"x":{"errorcode":"431","errortext":"no"}}"#).unwrap_err();
+        assert_eq!(hidden.kind(), ErrorKind::Invalid);
+        let odd = parse(431, r#"{"x":{"errorcode":99999999999,"errortext":[]}}"#).unwrap_err();
+        assert_eq!((odd.kind(), odd.code()), (ErrorKind::Invalid, Some(431)));
+        assert_eq!(parse(200, r#"{"x":"text"}"#).unwrap(), "text");
+    }
+
+    #[test]
+    fn a_call_signs_its_command_and_shows_no_value() {
+        let call =
+            command("updateTemplate").with("id", "1").with("id", "two").with_some("a", None::<u8>);
+        assert_eq!(call.parameters(), [("id".to_owned(), "two".to_owned())]);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let credentials = Credentials::new("key", "secret");
+        let form = call.sign(&credentials, at).unwrap();
+        assert!(
+            form.as_str().contains("command=updateTemplate") && form.as_str().contains("id=two")
+        );
+        assert!(!format!("{call:?}").contains("two"));
+        let bad = call.clone().with("x", "a\tb").sign(&credentials, at).unwrap_err();
+        assert_eq!(bad.kind(), ErrorKind::Value);
+        assert!(bad.to_string().starts_with("updateTemplate: "), "{bad}");
+        let bad = call.with_problem("no id").sign(&credentials, at).unwrap_err();
+        assert_eq!(
+            (bad.kind(), bad.to_string().as_str()),
+            (ErrorKind::Invalid, "updateTemplate: no id")
+        );
+    }
+
+    #[test]
+    fn hostile_pages_are_no_panic() {
+        for page in ["<", "<title>", "<title>é", "<TITLE></", "<\u{130}<title>x</title>"] {
+            plain(page.as_bytes());
+        }
+        assert_eq!(plain(b"a\x1b[0m\nb"), "a [0m b");
+    }
+}

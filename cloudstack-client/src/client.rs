@@ -1,0 +1,458 @@
+//! A management server's address, and sending calls to it.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
+use url::Url;
+
+use crate::call::{Call, List, Record};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sign::{Credentials, VALIDITY};
+use crate::transport::{Body, HttpTransport, Transport, Trust, read_all};
+
+/// The largest answer that is read.
+const LARGEST_ANSWER: usize = 32 << 20;
+/// Servers allow 500 by default, and an operator can set less.
+const PAGE: u64 = 200;
+/// More than any cloud has; an answer that goes on for so long is no list.
+const MOST_PAGES: u64 = 5_000;
+
+/// Sends calls to one CloudStack as one account. Cheap to clone.
+///
+/// Every call travels by `POST`, so that neither key nor signature gets into an access log.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    endpoint: Url,
+    credentials: Credentials,
+    validity: Duration,
+    call_timeout: Duration,
+    retries: u32,
+    clock: Clock,
+    transport: Arc<dyn Transport>,
+    uploads: Arc<dyn Transport>,
+}
+
+type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// The settings of a [`Client`].
+pub struct ClientBuilder {
+    endpoint: String,
+    credentials: Option<Credentials>,
+    trust: Trust,
+    upload_trust: Option<Trust>,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+    validity: Duration,
+    retries: u32,
+    clock: Clock,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+impl Client {
+    /// Starts with the URL of the API, which mostly ends in `/client/api`.
+    pub fn builder(endpoint: impl AsRef<str>) -> ClientBuilder {
+        ClientBuilder {
+            endpoint: endpoint.as_ref().trim().to_owned(),
+            credentials: None,
+            trust: Trust::default(),
+            upload_trust: None,
+            connect_timeout: Duration::from_secs(15),
+            call_timeout: Duration::from_secs(300),
+            validity: VALIDITY,
+            retries: 4,
+            clock: Arc::new(SystemTime::now),
+            transport: None,
+        }
+    }
+
+    /// The URL of the API.
+    #[must_use]
+    pub fn endpoint(&self) -> &Url {
+        &self.0.endpoint
+    }
+
+    pub(crate) fn uploads(&self) -> &dyn Transport {
+        &*self.0.uploads
+    }
+
+    /// Sends a call and reads its answer.
+    ///
+    /// A call that is refused because the server limits the rate of calls is tried again after a while, and a call that only looks
+    /// also when its connection breaks or the server is starting; each time it is signed anew.
+    ///
+    /// # Errors
+    /// What the call cannot send, [`ErrorKind::Transport`], and what the server answers. After a
+    /// [retryable](Error::is_retryable) error of a call that changes something, it may have taken effect.
+    pub async fn call<T>(&self, call: Call<T>) -> Result<T> {
+        self.send(&call).await
+    }
+
+    pub(crate) async fn send<T>(&self, call: &Call<T>) -> Result<T> {
+        let mut pause = Duration::from_millis(250);
+        let mut left = self.0.retries;
+        loop {
+            let error = match self.once(call).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let again = match error.kind() {
+                // Refused before anything was done.
+                ErrorKind::Busy if error.status() == Some(StatusCode::TOO_MANY_REQUESTS) => true,
+                ErrorKind::Busy => call.is_read(),
+                // One more try is enough for a connection that was closed while it lay idle.
+                ErrorKind::Transport => call.is_read() && left == self.0.retries,
+                _ => false,
+            };
+            if !again || left == 0 {
+                return Err(error);
+            }
+            left -= 1;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    async fn once<T>(&self, call: &Call<T>) -> Result<T> {
+        let expires = (self.0.clock)() + self.0.validity;
+        let form = call.sign(&self.0.credentials, expires)?;
+        let mut request = http::Request::new(Body::Bytes(Bytes::from(form.into_string())));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri(&self.0.endpoint)?;
+        let headers = request.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8"),
+        );
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let exchange = async {
+            let answer = self.0.transport.send(request).await.map_err(|error| {
+                // The transport knows the place and not what was wanted of it.
+                Error::new(error.kind(), format!("{}: {error}", call.what())).with_source(error)
+            })?;
+            let (parts, body) = answer.into_parts();
+            let body = read_all(call.what(), body, LARGEST_ANSWER).await?;
+            Ok((parts, body))
+        };
+        let late = || {
+            let limit = self.0.call_timeout.as_secs_f32();
+            Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "{}: no answer of {} within {limit} s",
+                    call.what(),
+                    place(&self.0.endpoint)
+                ),
+            )
+        };
+        let (parts, body) =
+            tokio::time::timeout(self.0.call_timeout, exchange).await.map_err(|_| late())??;
+        #[cfg(feature = "tracing")]
+        tracing::debug!(
+            command = call.command(),
+            status = parts.status.as_u16(),
+            bytes = body.len(),
+            "cloudstack call"
+        );
+        call.parse(parts.status, &body).map_err(|error| {
+            let error = if error.kind() == ErrorKind::Unauthorized {
+                self.explain(error, &parts.headers)
+            } else {
+                error
+            };
+            error.without(self.0.credentials.secret())
+        })
+    }
+
+    /// The server answers every doubt about a signature with the same words; its clock may tell which it is.
+    fn explain(&self, error: Error, headers: &HeaderMap) -> Error {
+        if error.code() != Some(401) {
+            return error;
+        }
+        let date = headers
+            .get(DATE)
+            .and_then(|date| date.to_str().ok())
+            .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
+        let here = jiff::Timestamp::try_from((self.0.clock)()).ok();
+        let behind = date.zip(here).map(|(there, here)| there.as_second() - here.as_second());
+        match behind {
+            Some(seconds) if seconds.abs() >= 60 => {
+                let way = if seconds > 0 { "behind" } else { "ahead of" };
+                let minutes = seconds.unsigned_abs() / 60;
+                error.with_hint(&format!(
+                    "this computer's clock is {minutes} min {way} the server's, and signatures are valid for a short \
+                     time only: correct it"
+                ))
+            }
+            _ => error.with_hint(
+                "check the API key and its secret, that its user is enabled and may use the API from this address, \
+                 and that the endpoint is the right CloudStack",
+            ),
+        }
+    }
+
+    /// All elements of a list, page by page. Elements that come twice because pages shift meanwhile are
+    /// given once.
+    ///
+    /// The size of a page starts at 200 and follows a server that allows less.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn call_all<R: Record>(&self, call: Call<List<R>>) -> Result<Vec<R>> {
+        if !call.is_paged() {
+            return Ok(self.send(&call).await?.items);
+        }
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        let (mut size, mut page, mut taken) = (PAGE, 1, 0u64);
+        while page <= MOST_PAGES {
+            let list = match self.send(&call.clone().with_page(page, size)).await {
+                Ok(list) => list,
+                Err(error) => match smaller(&error, size) {
+                    // Before the first page only: pages of another size begin elsewhere.
+                    Some(smaller) if page == 1 => {
+                        size = smaller;
+                        continue;
+                    }
+                    _ => return Err(error),
+                },
+            };
+            let came = list.items.len() as u64;
+            taken = taken.saturating_add(came);
+            let before = all.len();
+            all.extend(list.items.into_iter().filter(|item| seen.insert(item.key())));
+            // A full page may have a successor even if the count (which some lists count otherwise) is reached;
+            // a page without anything new comes from a server that knows no pages.
+            if all.len() == before || (came < size && list.count.is_none_or(|count| taken >= count))
+            {
+                return Ok(all);
+            }
+            page += 1;
+        }
+        Err(Error::protocol(format!("{}: the list has no end", call.what())))
+    }
+}
+
+/// The size of pages that a refusal allows, if that is what the refusal is about.
+fn smaller(error: &Error, size: u64) -> Option<u64> {
+    if error.code() != Some(431) {
+        return None;
+    }
+    let text = error.to_string().to_ascii_lowercase();
+    if !text.contains("pagesize") && !text.contains("page size") {
+        return None;
+    }
+    // Everything but the code that stands in the text.
+    let said = text.split_once("answered 431").map_or("", |(_, said)| said);
+    let told = said
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .rfind(|number: &u64| (1..size).contains(number));
+    told.or_else(|| (size > 10).then_some(size / 2))
+}
+
+fn uri(url: &Url) -> Result<http::Uri> {
+    url.as_str().parse().map_err(|error: http::uri::InvalidUri| {
+        Error::config("the endpoint is no usable URL").with_source(error)
+    })
+}
+
+/// Scheme, host and port: what an error may say of a URL.
+pub(crate) fn place(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("endpoint", &self.0.endpoint.as_str())
+            .field("credentials", &self.0.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    /// The account's keys.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// Whom to trust.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// Whom to trust when data is uploaded, if not the same: the secondary storage VM that takes uploads has a certificate of its
+    /// own, which often comes from CloudStack's own authority.
+    #[must_use]
+    pub fn upload_trust(mut self, trust: Trust) -> Self {
+        self.upload_trust = Some(trust);
+        self
+    }
+
+    /// How long making a connection may take (15 s).
+    #[must_use]
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// How long one call may take, from its start to the end of its answer (5 min).
+    #[must_use]
+    pub fn call_timeout(mut self, limit: Duration) -> Self {
+        self.call_timeout = limit;
+        self
+    }
+
+    /// How long a signature is valid ([`VALIDITY`], 10 min). Servers can be set to refuse more than 15 minutes.
+    #[must_use]
+    pub fn validity(mut self, validity: Duration) -> Self {
+        self.validity = validity;
+        self
+    }
+
+    /// How often a call that the server was too busy for is tried again (4 times).
+    #[must_use]
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Another clock than the system's, for a computer whose clock cannot be corrected, and for tests.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// A transport of the caller's own, for calls and uploads; it decides whom to trust.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// The client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] with what is missing or unusable.
+    pub fn build(self) -> Result<Client> {
+        let endpoint = endpoint(&self.endpoint)?;
+        let credentials = self.credentials.ok_or_else(|| {
+            Error::config("no credentials are given: an API key and its secret are needed")
+        })?;
+        if credentials.api_key().is_empty() || credentials.secret().is_empty() {
+            return Err(Error::config("the API key or its secret is empty"));
+        }
+        let (transport, uploads) = match self.transport {
+            Some(own) => (Arc::clone(&own), own),
+            None => {
+                let make = |trust: &Trust| -> Result<Arc<dyn Transport>> {
+                    Ok(Arc::new(HttpTransport::new(trust, self.connect_timeout)?))
+                };
+                let calls = make(&self.trust)?;
+                let uploads = match &self.upload_trust {
+                    Some(trust) => make(trust)?,
+                    None => Arc::clone(&calls),
+                };
+                (calls, uploads)
+            }
+        };
+        Ok(Client(Arc::new(Inner {
+            endpoint,
+            credentials,
+            validity: self.validity,
+            call_timeout: self.call_timeout,
+            retries: self.retries,
+            clock: self.clock,
+            transport,
+            uploads,
+        })))
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("credentials", &self.credentials)
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The text itself stays out of the errors: people put passwords into URLs.
+fn endpoint(text: &str) -> Result<Url> {
+    let url = Url::parse(text).map_err(|error| {
+        Error::config(format!(
+            "the endpoint is no URL ({error}); expected is something like https://cloud.example/client/api"
+        ))
+    })?;
+    let problem = if !["http", "https"].contains(&url.scheme()) {
+        "is neither http nor https"
+    } else if !url.has_host() {
+        "names no host"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "holds a user name or password, which CloudStack's API does not take"
+    } else if url.query().is_some() || url.fragment().is_some() {
+        "has a query or a fragment, which would get into every call"
+    } else {
+        return Ok(url);
+    };
+    Err(Error::config(format!("the endpoint {problem}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::failure;
+
+    #[test]
+    fn what_cannot_work_is_told_before_anything_is_sent() {
+        let build = |endpoint: &str, credentials: Option<Credentials>| {
+            let mut builder = Client::builder(endpoint);
+            builder.credentials = credentials;
+            builder.build().unwrap_err()
+        };
+        let keys = || Some(Credentials::new("key", "hunter2secret"));
+        for url in
+            ["", "cloud", "ftp://h/", "http://u:hunter2secret@h/", "http://h/?a=b", "http://h/#x"]
+        {
+            let error = build(url, keys());
+            assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+        for credentials in [None, Some(Credentials::new("", "x")), Some(Credentials::new("x", " "))]
+        {
+            assert_eq!(build("http://h/client/api", credentials).kind(), ErrorKind::Config);
+        }
+        let client = Client::builder("http://h:8080/client/api")
+            .credentials(keys().unwrap())
+            .build()
+            .unwrap();
+        assert!(!format!("{client:?}").contains("hunter2"));
+        let missing = Client::builder("https://h/")
+            .credentials(keys().unwrap())
+            .trust(Trust::CaFile("/nonexistent/ca.pem".into()));
+        assert_eq!(missing.build().unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn page_sizes_follow_the_refusal() {
+        let size = |code, text: &str| smaller(&failure("zones: list", code, None, text), 200);
+        assert_eq!(size(431, "Page size can not exceed max allowed value: 50"), Some(50));
+        assert_eq!(size(431, "pagesize exceeds max"), Some(100));
+        assert_eq!(size(431, "page size must be at most 500"), Some(100));
+        assert_eq!(size(431, "Invalid parameter id"), None);
+        assert_eq!(size(530, "pagesize 5"), None);
+        assert_eq!(smaller(&failure("x", 431, None, "pagesize"), 10), None, "it ends");
+    }
+}

@@ -1,0 +1,101 @@
+//! Waiting for a template to become ready.
+
+use super::call::get;
+use super::record::{Template, ZoneState, merge};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::wait::{WaitOptions, Waiting};
+
+/// How often a template may be missing before it is taken to be no more.
+const LOOKS: u32 = 4;
+
+impl Client {
+    /// Waits until a template is ready in all of `zones` (ids), or, if none is named, in every zone where it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Failed`] as soon as it has failed in a zone, with the server's words;
+    /// [`ErrorKind::NotFound`] if it is not there; [`ErrorKind::Timeout`] with how far it came.
+    pub async fn wait_ready(
+        &self,
+        id: &str,
+        zones: &[&str],
+        options: &WaitOptions,
+    ) -> Result<Template> {
+        let what = format!("template {id}");
+        let mut waiting = Waiting::new(&what, options);
+        let mut missing = 0;
+        loop {
+            let found = match self.call_all(get(id)).await {
+                Ok(rows) => merge(rows).into_iter().find(|template| template.id == id),
+                Err(error) if error.is_not_found() => None,
+                Err(error) => {
+                    waiting.bear(error).await?;
+                    continue;
+                }
+            };
+            let Some(template) = found else {
+                missing += 1;
+                if missing >= LOOKS {
+                    let text = format!("{what}: it is not there (any more)");
+                    return Err(Error::new(ErrorKind::NotFound, text));
+                }
+                waiting.pause("it is not there").await?;
+                continue;
+            };
+            missing = 0;
+            match judge(&template, zones) {
+                Ok(None) => return Ok(template),
+                Ok(Some(pending)) => waiting.pause(&pending).await?,
+                Err(failed) => {
+                    let text = format!("{what}: it failed {failed}; delete it and begin anew");
+                    return Err(Error::new(ErrorKind::Failed, text));
+                }
+            }
+        }
+    }
+}
+
+/// `Ok(None)` if it is ready, `Ok` with what is waited for, `Err` with what failed.
+fn judge(template: &Template, zones: &[&str]) -> Result<Option<String>, String> {
+    let wanted = |zone: &&super::record::TemplateZone| {
+        zones.is_empty() || zone.id.as_deref().is_some_and(|id| zones.contains(&id))
+    };
+    let mut pending = None;
+    for zone in template.zones.iter().filter(wanted) {
+        let name = zone.name.as_deref().or(zone.id.as_deref()).unwrap_or("all zones");
+        match &zone.state {
+            ZoneState::Ready => {}
+            ZoneState::Failed { reason } => return Err(format!("in {name}: {reason}")),
+            ZoneState::InProgress { .. } => {
+                let status = zone.status.as_deref().unwrap_or("no status");
+                pending = Some(format!("{name}: {status}"));
+            }
+        }
+    }
+    let absent = zones.iter().find(|id| template.zone(id).is_none());
+    Ok(pending.or_else(|| Some(format!("it is not in zone {} yet", absent?))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Record;
+    use serde_json::json;
+
+    fn template(rows: &serde_json::Value) -> Template {
+        let rows = rows.as_array().unwrap().iter().map(|row| Template::read(row).unwrap());
+        merge(rows).remove(0)
+    }
+
+    #[test]
+    fn only_the_named_zones_count() {
+        let template = template(&json!([
+            {"id": "t", "zoneid": "a", "isready": true},
+            {"id": "t", "zoneid": "b", "zonename": "bee", "status": "7% Downloaded"},
+            {"id": "t", "zoneid": "c", "status": "Connection timed out"}]));
+        assert_eq!(judge(&template, &["a"]), Ok(None));
+        assert_eq!(judge(&template, &["a", "b"]), Ok(Some("bee: 7% Downloaded".into())));
+        assert_eq!(judge(&template, &["a", "d"]), Ok(Some("it is not in zone d yet".into())));
+        assert_eq!(judge(&template, &[]), Err("in c: Connection timed out".into()));
+    }
+}

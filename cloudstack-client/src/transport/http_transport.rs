@@ -1,0 +1,123 @@
+//! The transport of everyday: reqwest for calls, a connection of its own for a streamed body.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use hyper_util::client::proxy::matcher::Matcher;
+
+use super::tls::{Trust, client_config};
+use super::{Body, BodyStream, Transport, direct};
+use crate::error::{Error, Result};
+
+/// HTTP/1.1 over TCP or TLS (rustls with ring).
+///
+/// Calls go through reqwest's connection pool. A streamed body gets a connection of its own, because an early answer
+/// must not be lost when the server closes while the client still writes, and because some servers want the names of
+/// the upload's headers in the very letters of the documentation; only behind a proxy (`HTTPS_PROXY`, `HTTP_PROXY`,
+/// `NO_PROXY`) it goes through reqwest as well.
+#[derive(Clone)]
+pub struct HttpTransport {
+    client: reqwest::Client,
+    tls: Arc<rustls::ClientConfig>,
+    proxies: Arc<Matcher>,
+    connect_timeout: Duration,
+}
+
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+impl HttpTransport {
+    /// A transport that trusts by `trust` and gives up connecting after `connect_timeout`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if the CA file cannot be used.
+    pub fn new(trust: &Trust, connect_timeout: Duration) -> Result<Self> {
+        let config = client_config(trust)?;
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(config.clone())
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(connect_timeout)
+            .retry(reqwest::retry::never())
+            // Shorter than the keep-alive of common servers, so that a call rarely meets a closing one.
+            .pool_idle_timeout(Duration::from_secs(4))
+            .http1_only()
+            .user_agent(USER_AGENT)
+            .build()
+            .map_err(|error| {
+                Error::config("the HTTP client cannot be set up").with_source(error.without_url())
+            })?;
+        Ok(Self {
+            client,
+            tls: Arc::new(config),
+            proxies: Arc::new(Matcher::from_env()),
+            connect_timeout,
+        })
+    }
+}
+
+impl fmt::Debug for HttpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpTransport")
+            .field("connect_timeout", &self.connect_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Transport for HttpTransport {
+    async fn send(&self, request: http::Request<Body>) -> Result<http::Response<BodyStream>> {
+        let (mut parts, body) = request.into_parts();
+        let body = match body {
+            Body::Bytes(bytes) => reqwest::Body::from(bytes),
+            Body::Stream { len, stream } if self.proxies.intercept(&parts.uri).is_none() => {
+                let agent = http::HeaderValue::from_static(USER_AGENT);
+                parts.headers.insert(http::header::USER_AGENT, agent);
+                let tls = Arc::clone(&self.tls);
+                return direct::send(&parts, len, stream, tls, self.connect_timeout).await;
+            }
+            Body::Stream { len, stream } => {
+                parts.headers.insert(http::header::CONTENT_LENGTH, len.into());
+                reqwest::Body::wrap_stream(stream)
+            }
+        };
+        let request = reqwest::Request::try_from(http::Request::from_parts(parts, body))
+            .map_err(|error| Error::transport("the request cannot be sent", error.without_url()))?;
+        let at = place(request.url());
+        let answer = self.client.execute(request).await.map_err(|error| {
+            let what = if error.is_connect() {
+                "cannot connect to"
+            } else if error.is_timeout() {
+                "no answer in time from"
+            } else {
+                "the connection broke to"
+            };
+            let reason = innermost(&error);
+            Error::transport(format!("{what} {at}: {reason}"), error.without_url())
+        })?;
+        let answer: http::Response<reqwest::Body> = answer.into();
+        let (parts, body) = answer.into_parts();
+        let stream = reqwest::Response::from(http::Response::new(body)).bytes_stream();
+        let stream = stream.map(move |chunk| {
+            chunk.map_err(|error| {
+                Error::transport(format!("the answer of {at} broke off"), error.without_url())
+            })
+        });
+        Ok(http::Response::from_parts(parts, stream.boxed()))
+    }
+}
+
+/// Scheme, host and port: what an error may say of a URL.
+pub(super) fn place(url: &url::Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+/// The text at the bottom of a chain of errors, where the reason is ("Connection refused").
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(next) = deepest.source() {
+        deepest = next;
+    }
+    deepest.to_string()
+}

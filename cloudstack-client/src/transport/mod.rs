@@ -1,0 +1,92 @@
+//! How requests travel: a one-method trait on `http` types, and [`HttpTransport`], which does it over TCP and TLS.
+
+mod direct;
+mod http_transport;
+mod tls;
+
+use std::fmt;
+use std::io;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+
+use crate::error::{Error, Result};
+
+pub use http_transport::HttpTransport;
+pub use tls::Trust;
+
+/// The body of an answer, as it arrives.
+pub type BodyStream = BoxStream<'static, Result<Bytes>>;
+
+/// Sends one request and gives the head of its answer, without following redirects and without any retry: what to do
+/// about an answer is decided above it.
+///
+/// A transport that streams a request's body must hand out an answer that arrives *before* the body has been sent, and
+/// must stop asking the body for data when its future or the answer's body is dropped.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// Sends `request`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Transport`](crate::ErrorKind::Transport), if no answer could be had.
+    async fn send(&self, request: http::Request<Body>) -> Result<http::Response<BodyStream>>;
+}
+
+/// The body of a request.
+#[non_exhaustive]
+pub enum Body {
+    /// A body that is in memory.
+    Bytes(Bytes),
+    /// A body that is made while it is sent, framed by `Content-Length`.
+    Stream {
+        /// The exact number of bytes.
+        len: u64,
+        /// The data.
+        stream: BoxStream<'static, io::Result<Bytes>>,
+    },
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+            Self::Stream { len, .. } => write!(f, "Stream({len} bytes)"),
+        }
+    }
+}
+
+/// An answer's body from bytes in memory, for transports that are test doubles.
+#[must_use]
+pub fn body_of(bytes: impl Into<Bytes>) -> BodyStream {
+    stream::iter([Ok(bytes.into())]).boxed()
+}
+
+/// Reads a body that has to be small. More than `limit` bytes is an error.
+pub(crate) async fn read_all(what: &str, mut body: BodyStream, limit: usize) -> Result<Bytes> {
+    let mut all = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk?;
+        if all.len().saturating_add(chunk.len()) > limit {
+            return Err(Error::protocol(format!(
+                "{what}: the answer is larger than {limit} bytes"
+            )));
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all.freeze())
+}
+
+/// Reads the start of an error's body: whatever comes, at most `limit` bytes.
+pub(crate) async fn read_some(mut body: BodyStream, limit: usize) -> Bytes {
+    let mut all = BytesMut::new();
+    while let Some(Ok(chunk)) = body.next().await {
+        let room = limit.saturating_sub(all.len());
+        all.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if all.len() >= limit {
+            break;
+        }
+    }
+    all.freeze()
+}

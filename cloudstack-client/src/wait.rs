@@ -1,0 +1,101 @@
+//! Waiting: the pauses, the limit, and the flag that ends it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How to wait for a job or a template.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WaitOptions {
+    /// How long at most (1 hour).
+    pub timeout: Duration,
+    /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`.
+    pub first_pause: Duration,
+    /// The longest pause (5 s).
+    pub longest_pause: Duration,
+    /// Set it to stop waiting.
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Default for WaitOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(3600),
+            first_pause: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(5),
+            cancel: None,
+        }
+    }
+}
+
+impl WaitOptions {
+    /// How long at most.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The pauses between two looks: the first, and the longest.
+    #[must_use]
+    pub fn with_pauses(mut self, first: Duration, longest: Duration) -> Self {
+        (self.first_pause, self.longest_pause) = (first, longest);
+        self
+    }
+
+    /// A flag that stops waiting.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+}
+
+/// One wait that has begun.
+pub(crate) struct Waiting<'a> {
+    options: &'a WaitOptions,
+    what: &'a str,
+    start: Instant,
+    pause: Duration,
+}
+
+impl<'a> Waiting<'a> {
+    pub(crate) fn new(what: &'a str, options: &'a WaitOptions) -> Self {
+        Self { options, what, start: Instant::now(), pause: options.first_pause }
+    }
+
+    /// The pause until the next look. `last` is what the last one saw.
+    pub(crate) async fn pause(&mut self, last: &str) -> Result<()> {
+        let left = self.options.timeout.saturating_sub(self.start.elapsed());
+        if left.is_zero() {
+            let limit = self.options.timeout.as_secs_f32();
+            let text = format!("{}: not done after {limit} s (last: {last})", self.what);
+            return Err(Error::new(ErrorKind::Timeout, text));
+        }
+        let end = Instant::now() + self.pause.min(left);
+        self.pause = (self.pause * 3 / 2).min(self.options.longest_pause);
+        loop {
+            // Looked at in between, so that a cancellation does not wait for the end of a pause.
+            if self.options.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+                let text = format!("{}: waiting was cancelled", self.what);
+                return Err(Error::new(ErrorKind::Cancelled, text));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            tokio::time::sleep(left.min(Duration::from_millis(200))).await;
+        }
+    }
+
+    /// What a failed look means: a server that is restarted for a moment has not lost what is waited for.
+    pub(crate) async fn bear(&mut self, error: Error) -> Result<()> {
+        if !error.is_retryable() {
+            return Err(error);
+        }
+        self.pause(&error.to_string()).await
+    }
+}
