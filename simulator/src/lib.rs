@@ -31,7 +31,7 @@
 //!   snapshots, `GET /export_raw_vdi`. Without a disk of yours it holds a running VM `web01` with
 //!   two small chains of VHDs, a control domain, a template and the host internal management network.
 //! - [`openstack`]: Keystone v3 and Glance v2.
-//! - CloudStack is not there yet.
+//! - [`cloudstack`]: the commands for templates, with signatures, uploads and downloads.
 //!
 //! The program `simulator` is the same in a process of its own.
 //!
@@ -43,6 +43,7 @@
 //! - Guests are fake: their disks never change, and a heart beats while they run.
 //! - Exports have the formats raw and vhd; XAPI before 25.27 has no qcow2 either.
 
+pub mod cloudstack;
 mod net;
 pub mod openstack;
 mod sim;

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use simulator::{Simulator, openstack, xen};
+use simulator::{Simulator, cloudstack, openstack, xen};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Doubles of a XenServer pool and of OpenStack (Keystone and Glance) on 127.0.0.1.
+/// Doubles of a XenServer pool, CloudStack and OpenStack (Keystone and Glance) on 127.0.0.1.
 ///
 /// When the servers are ready, one JSON line on stdout says how to reach them. They run until
 /// SIGTERM or SIGINT.
@@ -18,7 +18,7 @@ struct Args {
     /// Port of the XenServer pool's master; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     xen_port: u16,
-    /// Port of CloudStack, which is not built yet
+    /// Port of CloudStack's API; 0 picks a free one, and the upload server always does
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     cloudstack_port: u16,
     /// Port of Keystone and Glance; 0 picks a free one
@@ -37,7 +37,8 @@ struct Args {
     /// Add a second host to the pool, with a port and a certificate of its own
     #[arg(long)]
     second_host: bool,
-    /// Switch a fault on (repeatable); see below
+    /// Switch a fault on (repeatable); see below. A name that both clouds know is on at both,
+    /// unless it is written cloudstack:NAME or openstack:NAME
     #[arg(long, value_name = "NAME[=ARG]")]
     fault: Vec<String>,
 }
@@ -71,11 +72,16 @@ Faults of XenServer:
   no-json                    /jsonrpc answers in XML
   old-arity                  parameters that later releases added are refused
   bare-array-error, nan-floats, duplicate-keys, unknown-enum   strange answers
-Faults of OpenStack:";
+";
 
 fn faults() -> String {
-    let openstack = openstack::Fault::shapes();
-    openstack.iter().fold(FAULTS.to_owned(), |text, shape| format!("{text}\n  {shape}"))
+    let listed = |server: &str, shapes: Vec<String>| {
+        shapes
+            .iter()
+            .fold(format!("Faults of {server}:\n"), |text, shape| format!("{text}  {shape}\n"))
+    };
+    let cloudstack = listed("CloudStack", cloudstack::Fault::shapes());
+    format!("{FAULTS}{cloudstack}{}", listed("OpenStack", openstack::Fault::shapes()))
 }
 
 fn disk(text: &str) -> Result<(String, PathBuf), String> {
@@ -123,6 +129,7 @@ async fn run(args: Args) -> Result<(), String> {
     let second_host = args.second_host || xen_faults.wants_second_host();
     let mut builder = Simulator::builder()
         .xen_port(args.xen_port)
+        .cloudstack_port(args.cloudstack_port)
         .openstack_port(args.openstack_port)
         .xen_plain(args.xen_plain)
         .second_host(second_host)
@@ -131,7 +138,7 @@ async fn run(args: Args) -> Result<(), String> {
         builder = builder.disk(name, file);
     }
     let simulator = builder.start().await.map_err(|e| e.to_string())?;
-    set_openstack_faults(simulator.openstack().faults(), others)?;
+    set_cloud_faults(&simulator, others)?;
 
     let ready = serde_json::to_string(simulator.ready()).map_err(|e| e.to_string())?;
     // Nobody may be reading any more; the servers run all the same.
@@ -146,15 +153,24 @@ async fn run(args: Args) -> Result<(), String> {
     Ok(())
 }
 
-/// What XenServer does not know is OpenStack's; if that does not know it either, both say why.
-fn set_openstack_faults(
-    faults: &openstack::Faults,
-    texts: Vec<(String, String)>,
-) -> Result<(), String> {
+/// What XenServer does not know is the clouds'; if neither knows it, all say why.
+fn set_cloud_faults(simulator: &Simulator, texts: Vec<(String, String)>) -> Result<(), String> {
+    let cloudstack = |text: &str| {
+        simulator.cloudstack().faults().set_str(text).map_err(|e| format!("CloudStack: {e}"))
+    };
+    let openstack = |text: &str| {
+        simulator.openstack().faults().set_str(text).map_err(|e| format!("OpenStack: {e}"))
+    };
     for (text, xen) in texts {
-        faults.set_str(&text).map_err(|openstack| {
-            format!("--fault {text}: XenServer: {xen}; OpenStack: {openstack}")
-        })?;
+        let set = match text.split_once(':') {
+            Some(("cloudstack", fault)) => cloudstack(fault),
+            Some(("openstack", fault)) => openstack(fault),
+            _ => match (cloudstack(&text), openstack(&text)) {
+                (Err(one), Err(other)) => Err(format!("XenServer: {xen}; {one}; {other}")),
+                _ => Ok(()),
+            },
+        };
+        set.map_err(|why| format!("--fault {text}: {why}"))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::cloudstack::{CloudStack, CloudStackConfig};
 use crate::openstack::{OpenStack, OpenStackConfig};
 use crate::xen::{Faults, XenConfig, XenHandle, XenServer};
 
@@ -14,8 +15,8 @@ use crate::xen::{Faults, XenConfig, XenHandle, XenServer};
 pub struct Ready {
     /// The XenServer pool.
     pub xen: ReadyXen,
-    /// CloudStack, which is not built yet.
-    pub cloudstack: Option<ReadyCloudStack>,
+    /// CloudStack.
+    pub cloudstack: ReadyCloudStack,
     /// Keystone and Glance.
     pub openstack: ReadyOpenStack,
 }
@@ -62,7 +63,11 @@ pub struct ReadyOpenStack {
 
 impl std::fmt::Debug for Ready {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ready").field("xen", &self.xen).field("openstack", &self.openstack).finish()
+        f.debug_struct("Ready")
+            .field("xen", &self.xen)
+            .field("cloudstack", &self.cloudstack)
+            .field("openstack", &self.openstack)
+            .finish()
     }
 }
 
@@ -88,6 +93,7 @@ impl std::fmt::Debug for ReadyOpenStack {
 #[derive(Clone, Debug, Default)]
 pub struct SimulatorBuilder {
     xen: XenConfig,
+    cloudstack: CloudStackConfig,
     openstack: OpenStackConfig,
 }
 
@@ -111,6 +117,13 @@ impl SimulatorBuilder {
     #[must_use]
     pub fn xen_port(mut self, port: u16) -> Self {
         self.xen = self.xen.with_port(port);
+        self
+    }
+
+    /// The port of CloudStack's API; 0, the default, takes a free one.
+    #[must_use]
+    pub fn cloudstack_port(mut self, port: u16) -> Self {
+        self.cloudstack = self.cloudstack.with_port(port);
         self
     }
 
@@ -142,6 +155,13 @@ impl SimulatorBuilder {
         self
     }
 
+    /// All settings of CloudStack.
+    #[must_use]
+    pub fn cloudstack(mut self, config: CloudStackConfig) -> Self {
+        self.cloudstack = config;
+        self
+    }
+
     /// All settings of Keystone and Glance.
     #[must_use]
     pub fn openstack(mut self, config: OpenStackConfig) -> Self {
@@ -155,6 +175,7 @@ impl SimulatorBuilder {
     /// A port is taken, or a disk file cannot be opened (the text names it).
     pub async fn start(self) -> io::Result<Simulator> {
         let xen = XenServer::start(self.xen).await?;
+        let cloudstack = CloudStack::start(self.cloudstack).await?;
         let openstack = OpenStack::start(self.openstack).await?;
         let ready = Ready {
             xen: ReadyXen {
@@ -163,7 +184,11 @@ impl SimulatorBuilder {
                 password: xen.config().password().to_owned(),
                 pin_sha256: xen.handle().pin_sha256(0),
             },
-            cloudstack: None,
+            cloudstack: ReadyCloudStack {
+                endpoint: cloudstack.endpoint(),
+                key: cloudstack.config().key().to_owned(),
+                secret: cloudstack.config().secret().to_owned(),
+            },
             openstack: ReadyOpenStack {
                 auth_url: openstack.auth_url(),
                 username: openstack.config().username().to_owned(),
@@ -171,14 +196,15 @@ impl SimulatorBuilder {
                 project: openstack.config().project().to_owned(),
             },
         };
-        Ok(Simulator { xen, openstack, ready })
+        Ok(Simulator { xen, cloudstack, openstack, ready })
     }
 }
 
-/// A XenServer pool and an OpenStack on loopback. Dropping it stops them.
+/// A XenServer pool, a CloudStack and an OpenStack on loopback. Dropping it stops them.
 #[derive(Debug)]
 pub struct Simulator {
     xen: XenServer,
+    cloudstack: CloudStack,
     openstack: OpenStack,
     ready: Ready,
 }
@@ -202,6 +228,12 @@ impl Simulator {
         self.xen.handle()
     }
 
+    /// CloudStack as tests see it.
+    #[must_use]
+    pub fn cloudstack(&self) -> &CloudStack {
+        &self.cloudstack
+    }
+
     /// Keystone and Glance as tests see them.
     #[must_use]
     pub fn openstack(&self) -> &OpenStack {
@@ -210,6 +242,7 @@ impl Simulator {
 
     /// Stops the servers and removes their files.
     pub async fn stop(self) {
+        self.cloudstack.stop().await;
         self.openstack.stop().await;
         self.xen.stop().await;
     }

@@ -30,7 +30,11 @@ fn it_says_how_to_reach_it_and_ends_when_told_to() {
         let url = ready["xen"]["url"].as_str().unwrap();
         assert_eq!(url.starts_with("http://127.0.0.1:"), plain, "{url}");
         assert_eq!(ready["xen"]["pin_sha256"].is_null(), plain);
-        assert!(ready["openstack"]["auth_url"].is_string() && ready["cloudstack"].is_null());
+        assert!(ready["openstack"]["auth_url"].is_string());
+        let cloudstack = ready["cloudstack"].as_object().unwrap();
+        let keys: Vec<_> = cloudstack.keys().collect();
+        assert_eq!(keys, ["endpoint", "key", "secret"]);
+        assert!(cloudstack["endpoint"].as_str().unwrap().ends_with("/client/api"));
         let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
         assert!(kill.unwrap().success());
         assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -52,7 +56,11 @@ fn a_disk_that_is_not_there_is_one_line() {
 fn a_port_that_is_taken_is_named_with_its_server() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for (option, server) in [("--xen-port", "XenServer"), ("--openstack-port", "OpenStack")] {
+    for (option, server) in [
+        ("--xen-port", "XenServer"),
+        ("--cloudstack-port", "CloudStack"),
+        ("--openstack-port", "OpenStack"),
+    ] {
         let (output, stderr) = fails(&[option, &port]);
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -77,9 +85,12 @@ fn an_unknown_fault_is_refused_and_the_known_ones_are_listed() {
     let (output, stderr) = fails(&["--fault", "no-such-fault=1"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let (_, stderr) = fails(&["--fault", "cloudstack:image-killed"]);
+    assert!(stderr.contains("template-quota"), "{stderr}");
     let help = simulator(&["--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    for word in ["--disk <NAME=FILE>", "--xen-plain", "export-truncate=BYTES"] {
+    for word in ["--disk <NAME=FILE>", "--xen-plain", "export-truncate=BYTES", "job-fails=COMMAND"]
+    {
         assert!(help.contains(word), "{word} is not in {help}");
     }
 }

@@ -1,0 +1,406 @@
+//! Faults that a test or `--fault NAME=ARG` switches on.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// One misbehaviour of the double. Its text form, for `--fault`, is `NAME` or `NAME=ARG`; a
+/// trailing `@TIMES` limits how often it strikes (`upload-close=4096@1`), without it the fault
+/// stays until [`Faults::clear`].
+///
+/// ```
+/// use simulator::cloudstack::Fault;
+///
+/// let fault: Fault = "upload-fails=503:1048576".parse().unwrap();
+/// assert_eq!(fault, Fault::UploadFails { status: 503, after: 1 << 20 });
+/// assert!("no-such-fault".parse::<Fault>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// `quota=BYTES`: the account's secondary storage. A registration by URL that would not fit
+    /// is 535; a ticket is refused (530) when it is full already, and an upload that would not
+    /// fit is 400.
+    Quota(u64),
+    /// `template-quota[=N]`: how many templates the account may have, none without a number.
+    /// One more is 535 at `registerTemplate`, but 530 at `getUploadParamsForTemplate`.
+    TemplateQuota(u64),
+    /// `size-cap=BYTES`: the largest upload; more is 400 before the body.
+    SizeCap(u64),
+    /// `upload-unreachable`: nobody listens where tickets point to.
+    UploadUnreachable,
+    /// `upload-fails=STATUS[:BYTES]`: an upload is answered with this status after so many bytes
+    /// of its body were read (0: before the body); the template is in error.
+    UploadFails {
+        /// The HTTP status of the answer, 400 to 599.
+        status: u16,
+        /// How many bytes of the body are taken first.
+        after: u64,
+    },
+    /// `upload-close=BYTES`: the connection is dropped after so many bytes of an upload.
+    UploadClose(u64),
+    /// `ticket-ttl=SECONDS`: tickets from now on are good for so long (an hour otherwise).
+    TicketTtl(Duration),
+    /// `template-error[=TEXT]`: the data arrive well, and the template ends in error all the
+    /// same, with this text as its status.
+    TemplateError(String),
+    /// `slow-template=MILLISECONDS`: a template is installed for so long after its data came.
+    SlowTemplate(Duration),
+    /// `stuck-template`: a template is never ready.
+    StuckTemplate,
+    /// `expired-key`: the API key is not accepted any more.
+    ExpiredKey,
+    /// `expire-after=N`: the API key is accepted for N commands from now on.
+    ExpireAfter(u64),
+    /// `clock-skew=SECONDS` (may be negative): the server's clock is so far ahead.
+    ClockSkew(i64),
+    /// `enforce-post`: the setting `enforce.post.requests.and.timestamps` of 4.21.
+    EnforcePost,
+    /// `page-size=N`: the setting `default.page.size`.
+    PageSize(u64),
+    /// `two-zones`: there is a second zone.
+    TwoZones,
+    /// `refuse-loopback`: URLs to this machine are refused, as a server does by default.
+    RefuseLoopback,
+    /// `job-fails=COMMAND`: the jobs of this command fail, without effect.
+    JobFails(String),
+    /// `slow-job=MILLISECONDS`: jobs take so long.
+    SlowJob(Duration),
+    /// `fail-nth=N:COMMAND[ STATUS]`: the Nth such command from now on has no effect and is
+    /// answered with STATUS, 530 unless given.
+    FailNth(Nth),
+    /// `drop-after-effect=[N:]COMMAND`: the Nth (first) such command takes full effect, then the
+    /// connection is dropped instead of an answer.
+    DropAfterEffect(Nth),
+}
+
+/// Which command a [`Fault::FailNth`] or [`Fault::DropAfterEffect`] strikes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Nth {
+    /// Counts matching commands from 1.
+    pub nth: u64,
+    /// The command; `*` matches every command, `upload` is the upload of a template's data.
+    pub command: String,
+    /// The status of the answer, where there is one.
+    pub status: u16,
+}
+
+impl Nth {
+    /// The `nth` (from 1) such command; status 530.
+    #[must_use]
+    pub fn new(nth: u64, command: impl Into<String>) -> Self {
+        Self { nth, command: command.into(), status: 530 }
+    }
+
+    /// Answers with this status.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    fn matches(&self, command: &str) -> bool {
+        self.command == command || (self.command == "*" && command != UPLOAD)
+    }
+}
+
+/// What `upload` is called where commands are counted.
+pub(super) const UPLOAD: &str = "upload";
+
+/// A text that names no fault, or whose argument does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseFaultError {
+    text: String,
+    wanted: String,
+}
+
+impl fmt::Display for ParseFaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no fault '{}': {}", self.text, self.wanted)
+    }
+}
+
+impl std::error::Error for ParseFaultError {}
+
+/// Name and shape of every fault, for messages and `--help`.
+const SHAPES: [(&str, &str); 21] = [
+    ("quota", "=BYTES"),
+    ("template-quota", "[=N]"),
+    ("size-cap", "=BYTES"),
+    ("upload-unreachable", ""),
+    ("upload-fails", "=STATUS[:BYTES]"),
+    ("upload-close", "=BYTES"),
+    ("ticket-ttl", "=SECONDS"),
+    ("template-error", "[=TEXT]"),
+    ("slow-template", "=MILLISECONDS"),
+    ("stuck-template", ""),
+    ("expired-key", ""),
+    ("expire-after", "=N"),
+    ("clock-skew", "=SECONDS"),
+    ("enforce-post", ""),
+    ("page-size", "=N"),
+    ("two-zones", ""),
+    ("refuse-loopback", ""),
+    ("job-fails", "=COMMAND"),
+    ("slow-job", "=MILLISECONDS"),
+    ("fail-nth", "=N:COMMAND[ STATUS]"),
+    ("drop-after-effect", "=[N:]COMMAND"),
+];
+
+impl Fault {
+    /// The names of all faults, each with the shape of its argument (`quota=BYTES`).
+    #[must_use]
+    pub fn shapes() -> Vec<String> {
+        SHAPES.iter().map(|(name, arg)| format!("{name}{arg}")).collect()
+    }
+
+    fn parse(name: &str, arg: &str) -> Option<Self> {
+        let number = || arg.parse::<u64>().ok();
+        Some(match name {
+            "quota" => Self::Quota(number()?),
+            "template-quota" if arg.is_empty() => Self::TemplateQuota(0),
+            "template-quota" => Self::TemplateQuota(number()?),
+            "size-cap" => Self::SizeCap(number()?),
+            "upload-fails" => {
+                let (status, after) = arg.split_once(':').unwrap_or((arg, "0"));
+                let status = status.parse().ok().filter(|code| (400..600).contains(code))?;
+                Self::UploadFails { status, after: after.parse().ok()? }
+            }
+            "upload-close" => Self::UploadClose(number()?),
+            "ticket-ttl" => {
+                Self::TicketTtl(Duration::try_from_secs_f64(arg.parse::<f64>().ok()?).ok()?)
+            }
+            "template-error" if arg.is_empty() => {
+                Self::TemplateError("Failed post download script: template is corrupted".to_owned())
+            }
+            "template-error" => Self::TemplateError(arg.to_owned()),
+            "slow-template" => Self::SlowTemplate(Duration::from_millis(number()?)),
+            "expire-after" => Self::ExpireAfter(number()?),
+            "clock-skew" => Self::ClockSkew(arg.parse().ok().filter(|s: &i64| s.abs() < 1 << 32)?),
+            "page-size" => Self::PageSize(number().filter(|size| *size > 0)?),
+            "job-fails" => Self::JobFails(Some(arg).filter(|arg| is_command(arg))?.to_owned()),
+            "slow-job" => Self::SlowJob(Duration::from_millis(number()?)),
+            "fail-nth" => Self::FailNth(parse_nth(arg).filter(|_| arg.contains(':'))?),
+            "drop-after-effect" => Self::DropAfterEffect(parse_nth(arg)?),
+            _ if !arg.is_empty() => return None,
+            "upload-unreachable" => Self::UploadUnreachable,
+            "stuck-template" => Self::StuckTemplate,
+            "expired-key" => Self::ExpiredKey,
+            "enforce-post" => Self::EnforcePost,
+            "two-zones" => Self::TwoZones,
+            "refuse-loopback" => Self::RefuseLoopback,
+            _ => return None,
+        })
+    }
+}
+
+impl FromStr for Fault {
+    type Err = ParseFaultError;
+
+    fn from_str(text: &str) -> Result<Self, ParseFaultError> {
+        let (name, arg) = text.split_once('=').unwrap_or((text, ""));
+        Self::parse(name, arg).ok_or_else(|| {
+            let wanted = SHAPES.iter().find(|(known, _)| *known == name).map_or_else(
+                || format!("the names are {}", Self::shapes().join(", ")),
+                |(name, arg)| format!("it is written {name}{arg}"),
+            );
+            ParseFaultError { text: text.to_owned(), wanted }
+        })
+    }
+}
+
+/// Commands are words of letters; what other servers call a method has dots or slashes.
+fn is_command(text: &str) -> bool {
+    text == "*" || (text.len() > 3 && text.chars().all(|c| c.is_ascii_alphanumeric()))
+}
+
+/// `[N:]COMMAND[ STATUS]`.
+fn parse_nth(arg: &str) -> Option<Nth> {
+    let mut words = arg.split_whitespace();
+    let first = words.next()?;
+    let (nth, command) = match first.split_once(':') {
+        Some((nth, command)) => (nth.parse().ok().filter(|nth| *nth > 0)?, command),
+        None => (1, first),
+    };
+    let mut parsed = Nth::new(nth, Some(command).filter(|command| is_command(command))?);
+    if let Some(status) = words.next() {
+        parsed.status = status.parse().ok().filter(|code| (400..600).contains(code))?;
+    }
+    words.next().is_none().then_some(parsed)
+}
+
+#[derive(Debug)]
+struct Entry {
+    fault: Fault,
+    /// How often it may still strike; `None` means always.
+    left: Option<u64>,
+    /// Matching commands seen, for the faults that count.
+    seen: u64,
+}
+
+/// The faults of one [`CloudStack`](super::CloudStack) double; clones share one set.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    set: Arc<Mutex<Vec<Entry>>>,
+}
+
+/// What the counting faults do to one command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Struck {
+    pub(super) fails: Option<u16>,
+    pub(super) drops: bool,
+    pub(super) key_expired: bool,
+}
+
+impl Faults {
+    /// Switches a fault on until [`clear`](Self::clear).
+    pub fn set(&self, fault: Fault) {
+        self.push(fault, None);
+    }
+
+    /// Switches a fault on for the next `times` occasions at which it would strike.
+    pub fn set_times(&self, fault: Fault, times: u64) {
+        self.push(fault, Some(times));
+    }
+
+    /// Switches a fault on from its text `NAME[=ARG][@TIMES]`, as `--fault` gives it.
+    ///
+    /// # Errors
+    ///
+    /// One sentence when the name is unknown or the argument does not fit.
+    pub fn set_str(&self, text: &str) -> Result<(), ParseFaultError> {
+        match text.rsplit_once('@').map(|(fault, times)| (fault, times.parse::<u64>())) {
+            Some((fault, Ok(times))) => self.set_times(fault.parse()?, times),
+            _ => self.set(text.parse()?),
+        }
+        Ok(())
+    }
+
+    /// Switches every fault off.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn push(&self, fault: Fault, left: Option<u64>) {
+        self.lock().push(Entry { fault, left, seen: 0 });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `pick` finds in the faults that are on, without using one up.
+    pub(super) fn peek<T>(&self, pick: impl Fn(&Fault) -> Option<T>) -> Option<T> {
+        self.lock().iter().rev().filter(|entry| entry.left != Some(0)).find_map(|e| pick(&e.fault))
+    }
+
+    /// What `pick` finds, using up one time of a fault that was set for some times.
+    pub(super) fn take<T>(&self, pick: impl Fn(&Fault) -> Option<T>) -> Option<T> {
+        let mut set = self.lock();
+        for entry in set.iter_mut().rev().filter(|entry| entry.left != Some(0)) {
+            if let Some(found) = pick(&entry.fault) {
+                entry.left = entry.left.map(|left| left - 1);
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    pub(super) fn on(&self, fault: &Fault) -> bool {
+        self.peek(|set| (set == fault).then_some(())).is_some()
+    }
+
+    pub(super) fn strikes(&self, fault: &Fault) -> bool {
+        self.take(|set| (set == fault).then_some(())).is_some()
+    }
+
+    /// Counts a command (or an upload) and says what hits it.
+    pub(super) fn count(&self, command: &str) -> Struck {
+        let mut struck = Struck::default();
+        for entry in self.lock().iter_mut() {
+            let nth = match &entry.fault {
+                Fault::ExpireAfter(commands) if command != UPLOAD => {
+                    entry.seen += 1;
+                    struck.key_expired |= entry.seen > *commands;
+                    continue;
+                }
+                Fault::FailNth(nth) | Fault::DropAfterEffect(nth) if nth.matches(command) => nth,
+                _ => continue,
+            };
+            entry.seen += 1;
+            // With @TIMES it strikes the Nth command and the ones after it.
+            let last = nth.nth + entry.left.unwrap_or(1).saturating_sub(1);
+            if !(nth.nth..=last).contains(&entry.seen) {
+                continue;
+            }
+            match &entry.fault {
+                Fault::DropAfterEffect(_) => struck.drops = true,
+                _ => struck.fails = Some(nth.status),
+            }
+        }
+        struck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_parses_with_a_fitting_argument() {
+        for (name, shape) in SHAPES {
+            let text = match shape {
+                "" | "[=N]" | "[=TEXT]" => name.to_owned(),
+                "=STATUS[:BYTES]" => format!("{name}=503:7"),
+                s if s.contains("COMMAND") && name == "job-fails" => format!("{name}=createTags"),
+                s if s.contains("COMMAND") => format!("{name}=2:registerTemplate"),
+                _ => format!("{name}=7"),
+            };
+            text.parse::<Fault>().unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_with_the_right_shape() {
+        for text in [
+            "quota=x",
+            "quota",
+            "upload-fails=200",
+            "fail-nth=0:listZones",
+            "fail-nth=listZones",
+            "fail-nth=1:VM.snapshot",
+            "drop-after-effect=PUT /v2/images",
+            "two-zones=1",
+            "page-size=0",
+        ] {
+            let said = text.parse::<Fault>().unwrap_err().to_string();
+            assert!(said.contains("written"), "{said}");
+        }
+        assert!("x".parse::<Fault>().unwrap_err().to_string().contains("slow-template="));
+    }
+
+    #[test]
+    fn commands_are_counted() {
+        let faults = Faults::default();
+        faults.set_str("fail-nth=2:listZones 503").unwrap();
+        faults.set_str("drop-after-effect=upload").unwrap();
+        faults.set_str("expire-after=3").unwrap();
+        let none = Struck::default();
+        assert_eq!(faults.count("listZones"), none);
+        assert_eq!(faults.count("listTemplates"), none);
+        assert_eq!(faults.count("listZones"), Struck { fails: Some(503), ..none });
+        assert_eq!(faults.count("upload"), Struck { drops: true, ..none });
+        assert_eq!(faults.count("upload"), none);
+        assert_eq!(faults.count("listZones"), Struck { key_expired: true, ..none });
+    }
+
+    #[test]
+    fn a_fault_set_for_some_times_is_used_up() {
+        let faults = Faults::default();
+        faults.set_str("stuck-template@1").unwrap();
+        assert!(faults.strikes(&Fault::StuckTemplate));
+        assert!(!faults.strikes(&Fault::StuckTemplate));
+    }
+}

@@ -1,0 +1,167 @@
+//! A double of CloudStack: its API on one loopback port, its upload server on another.
+//!
+//! It speaks plain HTTP and checks every signature by its own code. Templates come by upload
+//! with a ticket or by URL, which it really downloads. It is written from the rules and answers
+//! of the real server (4.22), with the traps that cost clients their templates: root keys that
+//! are not made of the command's name, empty lists without their key, plain lists that are cut
+//! off, tickets that are good for one attempt, the first index of `details` only, a status in
+//! place of an error, limits with different statuses. What a well-behaved cloud does not show is
+//! switched on by [`Faults`].
+//!
+//! Left out: sessions with passwords, projects, virtual machines, volumes, ISOs; templates in
+//! `.bz2` and `.zip`, and downloads by https.
+//!
+//! ```
+//! use simulator::cloudstack::{CloudStack, CloudStackConfig};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! runtime.block_on(async {
+//!     let cloud = CloudStack::start(CloudStackConfig::new()).await?;
+//!     assert!(cloud.endpoint().ends_with("/client/api"));
+//!     assert!(cloud.templates().is_empty());
+//!     cloud.faults().set_str("template-quota=3").expect("a fault with a fitting argument");
+//!     cloud.stop().await;
+//!     Ok(())
+//! })
+//! # }
+//! ```
+
+mod api;
+mod config;
+mod download;
+mod error;
+mod fault;
+mod fixture;
+mod http;
+mod job;
+mod list;
+mod multipart;
+mod params;
+mod register;
+mod server;
+mod sign;
+mod state;
+mod store;
+mod tags;
+mod template;
+mod ticket;
+mod update;
+mod upload;
+
+pub use config::CloudStackConfig;
+pub use fault::{Fault, Faults, Nth, ParseFaultError};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use self::server::Role;
+use self::state::Shared;
+use self::template::State;
+
+/// A running double of CloudStack. Dropping it stops it, as [`stop`](Self::stop) does.
+#[derive(Debug)]
+pub struct CloudStack {
+    state: Arc<Shared>,
+    port: u16,
+    stop: watch::Sender<bool>,
+    servers: [JoinHandle<()>; 2],
+    /// Removed, with the templates' data, when the double is dropped.
+    _dir: TempDir,
+}
+
+impl CloudStack {
+    /// Listens on two ports of 127.0.0.1 and serves until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// The port is taken, or the folder for templates cannot be made.
+    pub async fn start(config: CloudStackConfig) -> std::io::Result<Self> {
+        let api = crate::net::listen("CloudStack", config.port).await?;
+        let upload = crate::net::listen("CloudStack", 0).await?;
+        let port = api.local_addr()?.port();
+        let mut builder = tempfile::Builder::new();
+        let builder = builder.prefix("simulated-cloudstack-");
+        let dir = match &config.data_dir {
+            Some(parent) => builder.tempdir_in(parent)?,
+            None => builder.tempdir()?,
+        };
+        let (stop, stopped) = watch::channel(false);
+        let upload_port = upload.local_addr()?.port();
+        let state = Arc::new(Shared::new(config, dir.path().to_owned(), upload_port, stopped));
+        let servers = [(api, Role::Api), (upload, Role::Upload)].map(|(listener, role)| {
+            tokio::spawn(server::serve(listener, Arc::clone(&state), role))
+        });
+        Ok(Self { state, port, stop, servers, _dir: dir })
+    }
+
+    /// The API's URL, e.g. `http://127.0.0.1:40123/client/api`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}{}", self.port, server::API)
+    }
+
+    /// The settings it was started with: the key pair for a client.
+    #[must_use]
+    pub fn config(&self) -> &CloudStackConfig {
+        &self.state.config
+    }
+
+    /// The account's templates as `listTemplates` shows them, oldest first: one row for each
+    /// zone, so one for each template while there is one zone. What came with the cloud is not
+    /// among them.
+    #[must_use]
+    pub fn templates(&self) -> Vec<Value> {
+        let zones = fixture::zones(2);
+        let mut tables = self.state.tables();
+        let own = tables.templates.iter_mut().filter(|template| template.own);
+        let rows = own.flat_map(|template| {
+            template.settle();
+            let rows = template.copies.iter().map(|copy| template.show(copy, &zones[copy.zone]));
+            rows.collect::<Vec<_>>()
+        });
+        rows.collect()
+    }
+
+    /// Where the data of a template that is ready lie while the double runs, decompressed; in
+    /// the first zone that has it. `None` without data.
+    #[must_use]
+    pub fn template_path(&self, id: &str) -> Option<PathBuf> {
+        let mut tables = self.state.tables();
+        let template = tables.templates.iter_mut().find(|template| template.id == id)?;
+        template.settle();
+        let ready = template.copies.iter().find(|copy| copy.state == State::Ready);
+        ready.and_then(|copy| copy.path.clone())
+    }
+
+    /// The switches of the faults.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.state.faults
+    }
+
+    /// Stops serving, ends open connections and removes the templates' data.
+    pub async fn stop(mut self) {
+        self.end();
+        // Only to know that the ports are free again.
+        for server in &mut self.servers {
+            let _ = server.await;
+        }
+    }
+
+    fn end(&self) {
+        let _ = self.stop.send(true);
+        self.servers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Drop for CloudStack {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

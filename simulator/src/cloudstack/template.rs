@@ -1,0 +1,240 @@
+//! A template: what was said of it, its copy in each zone, and how it is shown.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::fixture::{self, Zone};
+
+/// Formats and the ends of a URL's path or of a file's name that go with them.
+pub(super) const FORMATS: [(&str, &[&str]); 9] = [
+    ("VHD", &[".vhd", ".vhd.gz", ".vhd.bz2", ".vhd.zip"]),
+    ("VHDX", &[".vhdx", ".vhdx.gz", ".vhdx.bz2", ".vhdx.zip"]),
+    ("QCOW2", &[".qcow2", ".img", ".qcow2.gz", ".qcow2.bz2", ".qcow2.zip", ".img.gz", ".img.bz2"]),
+    ("RAW", &[".raw", ".img", ".raw.gz", ".raw.bz2", ".img.gz", ".img.bz2"]),
+    ("OVA", &[".ova"]),
+    ("VMDK", &[".vmdk", ".vmdk.gz", ".vmdk.bz2"]),
+    ("ISO", &[".iso"]),
+    ("TAR", &[".tar", ".tar.gz", ".tar.bz2"]),
+    ("VDI", &[".vdi"]),
+];
+
+/// True when this format may be at a place that ends like `path`.
+pub(super) fn extension_fits(format: &str, path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    let known = FORMATS.iter().find(|(name, _)| *name == format);
+    known.is_some_and(|(_, ends)| ends.iter().any(|end| path.ends_with(end)))
+}
+
+/// How far the copy of a template in one zone is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    NotUploaded,
+    Uploading(u64),
+    UploadError(String),
+    NotDownloaded,
+    Downloading(u64),
+    DownloadError(String),
+    Ready,
+}
+
+impl State {
+    /// `status`, `downloadState` and `downloadPercent`.
+    fn words(&self) -> (String, &'static str, u64) {
+        match self {
+            Self::NotUploaded => ("NotUploaded".to_owned(), "NOT_UPLOADED", 0),
+            Self::Uploading(percent) => {
+                ("UploadInProgress".to_owned(), "UPLOAD_IN_PROGRESS", *percent)
+            }
+            Self::UploadError(text) => (text.clone(), "UPLOAD_ERROR", 0),
+            Self::NotDownloaded => ("Processing".to_owned(), "NOT_DOWNLOADED", 0),
+            Self::Downloading(100) => {
+                ("Installing Template".to_owned(), "DOWNLOAD_IN_PROGRESS", 100)
+            }
+            Self::Downloading(percent) => {
+                (format!("{percent}% Downloaded"), "DOWNLOAD_IN_PROGRESS", *percent)
+            }
+            Self::DownloadError(text) => (text.clone(), "DOWNLOAD_ERROR", 0),
+            Self::Ready => ("Download Complete".to_owned(), "DOWNLOADED", 100),
+        }
+    }
+}
+
+/// The copy in one zone.
+#[derive(Clone, Debug)]
+pub(super) struct Copy {
+    pub(super) zone: usize,
+    pub(super) state: State,
+    /// Ready from then on.
+    pub(super) ready_at: Option<Instant>,
+    pub(super) path: Option<PathBuf>,
+    /// What the footer says, or the length of the file.
+    pub(super) size: u64,
+    /// The length of the file.
+    pub(super) physical: u64,
+}
+
+impl Copy {
+    pub(super) fn new(zone: usize, state: State) -> Self {
+        Self { zone, state, ready_at: None, path: None, size: 0, physical: 0 }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Tag {
+    pub(super) key: String,
+    pub(super) value: String,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Template {
+    pub(super) id: String,
+    /// False for what came with the server.
+    pub(super) own: bool,
+    pub(super) name: String,
+    pub(super) displaytext: String,
+    pub(super) format: String,
+    pub(super) hypervisor: String,
+    pub(super) ostypeid: String,
+    pub(super) arch: String,
+    pub(super) bits: u64,
+    pub(super) flags: BTreeMap<&'static str, bool>,
+    pub(super) details: BTreeMap<String, String>,
+    pub(super) tags: Vec<Tag>,
+    pub(super) templatetag: Option<String>,
+    pub(super) url: Option<String>,
+    pub(super) checksum: Option<String>,
+    pub(super) created: Timestamp,
+    pub(super) copies: Vec<Copy>,
+    pub(super) ticket: Option<Ticket>,
+}
+
+/// What allows one upload.
+#[derive(Clone, Debug)]
+pub(super) struct Ticket {
+    pub(super) metadata: String,
+    /// An upload has begun: no second one may.
+    pub(super) used: bool,
+}
+
+/// The switches of a template and what each is without a word.
+pub(super) const FLAGS: [(&str, bool); 8] = [
+    ("passwordenabled", false),
+    ("sshkeyenabled", false),
+    ("requireshvm", true),
+    ("isdynamicallyscalable", false),
+    ("isextractable", false),
+    ("isfeatured", false),
+    ("ispublic", false),
+    ("directdownload", false),
+];
+
+impl Template {
+    /// Copies whose time of installation is over become ready.
+    pub(super) fn settle(&mut self) {
+        let now = Instant::now();
+        for copy in &mut self.copies {
+            if copy.ready_at.is_some_and(|at| at <= now) {
+                copy.ready_at = None;
+                copy.state = State::Ready;
+            }
+        }
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.flags.get(name).copied().unwrap_or_default()
+    }
+
+    /// One row of `listTemplates`: the template as one zone has it.
+    pub(super) fn show(&self, copy: &Copy, zone: &Zone) -> Value {
+        let (status, download_state, percent) = copy.state.words();
+        let ready = copy.state == State::Ready;
+        let (account, domain) = (if self.own { fixture::ACCOUNT } else { "system" }, "ROOT");
+        let tags = self.tags.iter().map(|tag| self.show_tag(tag));
+        let mut row = json!({
+            "id": self.id,
+            "name": self.name,
+            "displaytext": self.displaytext,
+            "created": cloudstack_time(self.created),
+            "isready": ready,
+            "status": status,
+            "format": self.format,
+            "hypervisor": self.hypervisor,
+            "ostypeid": self.ostypeid,
+            "ostypename": fixture::os_type_name(&self.ostypeid).unwrap_or_default(),
+            "account": account,
+            "domain": domain,
+            "domainid": fixture::domain_id(),
+            "zoneid": zone.id,
+            "zonename": zone.name,
+            "crossZones": false,
+            "templatetype": if self.own { "USER" } else { "BUILTIN" },
+            "arch": self.arch,
+            "bits": self.bits,
+            "deployasis": false,
+            "forcks": false,
+            "hasannotations": false,
+            "details": self.details,
+            "tags": tags.collect::<Vec<_>>(),
+            "downloaddetails": [{
+                "datastore": format!("secondary-{}", zone.name),
+                "datastoreId": fixture::stable_uuid("store", &zone.name),
+                "downloadPercent": percent.to_string(),
+                "downloadState": download_state,
+            }],
+        });
+        if let Some(row) = row.as_object_mut() {
+            for (name, on) in &self.flags {
+                row.insert((*name).to_owned(), json!(on));
+            }
+            if ready {
+                row.insert("size".to_owned(), json!(copy.size));
+                row.insert("physicalsize".to_owned(), json!(copy.physical));
+            }
+            let optional = [
+                ("templatetag", &self.templatetag),
+                ("url", &self.url),
+                ("checksum", &self.checksum),
+            ];
+            for (name, value) in optional {
+                if let Some(value) = value {
+                    row.insert(name.to_owned(), json!(value));
+                }
+            }
+        }
+        row
+    }
+
+    pub(super) fn show_tag(&self, tag: &Tag) -> Value {
+        json!({
+            "key": tag.key,
+            "value": tag.value,
+            "resourcetype": "Template",
+            "resourceid": self.id,
+            "account": fixture::ACCOUNT,
+            "domain": "ROOT",
+            "domainid": fixture::domain_id(),
+        })
+    }
+}
+
+/// CloudStack's way to write a time.
+pub(super) fn cloudstack_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S+0000").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions() {
+        assert!(extension_fits("VHD", "/images/web01.VHD.gz"));
+        assert!(extension_fits("QCOW2", "a.img"));
+        assert!(!extension_fits("VHD", "/images/web01.vhdx"));
+        assert!(!extension_fits("VHD", "/images/web01"));
+    }
+}
