@@ -18,7 +18,7 @@ const TAIL: usize = 1024;
 /// XAPI sends footer, header, BAT, then the blocks in ascending order and the footer again, with
 /// no length ahead and with status 200 even if it fails later. So the stream must prove that it
 /// is whole: [`finish`](Source::finish) wants the last footer to equal the first one and the
-/// stream to end there.
+/// stream to end there, with nothing but padding between it and the last block.
 ///
 /// A fixed VHD or a raw stream does not begin with its size; read those from a file.
 ///
@@ -230,7 +230,9 @@ impl Source for VhdStream {
             return Ok(());
         }
         self.input.skip(self.blocks_end.saturating_sub(self.input.at))?;
-        let last = self.input.last_sector()?;
+        // XAPI pads nothing.
+        let padding = if &self.footer.creator_app == b"caml" { 0 } else { MAX_GAP };
+        let last = self.input.last_sector(padding)?;
         if last != self.first {
             return Err(self.input.ended("the stream does not end with the footer it began with"));
         }
@@ -380,24 +382,24 @@ impl Input {
         Ok(())
     }
 
-    /// The last sector of the stream, which must end after it; padding before it is bounded.
-    fn last_sector(&mut self) -> Result<[u8; Footer::LEN]> {
+    /// The last sector of the stream, which must end after it. Before it there may be `padding`,
+    /// as in a file on a larger volume: whole sectors of zeros. Anything else there would be data
+    /// that slipped out of its place.
+    fn last_sector(&mut self, padding: u64) -> Result<[u8; Footer::LEN]> {
         let start = self.at;
         let mut last = [0; Footer::LEN];
         self.fill(&mut last)?;
         loop {
             let mut next = [0; Footer::LEN];
-            let n = self.fill_some(&mut next)?;
-            last.rotate_left(n);
-            let keep = last.len() - n;
-            if let (Some(to), Some(from)) = (last.get_mut(keep..), next.get(..n)) {
-                to.copy_from_slice(from);
-            }
-            if n < next.len() {
-                return Ok(last);
-            }
-            if self.at - start > MAX_GAP {
-                return Err(self.ended("the stream goes on after its last block"));
+            match self.fill_some(&mut next)? {
+                0 => return Ok(last),
+                n if n < next.len()
+                    || last.iter().any(|&b| b != 0)
+                    || self.at - start > padding + Footer::LEN as u64 =>
+                {
+                    return Err(self.ended("the stream goes on after its last block"));
+                }
+                _ => last = next,
             }
         }
     }

@@ -31,14 +31,14 @@ fn layer(seed: u64) -> Layer {
     Layer::random(&mut rng, Kind::Dynamic, size, block_size).like_xapi()
 }
 
-/// As tapdisk lays a file out: aligned blocks, a batmap, room in the BAT, a gap before the footer;
+/// As tapdisk lays a file out: aligned blocks, a batmap, room in the BAT;
 /// in ascending order it can be streamed too.
 fn tap_layer(seed: u64) -> Layer {
     let mut rng = Rng::new(seed);
     let mut layer = Layer::random(&mut rng, Kind::Dynamic, 3 << 20, 32768);
     layer.order.sort_unstable();
     layer.creator = (*b"tap\0", 0x0001_0003);
-    (layer.align, layer.gap, layer.spare_entries) = (4096, 3 * SECTOR, 300);
+    (layer.align, layer.gap, layer.spare_entries) = (4096, 0, 300);
     layer
 }
 
@@ -154,4 +154,29 @@ fn what_cannot_be_streamed_is_refused_by_name() {
 fn a_disk_without_blocks_is_a_stream() {
     let empty = Layer::new(Kind::Dynamic, 5 << 20, 2 << 20).like_xapi();
     assert_eq!(drain(stream(empty.build(), 1).unwrap()).unwrap(), vec![0; 5 << 20]);
+}
+
+#[test]
+fn data_out_of_their_place_are_no_stream() {
+    for seed in 0..20 {
+        let bytes = layer(seed).build();
+        let end = bytes.len() - 512;
+        let mut rng = Rng::new(seed);
+        for inserted in [&[0][..], &[0; 7], &[0; 512], &[7; 512], &bytes[end..], &bytes] {
+            for at in [end, 2048 + rng.below((end - 2048).max(1))] {
+                let longer = [&bytes[..at], inserted, &bytes[at..]].concat();
+                let len = inserted.len();
+                assert!(stream(longer, seed).and_then(drain).is_err(), "{seed}: {len} at {at}");
+            }
+        }
+        let longer = [&bytes, &bytes[end..]].concat();
+        assert!(stream(longer, seed).and_then(drain).is_err());
+    }
+    // A volume has room behind the blocks, but nothing that a guest wrote.
+    let bytes = tap_layer(1).build();
+    let end = bytes.len() - 512;
+    let with = |gap: &[u8]| [&bytes[..end], gap, &bytes[end..]].concat();
+    assert!(stream(with(&[0; 4096]), 1).and_then(drain).is_ok());
+    assert!(stream(with(&[0; 4095]), 1).and_then(drain).is_err());
+    assert!(stream(with(&[&[0; 512][..], &[1; 512]].concat()), 1).and_then(drain).is_err());
 }
