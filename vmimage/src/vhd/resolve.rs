@@ -217,7 +217,7 @@ impl Finder {
     fn enter(&mut self, id: (u64, u64), path: &Path) -> Result<()> {
         if self.seen.contains(&id) {
             let message = "the chain of parents comes back to this file";
-            return Err(Error::new(ErrorKind::Reference, message).with_path(path));
+            return Err(Error::corrupt(message).with_path(path));
         }
         self.seen.push(id);
         Ok(())
