@@ -26,7 +26,7 @@ pub fn check(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Report> {
                 findings.corrupt("unreadable", error.to_string(), error.offset());
             }
             ErrorKind::Reference => findings.note("parent-missing", error.to_string()),
-            _ => return Err(error),
+            _ => return Err(error.with_path(path)),
         }
     }
     Ok(Report::new(findings))

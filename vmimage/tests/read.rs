@@ -6,6 +6,8 @@
 mod builder;
 #[path = "read/chains.rs"]
 mod chains;
+#[path = "read/hostile.rs"]
+mod hostile;
 #[path = "read/mutations.rs"]
 mod mutations;
 #[path = "read/oddities.rs"]

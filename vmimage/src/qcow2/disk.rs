@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flate2::{Decompress, FlushDecompress};
 
 use super::header::{Compression, Header};
-use crate::finding::Findings;
+use crate::exec::fill::is_zero;
+use crate::finding::{Findings, Policy};
 use crate::raw::check_range;
 use crate::vhd::Fields;
-use crate::{Disk, Error, ErrorKind, Extent, ExtentKind, ReadAt, Result};
+use crate::{BlockMap, Disk, Error, ErrorKind, Extent, ExtentKind, ReadAt, Result};
 
 /// The longest L1 table that is read, as in QEMU: 32 MiB.
 const MAX_L1: u64 = 4 << 20;
@@ -33,6 +34,7 @@ pub struct Qcow2Disk {
     pub(crate) l1: Vec<u64>,
     data: Option<(Arc<dyn ReadAt>, u64)>,
     backing: Option<Arc<dyn Disk>>,
+    strict: bool,
     slices: Cache<64>,
     clusters: Cache<4>,
 }
@@ -88,8 +90,9 @@ impl Qcow2Disk {
             Some(data) => Some((Arc::clone(&data), file_len(&data)?)),
             None => None,
         };
+        let strict = findings.policy() == Policy::Strict;
         let (slices, clusters) = (Cache::default(), Cache::default());
-        Ok(Self { file, len, header, l1, data, backing, slices, clusters })
+        Ok(Self { file, len, header, l1, data, backing, strict, slices, clusters })
     }
 
     /// The header.
@@ -113,6 +116,12 @@ impl Qcow2Disk {
         let entry_len = self.header.l2_entry_len();
         let at = table + offset % span / cluster * entry_len;
         let slice = self.slices.get(at / SLICE, || self.read_slice(at / SLICE * SLICE))?;
+        if slice.is_empty() {
+            // All zero: nothing is here up to the end of the slice or of the table.
+            let until = ((at / SLICE + 1) * SLICE).min(table + cluster);
+            let end = (offset / cluster + (until - at) / entry_len) * cluster;
+            return Ok((Place::Absent, end));
+        }
         let within = (at % SLICE) as usize;
         if within as u64 + entry_len > slice.len() as u64 {
             return Err(Error::truncated("the file ends within an L2 table").with_offset(at));
@@ -189,7 +198,9 @@ impl Qcow2Disk {
     }
 
     /// A slice of an L2 table. Tables are aligned to clusters of 512 bytes at least, slices to
-    /// 4 KiB: a slice may hold pieces of several tables, and be cut by the end of the file.
+    /// 4 KiB: a slice may hold pieces of several tables, and be cut by the end of the file. A
+    /// whole slice of zeros comes back empty, so that an image cannot keep its readers busy with
+    /// tables that are holes of its file.
     fn read_slice(&self, at: u64) -> Result<Arc<[u8]>> {
         let len = self.len.saturating_sub(at).min(SLICE);
         if len == 0 {
@@ -199,6 +210,9 @@ impl Qcow2Disk {
         }
         let mut slice = vec![0; len as usize];
         read(&self.file, &mut slice, at)?;
+        if len == SLICE && is_zero(&slice) {
+            slice.clear();
+        }
         Ok(slice.into())
     }
 
@@ -220,6 +234,21 @@ impl Qcow2Disk {
             looks -= 1;
         }
         Ok((place, end.min(limit)))
+    }
+
+    /// What the backing file has of `at..end` (guest bytes).
+    fn map_backing(&self, map: &mut BlockMap, mut at: u64, end: u64) -> Result<()> {
+        let Some(backing) = &self.backing else { return Ok(()) };
+        let end = end.min(backing.virtual_size());
+        while at < end {
+            let below = backing.extent_at(at)?;
+            let until = at.saturating_add(below.len.max(1)).min(end);
+            if !matches!(below.kind, ExtentKind::Zero) {
+                map.insert(at..until);
+            }
+            at = until;
+        }
+        Ok(())
     }
 
     fn read_backing(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -315,6 +344,32 @@ impl Disk for Qcow2Disk {
             },
         };
         Ok(Extent::new(offset, len, kind))
+    }
+
+    /// A map that has more clusters than the file could hold names some of them several times:
+    /// a file of a megabyte would become a disk of terabytes.
+    fn block_map(&self) -> Result<BlockMap> {
+        let size = self.header.size;
+        let room = self.data_len().next_multiple_of(self.cluster_size());
+        let mut map = BlockMap::empty(size);
+        let (mut at, mut stored) = (0, 0);
+        while at < size {
+            let (place, end) = self.run(at, u64::MAX, LOOK_AHEAD)?;
+            match place {
+                Place::Zero => {}
+                Place::Absent => self.map_backing(&mut map, at, end)?,
+                Place::Packed { .. } => map.insert(at..end),
+                Place::Stored(_) => {
+                    map.insert(at..end);
+                    stored += end - at;
+                }
+            }
+            if self.strict && stored > room {
+                return Err(Error::corrupt("the image's tables name clusters more than once"));
+            }
+            at = end;
+        }
+        Ok(map)
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {

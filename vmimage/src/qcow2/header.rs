@@ -17,6 +17,7 @@ mod bit {
 /// Header extensions.
 const EXT_BACKING_FORMAT: u32 = 0xE279_2ACA;
 const EXT_DATA_FILE: u32 = 0x4441_5441;
+const EXT_BITMAPS: u32 = 0x2385_2875;
 
 /// How compressed clusters are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +55,8 @@ pub struct Header {
     pub compression: Compression,
     /// Whether L2 entries have 128 bits and clusters 32 parts.
     pub extended_l2: bool,
+    /// Whether there are persistent bitmaps of changes, which take clusters.
+    pub bitmaps: bool,
     /// Whether the refcounts may be stale.
     pub dirty: bool,
     /// The name of the backing file; outside data.
@@ -122,6 +125,7 @@ impl Header {
             snapshots: bytes.u32_at(60),
             compression: Compression::Deflate,
             extended_l2: false,
+            bitmaps: false,
             dirty: false,
             backing_file: None,
             backing_format: None,
@@ -189,6 +193,7 @@ impl Header {
             match kind {
                 EXT_BACKING_FORMAT => self.backing_format = Some(text(data)),
                 EXT_DATA_FILE => self.data_file = Some(text(data)),
+                EXT_BITMAPS => self.bitmaps = true,
                 _ => {}
             }
             at = end.next_multiple_of(8);

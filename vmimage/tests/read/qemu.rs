@@ -197,6 +197,18 @@ fn a_data_file_must_be_named() {
 }
 
 #[test]
+fn bitmaps_of_changes_are_no_leak() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.qcow2");
+    let name = path.to_str().unwrap();
+    if !qemu_img(&["create", "-q", "-f", "qcow2", name, "9M"]) {
+        return;
+    }
+    assert!(qemu_img(&["bitmap", "--add", name, "changes"]));
+    assert_eq!(check(&path, &OpenOptions::new()).unwrap().verdict(), Verdict::Sound);
+}
+
+#[test]
 fn damage_to_a_qcow2_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("disk.raw"), dir.path().join("out.qcow2"));
