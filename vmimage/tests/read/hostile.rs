@@ -22,7 +22,7 @@ fn image(folder: &Path, tables: u64, entry: u64) -> PathBuf {
     for i in 0..tables {
         let at = (2 * CLUSTER + 8 * i) as usize;
         let table = (1 << 20) + i * CLUSTER;
-        bytes[at..at + 8].copy_from_slice(&(table | 1 << 63).to_be_bytes());
+        bytes[at..at + 8].copy_from_slice(&(table | (1 << 63)).to_be_bytes());
     }
     if entry != 0 {
         for _ in 0..tables * CLUSTER / 8 {
@@ -37,7 +37,7 @@ fn image(folder: &Path, tables: u64, entry: u64) -> PathBuf {
 }
 
 fn disk(path: &Path, options: &OpenOptions) -> std::sync::Arc<dyn Disk> {
-    open(path, options).unwrap().disks()[0].clone()
+    std::sync::Arc::clone(&open(path, options).unwrap().disks()[0])
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn tables_in_holes_are_passed_in_strides() {
 #[test]
 fn a_disk_of_one_cluster_again_and_again_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let path = image(folder.path(), 4, 3 * CLUSTER | 1 << 63);
+    let path = image(folder.path(), 4, (3 * CLUSTER) | (1 << 63));
     let strict = disk(&path, &OpenOptions::new());
     assert_eq!(strict.block_map().unwrap_err().kind(), ErrorKind::Corrupt);
     let lenient = disk(&path, &OpenOptions::new().lenient(true));
