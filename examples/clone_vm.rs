@@ -75,7 +75,7 @@ struct Cli {
     #[arg(long, value_name = "TYPE")]
     os_type: Option<String>,
     /// xen or kvm; by the format otherwise: xen for the VHD formats
-    #[arg(long)]
+    #[arg(long, value_name = "xen|kvm", value_parser = ["xen", "xenserver", "kvm"], ignore_case = true)]
     hypervisor: Option<String>,
 }
 
@@ -118,9 +118,9 @@ Ctrl-C and SIGTERM undo the run: image and snapshot are removed. Asking again do
 sooner; kill -9 does, and leaves the rest to --resume. Without --journal the journal is kept in
 memory only, and a killed run cannot be resumed.
 
-Exit codes: 0 success, also of a --resume of a finished run; 1 failure, undone; 2 usage;
-3 something is left behind, and named; 130 cancelled, undone. A failure prints one line on
-standard error.";
+Exit codes: 0 success, also of a --resume of a finished run; 1 failure, undone; 2 a command line
+that cannot be read; 3 something is left behind, and named; 130 cancelled, undone. A failure prints
+one line on standard error.";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -149,7 +149,6 @@ fn main() -> ExitCode {
     ExitCode::from(match error.kind() {
         ErrorKind::Cancelled => INTERRUPTED,
         ErrorKind::Stuck => STUCK,
-        ErrorKind::Usage => USAGE,
         _ => FAILED,
     })
 }

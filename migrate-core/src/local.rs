@@ -229,6 +229,7 @@ fn put(mut file: File, piece: &[u8]) -> io::Result<File> {
 impl Step for WriteFile {
     const NAME: &'static str = "transfer";
     const VERSION: u32 = 1;
+    const MAKES: Option<&'static str> = Some("file");
     type Output = Sent;
 
     fn key(&self) -> String {

@@ -23,6 +23,10 @@ pub trait Step: Send + Sync {
     /// refused.
     const VERSION: u32;
 
+    /// What its undo removes, like `snapshot`, for the message of a run that was cancelled; none
+    /// if nothing of it stays.
+    const MAKES: Option<&'static str> = None;
+
     /// What later steps and the undo need to know. It goes to the journal: never a secret.
     type Output: Serialize + DeserializeOwned + Send + Sync;
 

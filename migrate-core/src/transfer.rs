@@ -54,7 +54,8 @@ impl std::fmt::Debug for Outgoing {
 /// Sends disk `index` of `artifact` as `format` to `sink`; ends only when nothing of it is under
 /// way any more, however it ends.
 ///
-/// The plan depends on the disk alone: the same disk gives the same bytes again.
+/// The plan depends on the run and the disk alone: the same gives the same bytes again, and no two
+/// disks get a VHD of the same UUID.
 ///
 /// # Errors
 /// [`ErrorKind::Cancelled`] by the step's token; the failure of whichever side failed first.
@@ -124,7 +125,9 @@ where
     Fut: Future<Output = Result<()>> + Send,
 {
     let source = artifact.open(index, attempt).await?;
-    let plan = Plan::new(format, source.block_map(), &PlanOptions::new())?;
+    let uuid = cx.run_id().derive(&format!("vhd/{index}"));
+    let options = PlanOptions::new().with_uuid(uuid.into_bytes());
+    let plan = Plan::new(format, source.block_map(), &options)?;
     let len = plan.output_len();
     let total = len.unwrap_or_else(|| plan.data_len());
     let (queue, pieces) = mpsc::channel(QUEUE);
@@ -370,6 +373,20 @@ mod tests {
         let artifact: Arc<dyn Artifact> = Arc::<Double>::clone(&double);
         assert_eq!(digest(&cx(), &artifact, 0, TargetFormat::Raw).await.unwrap(), sent);
         assert_eq!(*double.opened.lock().unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn each_disk_of_each_run_has_a_vhd_of_its_own() {
+        let artifact: Arc<dyn Artifact> = double(Fault::None);
+        let (one, other) = (cx(), cx());
+        let vhd =
+            async |cx, index| digest(cx, &artifact, index, TargetFormat::VhdDynamic).await.unwrap();
+        let first = vhd(&one, 0).await;
+        assert_eq!(vhd(&one, 0).await, first);
+        for another in [vhd(&one, 1).await, vhd(&other, 0).await] {
+            assert_ne!(another.sha256, first.sha256);
+            assert_eq!(another.content_root, first.content_root);
+        }
     }
 
     #[tokio::test]

@@ -60,6 +60,7 @@ impl CreateImage {
 impl Step for CreateImage {
     const NAME: &'static str = "create-image";
     const VERSION: u32 = 1;
+    const MAKES: Option<&'static str> = Some("image");
     type Output = Created;
 
     fn key(&self) -> String {

@@ -10,6 +10,7 @@ use crate::{Error, ErrorKind, Probe, Result, Step, StepCx};
 #[async_trait]
 pub(super) trait ErasedStep: Send + Sync {
     fn key(&self) -> String;
+    fn makes(&self) -> Option<&'static str>;
     async fn probe(&self, cx: &StepCx) -> Result<Probe<Value>>;
     async fn undo(&self, cx: &StepCx, output: Option<Value>) -> Result<()>;
 
@@ -43,6 +44,10 @@ impl<S: Step> Erased<S> {
 impl<S: Step> ErasedStep for Erased<S> {
     fn key(&self) -> String {
         self.0.key()
+    }
+
+    fn makes(&self) -> Option<&'static str> {
+        S::MAKES
     }
 
     async fn probe(&self, cx: &StepCx) -> Result<Probe<Value>> {

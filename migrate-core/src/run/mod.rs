@@ -420,6 +420,7 @@ impl Run {
     async fn unwind(&mut self, error: Error) -> Error {
         let mut stuck: Vec<Leftover> = Vec::new();
         let mut reason = None;
+        let mut removed = Vec::new();
         for at in (0..self.state.steps().len()).rev() {
             let known = self.state.steps()[at].clone();
             if known.status == StepStatus::Undone {
@@ -427,6 +428,7 @@ impl Run {
             }
             let step = self.stack.iter().position(|s| s.key() == known.key);
             let step = step.map(|i| self.stack.swap_remove(i));
+            removed.extend(step.as_ref().and_then(|s| s.makes()));
             // A journal that cannot be written does not keep us from tidying up.
             let _ = self.record(Entry::UndoStarted { step: known.key.clone() }).await;
             self.tell(&Event::UndoStarted { step: &known.key });
@@ -456,7 +458,18 @@ impl Run {
         match reason {
             None => {
                 let _ = self.record(Entry::RunUndone { error: error.report() }).await;
-                error
+                match removed.is_empty() {
+                    false if error.is_cancelled() => Error::new(
+                        ErrorKind::Cancelled,
+                        format!(
+                            "cancelled: {} of run {} {} removed",
+                            all_of(&removed),
+                            self.run_id(),
+                            if removed.len() == 1 { "was" } else { "were" }
+                        ),
+                    ),
+                    _ => error,
+                }
             }
             Some(reason) => Error::new(
                 ErrorKind::Stuck,
@@ -517,6 +530,22 @@ async fn settle(step: &dyn ErasedStep, cx: &StepCx) -> Result<Option<Value>> {
         ErrorKind::Source,
         format!("step {} is still under way from an earlier attempt: try again later", cx.key()),
     ))
+}
+
+/// `the snapshot and 2 images` of what was removed, the last one first.
+fn all_of(removed: &[&'static str]) -> String {
+    let mut kinds: Vec<(&str, usize)> = Vec::new();
+    for kind in removed.iter().rev() {
+        match kinds.iter_mut().find(|(k, _)| k == kind) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((kind, 1)),
+        }
+    }
+    let named = kinds.into_iter().map(|(kind, count)| match count {
+        1 => format!("the {kind}"),
+        _ => format!("{count} {kind}s"),
+    });
+    named.collect::<Vec<_>>().join(" and ")
 }
 
 fn dedup(leftovers: Vec<Leftover>) -> Vec<Leftover> {

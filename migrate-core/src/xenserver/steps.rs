@@ -45,6 +45,7 @@ impl Snapshot {
 impl Step for Snapshot {
     const NAME: &'static str = "snapshot";
     const VERSION: u32 = 1;
+    const MAKES: Option<&'static str> = Some("snapshot");
     type Output = SnapshotMade;
 
     async fn run(&self, cx: &StepCx) -> Result<SnapshotMade> {
