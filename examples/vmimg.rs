@@ -387,6 +387,11 @@ impl Input {
             if args.open.format.is_some_and(|format| format != Format::Vhd) {
                 return Err("standard input is read as a VHD stream only: drop -f".into());
             }
+            if !args.open.parent.is_empty() || args.disk.as_deref().is_some_and(|d| d != "0") {
+                let message = "a VHD stream holds one disk, 0, and has no parents: drop --disk \
+                               and --parent";
+                return Err(message.into());
+            }
             let stdin = Stdin::start(Arc::clone(cancel))?;
             return Ok(Self::Stream(Box::new(VhdStream::new(stdin)?)));
         }

@@ -112,6 +112,7 @@ fn failures_are_one_line_and_leave_nothing() {
     fails(at, &["convert", "-O", "raw", "disk.vhd", "no/such/folder/out"], "no/such");
     fails(at, &["convert", "-O", "vhd", "disk.vhd", "./disk.vhd"], "part of the input");
     fails(at, &["convert", "-O", "raw", "disk.vhd", "--disk", "7", "out"], "--disk");
+    fails(at, &["convert", "-O", "raw", "--disk", "7", "-", "out"], "one disk");
     fails(at, &["digest", "--algorithm", "crc", "disk.vhd"], "crc");
     fails(at, &["compare", "disk.vhd", "nothing"], "nothing");
     assert_eq!(std::fs::read(at.join("disk.vhd")).unwrap(), whole);
@@ -149,6 +150,21 @@ fn streams_go_in_and_out() {
     assert!(!at.join("from-stdin").exists());
     assert!(feed(&file).status.success());
     assert!(std::fs::read(at.join("from-stdin")).unwrap().starts_with(b"QFI\xfb"));
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_a_failure_with_a_word() {
+    let folder = folder();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 100; exec \"$0\" convert -f raw -O raw disk.raw out"])
+        .arg(vmimg().get_program())
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{errors}");
+    assert!(errors.lines().count() == 1 && errors.contains("cannot write"), "{errors}");
+    assert_eq!(names(folder.path()).len(), 1);
 }
 
 #[test]

@@ -88,14 +88,18 @@ pub(crate) fn watch_signals() -> Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let cancel = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut int, mut term, mut hangup) = {
+    // Caught, so that a write beyond the limit of `ulimit -f` fails as one to a full disk does.
+    const SIGXFSZ: i32 = 25;
+    let (mut int, mut term, mut hangup, limit) = {
         let _inside = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
             signal(SignalKind::hangup())?,
+            signal(SignalKind::from_raw(SIGXFSZ))?,
         )
     };
+    drop(limit);
     let flag = Arc::clone(&cancel);
     std::thread::spawn(move || {
         runtime.block_on(async {
