@@ -49,6 +49,8 @@ pub enum ErrorKind {
     Server,
     /// The connection could not be made or broke. Worth another try.
     Transport,
+    /// TLS cannot be agreed on; most often the server's certificate is not trusted.
+    Tls,
     /// The answer is not what the protocol says.
     Protocol,
     /// The catalogue has no endpoint, or several, for the query.

@@ -420,8 +420,25 @@ mod tls {
                 .with_endpoint_override("image", url.clone())
         };
         let error = Session::connect(&builder().build().unwrap()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Transport);
+        assert_eq!(error.kind(), ErrorKind::Tls);
+        assert!(!error.is_retryable() && error.to_string().contains("OS_CACERT"), "{error}");
         assert!(cloud.seen.lock().unwrap().is_empty(), "something was sent to a stranger");
+        // What a server says that takes the first bytes of TLS for a bad request.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plain = format!("https://{}", listener.local_addr().unwrap());
+        let plain = CloudConfig::builder(plain)
+            .with_password(Principal::named("demo", Domain::default()), PASSWORD)
+            .build()
+            .unwrap();
+        let answering = async {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            let _ = tcp.read(&mut [0; 4096]).await;
+        };
+        let (result, ()) = tokio::join!(Session::connect(&plain), answering);
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
+        assert!(error.to_string().contains("is https right"), "{error}");
 
         for config in [builder().with_ca_file(&file), builder().danger_accept_any_certificate()] {
             let session = Session::connect(&config.build().unwrap()).await.unwrap();

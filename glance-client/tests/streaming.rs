@@ -329,3 +329,30 @@ async fn a_success_before_the_end_is_not_believed() {
     assert_eq!(error.kind(), ErrorKind::Protocol);
     assert!(error.to_string().contains("before it had all"), "{error}");
 }
+
+#[tokio::test]
+async fn an_image_whose_data_was_refused_is_told_to_be_used_up() {
+    // As Glance does it: 415 after the body; the image is queued again, with its store, and the next upload fails.
+    let cloud = Cloud::start(3600, |request| {
+        let refused = request.path.contains("/images/2");
+        match request.method.as_str() {
+            "PUT" if refused => Reply::Send(answer("500 Internal Server Error", &[], "erred")),
+            "PUT" => Reply::Send(answer("415 Unsupported Media Type", &[], "no")),
+            "GET" if refused => {
+                let mut record = image("queued");
+                record["stores"] = "fast".into();
+                Reply::Send(json("200 OK", &record))
+            }
+            _ => Reply::Default,
+        }
+    })
+    .await;
+    let glance = cloud.glance().await;
+    for (id, kind) in [("1", ErrorKind::UnsupportedFormat), ("2", ErrorKind::Server)] {
+        let error = glance.upload(id, Upload::from_bytes("abc")).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains("delete the image"), "{error}");
+    }
+    let error = glance.wait("2", &glance_client::image::WaitOptions::default()).await.unwrap_err();
+    assert!(error.to_string().contains("make a new one"), "{error}");
+}

@@ -273,7 +273,14 @@ async fn attempt(
     };
     // Whatever the answer is, no more data is wanted.
     drop(stop);
-    finish(id, &what, answer, &meter).await
+    let refused_before = !image.stores.is_empty();
+    finish(id, &what, answer, &meter).await.map_err(|error| match error.kind() {
+        // Glance keeps the location of data that it has refused, and fails over it with each upload that follows.
+        ErrorKind::Server if refused_before => error.with_hint(
+            "an earlier upload to it was refused, after which Glance takes no other: delete the image and make a new one",
+        ),
+        _ => error,
+    })
 }
 
 async fn finish(
@@ -294,7 +301,9 @@ async fn finish(
                 error.with_hint("data is not sent after a redirect: correct the endpoint")
             }
             413 => error.with_hint("it is over the cloud's size limit or this project's quota"),
-            415 => error.with_hint("the content does not match the declared formats"),
+            415 => error.with_hint(
+                "the content does not match the declared formats; delete the image, it takes no other data now",
+            ),
             _ => error,
         });
     }

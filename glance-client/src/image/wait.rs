@@ -80,6 +80,9 @@ fn judge(image: &Image, options: &WaitOptions) -> Verdict {
     match &image.status {
         // With several stores an image is active while others still import.
         ImageStatus::Active if image.importing_to().is_empty() => Verdict::Done,
+        ImageStatus::Queued if !options.queued_is_pending && !image.stores.is_empty() => {
+            Verdict::Failed("the data was refused: delete the image and make a new one")
+        }
         ImageStatus::Queued if !options.queued_is_pending => {
             Verdict::Failed("the data was refused or lost: send it again, or delete the image")
         }

@@ -1,6 +1,7 @@
 //! Which cloud, as whom.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -94,7 +95,7 @@ impl CloudConfig {
 }
 
 /// Makes a [`CloudConfig`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CloudConfigBuilder {
     auth_url: String,
     auth: Option<Auth>,
@@ -104,6 +105,17 @@ pub struct CloudConfigBuilder {
     overrides: Vec<(String, String)>,
     tls: TlsOptions,
     timeout: Option<Duration>,
+}
+
+impl fmt::Debug for CloudConfigBuilder {
+    /// Without the URLs: [`build`](Self::build) refuses those with a password in them, but not before.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CloudConfigBuilder")
+            .field("auth", &self.auth)
+            .field("scope", &self.scope)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
+    }
 }
 
 impl CloudConfigBuilder {
@@ -214,6 +226,9 @@ impl CloudConfigBuilder {
     }
 }
 
+/// The name that errors give to the cloud of the variables.
+pub(super) const ENVIRONMENT: &str = "environment";
+
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -247,7 +262,7 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn read(&self) -> Result<CloudConfig> {
-        let url = self.auth("auth_url").ok_or_else(|| self.wrong("auth_url is missing"))?;
+        let url = self.auth("auth_url").ok_or_else(|| self.missing(&["auth_url"]))?;
         let auth = self.read_auth()?;
         let mut scope = self.read_scope();
         if let (
@@ -292,6 +307,22 @@ impl Entry<'_> {
 
     fn wrong(&self, text: impl AsRef<str>) -> Error {
         Error::config(format!("cloud {:?}: {}", self.name, text.as_ref()))
+    }
+
+    /// Names what is missing as its source spells it, and what would do in its place.
+    fn missing(&self, keys: &[&str]) -> Error {
+        let of_variables = self.name == ENVIRONMENT && self.auth.is_none();
+        let spell = |key: &&str| {
+            if of_variables {
+                format!("OS_{}", key.to_ascii_uppercase())
+            } else {
+                (*key).to_owned()
+            }
+        };
+        let names: Vec<_> = keys.iter().map(spell).collect();
+        let others = names.get(1..).unwrap_or_default().join(" or ");
+        let others = if others.is_empty() { others } else { format!(" (or {others})") };
+        self.wrong(format!("{}{others} is missing", names.first().map_or("", String::as_str)))
     }
 
     /// A value of the `auth` part; some people put it beside, which the other clients accept too.
@@ -341,23 +372,24 @@ impl Entry<'_> {
         };
         match kind {
             "password" | "v3password" => Ok(Auth::Password {
-                user: self.user().ok_or_else(|| self.wrong("username (or user_id) is missing"))?,
-                password: secret("password").ok_or_else(|| self.wrong("password is missing"))?,
+                user: self.user().ok_or_else(|| self.missing(&["username", "user_id"]))?,
+                password: secret("password").ok_or_else(|| self.missing(&["password"]))?,
             }),
             "token" | "v3token" => {
-                Ok(Auth::Token(secret("token").ok_or_else(|| self.wrong("token is missing"))?))
+                Ok(Auth::Token(secret("token").ok_or_else(|| self.missing(&["token"]))?))
             }
             "v3applicationcredential" => {
                 let secret = secret("application_credential_secret")
-                    .ok_or_else(|| self.wrong("application_credential_secret is missing"))?;
+                    .ok_or_else(|| self.missing(&["application_credential_secret"]))?;
                 if let Some(id) = self.auth("application_credential_id") {
                     return Ok(Auth::ApplicationCredential { id, secret });
                 }
                 let name = self.auth("application_credential_name").ok_or_else(|| {
-                    self.wrong("application_credential_id (or application_credential_name) is missing")
+                    self.missing(&["application_credential_id", "application_credential_name"])
                 })?;
                 let user = self.user().ok_or_else(|| {
-                    self.wrong("an application credential by name needs its user: username or user_id is missing")
+                    let user = self.missing(&["username", "user_id"]);
+                    user.with_hint("an application credential by name needs its user")
                 })?;
                 Ok(Auth::NamedApplicationCredential { name, user, secret })
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::config::CloudConfig;
+use super::config::{CloudConfig, ENVIRONMENT};
 use crate::error::{Error, Result};
 
 /// The variables and folders that a configuration comes from. [`of_process`](Self::of_process) is the usual one; one
@@ -84,7 +84,7 @@ impl Environment {
     pub fn load(&self, name: Option<&str>) -> Result<CloudConfig> {
         let name = name.or_else(|| self.variable("OS_CLOUD"));
         if name.is_none() && self.variable("OS_AUTH_URL").is_some() {
-            return CloudConfig::from_entry("environment", &self.entry_of_variables());
+            return CloudConfig::from_entry(ENVIRONMENT, &self.entry_of_variables());
         }
         let (path, mut clouds) = match self.file("OS_CLIENT_CONFIG_FILE", "clouds")? {
             Some((path, document)) => (path, clouds_of(document)),
@@ -226,12 +226,12 @@ fn keep_texts(document: &mut Value, text: &str) {
     #[derive(serde::Deserialize)]
     struct Document {
         #[serde(default)]
-        clouds: BTreeMap<String, Cloud>,
+        clouds: BTreeMap<String, Option<Cloud>>,
     }
     #[derive(serde::Deserialize)]
     struct Cloud {
         #[serde(default)]
-        auth: BTreeMap<String, Option<String>>,
+        auth: Option<BTreeMap<String, Option<String>>>,
     }
     let Ok(texts) = serde_saphyr::from_str::<Document>(text) else { return };
     for (name, cloud) in texts.clouds {
@@ -240,7 +240,7 @@ fn keep_texts(document: &mut Value, text: &str) {
         else {
             continue;
         };
-        for (key, text) in cloud.auth {
+        for (key, text) in cloud.and_then(|cloud| cloud.auth).unwrap_or_default() {
             if let (Some(value @ (Value::Number(_) | Value::Bool(_))), Some(text)) =
                 (auth.get_mut(&key), text)
             {

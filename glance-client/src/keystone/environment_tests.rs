@@ -138,7 +138,13 @@ fn variables_make_a_cloud_of_their_own() {
     assert_eq!(config.auth.secret().expose(), "pässword");
     assert!(!config.tls.danger_accept_any);
     let error = refusal(&[], &[("OS_AUTH_URL", "http://h"), ("OS_USERNAME", "u")], None);
-    assert!(error.contains("password is missing"), "{error}");
+    assert!(error.contains("OS_PASSWORD is missing"), "{error}");
+    let error = refusal(&[], &[("OS_AUTH_URL", "http://h"), ("OS_PASSWORD", "p")], None);
+    assert!(error.contains("OS_USERNAME (or OS_USER_ID) is missing"), "{error}");
+    assert!(
+        !format!("{:?}", CloudConfig::builder("http://u:hunter2@h")).contains("hunter2"),
+        "a URL that is refused later is not printed before"
+    );
 }
 
 #[test]
@@ -271,4 +277,12 @@ fn unquoted_text_stays_what_it_is() {
         assert_eq!((name.as_str(), password.expose()), (word, word));
         assert_eq!((config.region.as_deref(), config.tls.danger_accept_any), (Some("no"), true));
     }
+}
+
+#[test]
+fn one_odd_cloud_does_not_change_the_texts_of_the_others() {
+    let file = "clouds:\n  none:\n  empty:\n    auth:\n  one:\n    auth: {auth_url: 'http://h', username: 0123, password: 007, project_name: 1e3}\n";
+    let config = load(&[("clouds.yaml", file)], &[], Some("one")).unwrap();
+    assert_eq!(config.auth.secret().expose(), "007");
+    assert_eq!(config.scope, Scope::Project(named("1e3", Domain::default())));
 }

@@ -37,9 +37,10 @@ pub(super) async fn send(
     let url = url::Url::parse(&parts.uri.to_string())
         .map_err(|error| Error::transport("the request has no usable URL", error))?;
     let at = place(&url);
-    let io = connect(&url, tls, connect_timeout)
-        .await
-        .map_err(|error| Error::transport(format!("cannot connect to {at}: {error}"), error))?;
+    let io = connect(&url, tls, connect_timeout).await.map_err(|error| {
+        super::tls::failure(&at, &error)
+            .unwrap_or_else(|| Error::transport(format!("cannot connect to {at}: {error}"), error))
+    })?;
 
     parts.headers.insert(HOST, host_header(&url)?);
     if let Some(len) = len {

@@ -93,6 +93,9 @@ impl Transport for HttpTransport {
             .map_err(|error| Error::transport("the request cannot be sent", error.without_url()))?;
         let at = place(request.url());
         let answer = self.client.execute(request).await.map_err(|error| {
+            if let Some(error) = super::tls::failure(&at, &error) {
+                return error;
+            }
             let what = if error.is_connect() {
                 "cannot connect to"
             } else if error.is_timeout() {

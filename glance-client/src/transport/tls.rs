@@ -1,5 +1,6 @@
 //! TLS by rustls with ring: the system's roots, a CA file, or the explicit opt-out.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -8,9 +9,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Whom to trust, and with which client certificate to appear.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +82,40 @@ fn system_roots() -> &'static Arc<RootCertStore> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         Arc::new(roots)
     })
+}
+
+/// The error for a connection that failed because of TLS, with what to do about it; `None` if something else failed.
+///
+/// `std::io::Error` hides the error that it wraps from `source`, hence the second look.
+pub(super) fn failure(at: &str, error: &(dyn StdError + 'static)) -> Option<Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            let text = match tls {
+                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                    "its certificate is not from a trusted authority: name the file of its authority (cacert, OS_CACERT)"
+                        .to_owned()
+                }
+                rustls::Error::InvalidCertificate(reason) => {
+                    format!("its certificate is not accepted: {reason}")
+                }
+                rustls::Error::InvalidMessage(_) => {
+                    "it does not speak TLS at this port: is https right in the URL?".to_owned()
+                }
+                other => format!("TLS failed: {other}"),
+            };
+            let text = format!("cannot connect to {at}: {text}");
+            return Some(Error::new(ErrorKind::Tls, text).with_source(tls.clone()));
+        }
+        if let Some(inner) =
+            error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref)
+            && let Some(found) = failure(at, inner)
+        {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 struct AcceptAny(Arc<CryptoProvider>);
