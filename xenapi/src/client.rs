@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use serde_json::Value;
 use url::Url;
@@ -192,11 +192,20 @@ fn read_answer(codec: Codec, head: &http::response::Parts, body: &[u8]) -> Resul
         )
         .with_source(NoJson));
     }
+    if head.status.is_redirection()
+        && let Some(to) = head.headers.get(LOCATION).and_then(|v| v.to_str().ok())
+    {
+        // Newer hosts send everyone from http to https so.
+        let to =
+            Url::parse(to).map_or_else(|_| to.to_owned(), |u| u.origin().ascii_serialization());
+        let words = format!("the server redirects to {to}, and calls do not follow: use that URL");
+        return Err(Error::new(ErrorKind::Redirect, words));
+    }
     if !head.status.is_success() {
         return Err(Error::new(
             ErrorKind::Protocol,
             format!(
-                "the server answered with status {} and {}",
+                "the server answered with status {} and {}; is the URL that of a XenServer?",
                 head.status.as_u16(),
                 wire::excerpt(body)
             ),

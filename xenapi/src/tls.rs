@@ -21,8 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The SHA-256 fingerprint of a certificate in DER form.
 ///
-/// Displayed as 64 lower-case hexadecimal digits. Read with any case, with colons as `openssl
-/// x509 -fingerprint -sha256` prints them, and with a leading `sha256:`.
+/// Displayed as 64 lower-case hexadecimal digits. Read with any case, with colons, with a leading
+/// `sha256:`, and as the whole line that `openssl x509 -noout -fingerprint -sha256` prints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pin([u8; 32]);
 
@@ -66,10 +66,11 @@ impl FromStr for Pin {
 
     fn from_str(text: &str) -> Result<Self> {
         let lower = text.trim().to_ascii_lowercase();
+        let lower = lower.strip_prefix("sha256 fingerprint=").unwrap_or(&lower);
         let bare = lower
             .strip_prefix("sha256:")
             .or_else(|| lower.strip_prefix("sha-256:"))
-            .unwrap_or(&lower);
+            .unwrap_or(lower);
         let digits: Vec<u32> =
             bare.chars().filter(|c| *c != ':').map_while(|c| c.to_digit(16)).collect();
         let clean = bare.chars().filter(|c| *c != ':').count();
@@ -177,7 +178,8 @@ fn system_roots() -> Result<RootCertStore> {
 fn roots_of_file(path: &std::path::Path) -> Result<RootCertStore> {
     let fail =
         |what: &str| Error::new(ErrorKind::Config, format!("CA file {}: {what}", path.display()));
-    let text = std::fs::read(path).map_err(|e| fail("cannot be read").with_source(e))?;
+    let text =
+        std::fs::read(path).map_err(|e| fail(&format!("cannot be read: {e}")).with_source(e))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|_| fail("is not PEM"))?;
@@ -246,6 +248,9 @@ fn describe(error: &rustls::Error) -> String {
         }
         rustls::Error::InvalidCertificate(reason) => {
             format!("the certificate is not valid: {reason}")
+        }
+        rustls::Error::InvalidMessage(_) => {
+            "it does not speak TLS at this port: is https right in the URL?".to_owned()
         }
         other => format!("TLS failed: {other}"),
     }
@@ -373,6 +378,8 @@ mod tests {
         let colons: Vec<String> =
             hex.as_bytes().chunks(2).map(|c| String::from_utf8_lossy(c).to_uppercase()).collect();
         assert_eq!(format!("SHA256:{}", colons.join(":")).parse::<Pin>().unwrap(), pin);
+        let line = format!("sha256 Fingerprint={}\n", colons.join(":"));
+        assert_eq!(line.parse::<Pin>().unwrap(), pin, "the line of openssl");
         assert_eq!(Pin::parse_list(&format!(" {hex} ,{hex},")).unwrap(), [pin, pin]);
         for bad in ["", "00", &"zz".repeat(32), &hex[1..], "é"] {
             assert!(bad.parse::<Pin>().is_err(), "{bad}");

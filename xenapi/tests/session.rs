@@ -229,6 +229,36 @@ async fn a_pool_may_change_its_master_under_a_session() {
 }
 
 #[tokio::test]
+async fn a_redirect_of_calls_is_told_with_its_target() {
+    // What a host says on port 80 when it is to be reached by https only.
+    let server = Server::plain(|_| async {
+        Reply::raw("HTTP/1.1 301 Moved\r\nLocation: https://xen1.example/jsonrpc?x=1\r\nContent-Length: 0\r\n\r\n")
+    })
+    .await;
+    let client = Client::builder(server.url()).build().unwrap();
+    let error = client.login(USER, PASSWORD, "test").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Redirect);
+    assert!(error.to_string().contains("to https://xen1.example, and"), "{error}");
+}
+
+#[tokio::test]
+async fn https_at_a_port_without_it_is_told_as_that() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let client = Client::builder(url).trust(Trust::DangerAcceptAny).build().unwrap();
+    let answering = async {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        let _ = tcp.read(&mut [0; 4096]).await;
+    };
+    let (result, ()) = tokio::join!(client.login(USER, PASSWORD, "test"), answering);
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
+    assert!(error.to_string().contains("is https right"), "{error}");
+}
+
+#[tokio::test]
 async fn a_broken_answer_to_a_login_shows_no_session() {
     for (kind, body) in [
         ("application/json", r#"{"jsonrpc":"2.0","result":"OpaqueRef:5e55-104"#),
