@@ -93,7 +93,10 @@ impl Environment {
         if let Some((_, secure)) = self.file("OS_CLIENT_SECURE_FILE", "secure")? {
             merge(&mut clouds, clouds_of(secure));
         }
-        let known = || clouds.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let known = || match clouds.keys().map(String::as_str).collect::<Vec<_>>().join(", ") {
+            names if names.is_empty() => "none".to_owned(),
+            names => names,
+        };
         let name = match (name, clouds.len()) {
             (Some(name), _) => name.to_owned(),
             (None, 1) => clouds.keys().next().cloned().unwrap_or_default(),
@@ -106,6 +109,12 @@ impl Environment {
                 return Err(Error::config(text));
             }
         };
+        if let Some(entry) = clouds.get(&name)
+            && !entry.is_object()
+        {
+            let text = format!("cloud {name:?} in {} has no settings", path.display());
+            return Err(Error::config(text));
+        }
         let Some(Value::Object(entry)) = clouds.get(&name) else {
             return Err(Error::config(format!(
                 "no cloud {name:?} in {}; it has {}",

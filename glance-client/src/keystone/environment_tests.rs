@@ -285,4 +285,8 @@ fn one_odd_cloud_does_not_change_the_texts_of_the_others() {
     let config = load(&[("clouds.yaml", file)], &[], Some("one")).unwrap();
     assert_eq!(config.auth.secret().expose(), "007");
     assert_eq!(config.scope, Scope::Project(named("1e3", Domain::default())));
+    let error = refusal(&[("clouds.yaml", file)], &[], Some("none"));
+    assert!(error.contains("\"none\" in") && error.contains("has no settings"), "{error}");
+    let error = refusal(&[("clouds.yaml", "")], &[], Some("x"));
+    assert!(error.ends_with("it has none"), "{error}");
 }
