@@ -132,12 +132,9 @@ impl Client {
         );
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let exchange = async {
-            let answer = self.0.transport.send(request).await.map_err(|error| {
-                // The transport knows the place and not what was wanted of it.
-                Error::new(error.kind(), format!("{}: {error}", call.what())).with_source(error)
-            })?;
+            let answer = self.0.transport.send(request).await?;
             let (parts, body) = answer.into_parts();
-            let body = read_all(call.what(), body, LARGEST_ANSWER).await?;
+            let body = read_all(body, LARGEST_ANSWER).await?;
             Ok((parts, body))
         };
         let late = || {
@@ -151,8 +148,14 @@ impl Client {
                 ),
             )
         };
-        let (parts, body) =
-            tokio::time::timeout(self.0.call_timeout, exchange).await.map_err(|_| late())??;
+        let (parts, body) = tokio::time::timeout(self.0.call_timeout, exchange)
+            .await
+            .map_err(|_| late())?
+            // The transport knows the place and not what was wanted of it.
+            .map_err(|error: Error| {
+                let text = format!("{}: {error}", call.what());
+                Error::new(error.kind(), text).with_source(error)
+            })?;
         #[cfg(feature = "tracing")]
         tracing::debug!(
             command = call.command(),

@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// `Display` is one line that names the object, what happened and what to do. The cause, where there is one, is
 /// behind [`source`](StdError::source). No error holds a key's secret, a signature or the address of a
-/// served file, even if the server sends them back.
+/// [served](crate::serve) file, even if the server sends them back.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -279,7 +279,7 @@ pub(crate) fn one_line(text: &str, limit: usize) -> String {
     out
 }
 
-/// Hides path segments of 32 hex digits or more: who knows that of a served file can fetch it.
+/// Hides path segments of 32 hex digits or more: who knows that of a [served](crate::serve) file can fetch it.
 pub(crate) fn masked(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (index, segment) in text.split('/').enumerate() {

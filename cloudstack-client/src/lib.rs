@@ -38,6 +38,7 @@ pub mod job;
 mod meter;
 pub mod os_types;
 mod random;
+pub mod serve;
 mod sign;
 pub mod tags;
 pub mod templates;

@@ -73,7 +73,7 @@ pub fn get(id: &str) -> Call<List<Template>> {
 }
 
 /// `registerTemplate`: the cloud fetches the file from `url`, whose path must end as the format's files do, plain or
-/// with `.gz`, `.bz2` or `.zip`. `serve` makes such a URL.
+/// with `.gz`, `.bz2` or `.zip`. [`serve`](crate::serve) makes such a URL.
 ///
 /// The server itself asks for the file's length before it answers. It refuses addresses that only it could reach
 /// (loopback, link-local) and, mostly, IPv6.

@@ -64,14 +64,12 @@ pub fn body_of(bytes: impl Into<Bytes>) -> BodyStream {
 }
 
 /// Reads a body that has to be small. More than `limit` bytes is an error.
-pub(crate) async fn read_all(what: &str, mut body: BodyStream, limit: usize) -> Result<Bytes> {
+pub(crate) async fn read_all(mut body: BodyStream, limit: usize) -> Result<Bytes> {
     let mut all = BytesMut::new();
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
         if all.len().saturating_add(chunk.len()) > limit {
-            return Err(Error::protocol(format!(
-                "{what}: the answer is larger than {limit} bytes"
-            )));
+            return Err(Error::protocol(format!("the answer is larger than {limit} bytes")));
         }
         all.extend_from_slice(&chunk);
     }
