@@ -109,7 +109,13 @@ impl Error {
     }
 
     pub(crate) fn with_hint(mut self, hint: &str) -> Self {
-        self.0.text = format!("{}; {hint}", self.0.text);
+        self.0.text = format!("{}; {hint}", self.0.text.trim_end_matches('.'));
+        self
+    }
+
+    /// Puts what was being done in front.
+    pub(crate) fn during(mut self, what: &str) -> Self {
+        self.0.text = format!("{what}: {}", self.0.text);
         self
     }
 

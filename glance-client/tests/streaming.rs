@@ -260,6 +260,7 @@ async fn a_connection_that_breaks_is_told_with_how_far_it_came() {
         error.is_retryable() && error.to_string().contains("bytes were on their way"),
         "{error}"
     );
+    assert!(error.to_string().starts_with(&format!("image {ID}: upload: ")), "{error}");
 }
 
 #[tokio::test]

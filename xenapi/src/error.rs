@@ -271,7 +271,8 @@ impl fmt::Display for Error {
         if !inner.context.is_empty() {
             f.write_str(": ")?;
         }
-        let said = params.iter().map(|p| one_line(p)).collect::<Vec<_>>().join(", ");
+        let said = params.iter().filter(|p| !p.is_empty()).map(|p| one_line(p));
+        let said = said.collect::<Vec<_>>().join(", ");
         if said.is_empty() {
             write!(f, "the server says {}", one_line(code.as_str()))
         } else {
@@ -310,7 +311,10 @@ mod tests {
         let e = api("SR_BACKEND_FAILURE_46", &["", "line\nline\x1b[31m"]).context("VDI.destroy");
         let text = e.to_string();
         assert!(!text.contains(['\n', '\x1b']), "{text:?}");
-        assert!(text.starts_with("VDI.destroy: the server says SR_BACKEND_FAILURE_46"));
+        assert!(
+            text.starts_with("VDI.destroy: the server says SR_BACKEND_FAILURE_46 (line"),
+            "{text}"
+        );
         assert!(e.code().unwrap().is_sr_backend_failure());
         let long = Error::new(ErrorKind::Protocol, "x".repeat(100_000));
         assert!(long.to_string().len() < 1_000);

@@ -382,7 +382,7 @@ async fn exchange(
         .parse()
         .map_err(|_| Error::new(ErrorKind::Invalid, format!("{what}: the URL cannot be sent")))?;
     *request.headers_mut() = headers;
-    let answer = transport.send(request).await?;
+    let answer = transport.send(request).await.map_err(|error| error.during(what))?;
     let (parts, body) = answer.into_parts();
     #[cfg(feature = "tracing")]
     tracing::debug!(

@@ -70,7 +70,7 @@ pub fn body_of(bytes: impl Into<Bytes>) -> BodyStream {
 pub(crate) async fn read_all(what: &str, mut body: BodyStream, limit: usize) -> Result<Bytes> {
     let mut all = BytesMut::new();
     while let Some(chunk) = body.next().await {
-        let chunk = chunk?;
+        let chunk = chunk.map_err(|error| error.during(what))?;
         if all.len().saturating_add(chunk.len()) > limit {
             return Err(Error::protocol(format!(
                 "{what}: the answer is larger than {limit} bytes"
