@@ -46,14 +46,10 @@ pub(crate) struct Built {
 
 /// Builds what the runs drive, with the optimisation that a user would have.
 pub(crate) fn build(release: bool) -> Result<Built> {
-    let mut examples = cargo(release);
-    examples.args(["--example", "clone_vm", "--example", "vmimg"]);
-    let mut simulator = cargo(release);
-    simulator.args(["--package", "simulator", "--bin", "simulator"]);
-    for command in [&mut examples, &mut simulator] {
-        if !crate::process::passes(command)? {
-            return Err("the build failed".to_owned());
-        }
+    let mut command = cargo(release);
+    command.args(["--example", "clone_vm", "--example", "vmimg", "--bin", "simulator"]);
+    if !crate::process::passes(&mut command)? {
+        return Err("the build failed".to_owned());
     }
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root().join("target"), |dir| root().join(dir))
