@@ -206,6 +206,10 @@ impl StdError for Error {
 pub(crate) fn classify(code: u16, said: &str) -> (ErrorKind, Option<&'static str>) {
     let said = said.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if code >= 400 && is_quota(&said) {
+        // Tickets for uploads are refused with 530 and these words.
+        return (ErrorKind::Quota, Some(QUOTA));
+    }
     match code {
         // What is wrong with the signature is told better where the clock is known.
         401 => (ErrorKind::Unauthorized, None),
@@ -230,12 +234,7 @@ pub(crate) fn classify(code: u16, said: &str) -> (ErrorKind, Option<&'static str
         432 => {
             (ErrorKind::Unsupported, Some("this CloudStack or this role does not have the command"))
         }
-        532 | 535 => (
-            ErrorKind::Quota,
-            Some(
-                "delete templates that are no longer needed, or have an operator raise the account's limit",
-            ),
-        ),
+        532 | 535 => (ErrorKind::Quota, Some(QUOTA)),
         533 | 534 => (ErrorKind::Capacity, Some("ask the operator for room, or try later")),
         536 => (ErrorKind::Conflict, Some("wait until nothing uses it")),
         429 => (ErrorKind::Busy, Some("the account's rate of calls is limited: try later")),
@@ -255,6 +254,15 @@ pub(crate) fn classify(code: u16, said: &str) -> (ErrorKind, Option<&'static str
         402..=499 => (ErrorKind::Invalid, None),
         _ => (ErrorKind::Protocol, None),
     }
+}
+
+const QUOTA: &str =
+    "delete templates that are no longer needed, or have an operator raise the account's limit";
+
+/// The words that CloudStack always has for a limit, whatever the code is.
+pub(crate) fn is_quota(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    said.contains("maximum number of resources") || said.contains("maximum amount of resources")
 }
 
 /// Folds white space and control characters and cuts at `limit` characters.
@@ -314,6 +322,7 @@ mod tests {
             (429, "", ErrorKind::Busy),
             (503, "", ErrorKind::Busy),
             (530, "", ErrorKind::Server),
+            (530, "Maximum amount of resources of Type = 'template'", ErrorKind::Quota),
             (531, "", ErrorKind::Forbidden),
             (532, "", ErrorKind::Quota),
             (533, "", ErrorKind::Capacity),

@@ -17,7 +17,7 @@ use super::format::Format;
 use super::preflight::{HEAD_LEN, preflight};
 use crate::call::{Answer, plain};
 use crate::client::{Client, place};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_quota};
 use crate::meter::{Meter, Producer, Progress};
 use crate::random::random_hex;
 use crate::transport::{Body, BodyStream, read_some};
@@ -387,6 +387,10 @@ fn refusal(what: &str, status: StatusCode, said: &str) -> Error {
             ErrorKind::Unauthorized,
             "the ticket is too old, or the clocks of management server and storage VM differ",
         ),
+        400 | 413 if lower.contains("size exceeded") || is_quota(said) => (
+            ErrorKind::Quota,
+            "it is more than the cloud takes, or than what is left of the account's secondary storage",
+        ),
         400 | 401 | 403 if lower.contains("signature") => (
             ErrorKind::Unauthorized,
             "a proxy on the way may have changed the host or lost the headers",
@@ -552,5 +556,6 @@ mod tests {
         assert_eq!(kind(503, ""), ErrorKind::Busy);
         assert_eq!(kind(302, ""), ErrorKind::Protocol);
         assert_eq!(kind(413, ""), ErrorKind::Quota);
+        assert_eq!(kind(400, "Maximum file upload size exceeded."), ErrorKind::Quota);
     }
 }

@@ -3,7 +3,7 @@
 use super::call::get;
 use super::record::{Template, ZoneState, merge};
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_quota};
 use crate::wait::{WaitOptions, Waiting};
 
 /// How often a template may be missing before it is taken to be no more.
@@ -48,7 +48,8 @@ impl Client {
                 Ok(Some(pending)) => waiting.pause(&pending).await?,
                 Err(failed) => {
                     let text = format!("{what}: it failed {failed}; delete it and begin anew");
-                    return Err(Error::new(ErrorKind::Failed, text));
+                    let kind = if is_quota(&failed) { ErrorKind::Quota } else { ErrorKind::Failed };
+                    return Err(Error::new(kind, text));
                 }
             }
         }
