@@ -1,9 +1,59 @@
-//! Client for the Apache CloudStack API. So far: its signature.
+//! Client for the Apache CloudStack API: signed calls, jobs, and templates by streamed upload or by URL.
+//!
+//! A [`Client`] signs calls and sends them; what it can send are values, made in the modules by subject. A template
+//! is made in one of two ways: its data is [uploaded](Client::upload) with a ticket, or the cloud fetches it from
+//! a URL, for which [`serve`] opens a small server of one file.
+//!
+//! # Example
+//!
+//! A cloud in miniature plays the server here.
+//!
+//! ```
+//! use cloudstack_client::templates::{self, Format, NewTemplate};
+//! use cloudstack_client::{Client, Credentials, Upload, WaitOptions, os_types, zones};
+//! # use simulator::cloudstack::{CloudStack, CloudStackConfig};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! # let server = CloudStack::start(CloudStackConfig::new()).await?;
+//! # let (endpoint, key, secret) = (server.endpoint(), server.config().key(), server.config().secret());
+//! # let mut vhd = vec![0u8; 2048];
+//! # vhd[..8].copy_from_slice(b"conectix");
+//! # vhd[63] = 3;
+//! let client = Client::builder(endpoint).credentials(Credentials::new(key, secret)).build()?;
+//! let zone = client.call_all(zones::list()).await?.remove(0);
+//! let os = client.call_all(os_types::list()).await?.remove(0);
+//!
+//! let template = NewTemplate::new("web01", "XenServer", Format::Vhd, &zone.id)
+//!     .with_os_type(&os.id)
+//!     .with_password_enabled(true)
+//!     .with_detail("hypervisortoolsversion", "xenserver61");
+//! let ticket = client.call(templates::upload_params(&template)).await?;
+//! let id = client.upload(ticket, Upload::from_bytes(vhd)).await?.template_id;
+//! let template = client.wait_ready(&id, &[&zone.id], &WaitOptions::default()).await?;
+//! assert!(template.is_ready());
+//!
+//! client.run(templates::delete(&id), &WaitOptions::default()).await?;
+//! # server.stop().await;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! # What an upload does
+//!
+//! The length of the whole form is computed before the first byte, because storage VMs take no chunked bodies.
+//! The start of the data is compared with the format: of a fixed VHD CloudStack would record a wrong size, of a
+//! differencing one the parent would be missing. The answer is read *while* the data is sent, so a refusal ends the
+//! upload at once with the server's words. The last piece leaves only after the producer has ended without an error.
+//! A [ticket](UploadTicket) is good for one attempt, which its type says: after a failure delete the template.
+//!
+//! # The signature
 //!
 //! CloudStack authenticates a command by an HMAC over its parameters. The rules look simple and are not: which
 //! characters are escaped, that names are sorted *before* everything is lowered and are not escaped at all, that `~`
 //! is escaped and `*` is not. [`sign()`] follows the server (`ApiServer.verifyRequest` and Java's `URLEncoder`), and is
-//! tested against the answers of a real one's runtime.
+//! tested against the answers of a real one's runtime. It can be used without a [`Client`]:
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -20,14 +70,40 @@
 //! # Ok::<(), cloudstack_client::Error>(())
 //! ```
 //!
-//! The text is a query (`GET endpoint?…`) and a form body (`POST endpoint`) alike. Prefer `POST` for everything that
-//! changes something: parameters then stay out of access logs, and newer servers can demand it.
+//! The client sends everything by `POST`: keys and parameters stay out of access logs, and newer servers can demand it.
+//!
+//! # Calls are values
+//!
+//! ```
+//! let call = cloudstack_client::command("listNetworks").with("zoneid", "z1");
+//! assert!(call.is_read());
+//! let answer = call.parse(http::StatusCode::OK, br#"{"listnetworksresponse":{"count":0}}"#)?;
+//! assert_eq!(answer["count"], 0);
+//! # Ok::<(), cloudstack_client::Error>(())
+//! ```
+//!
+//! Lists are read whole with [`Client::call_all`]: a plain list is silently cut off by the server. Asynchronous
+//! commands give a [`Job`], which [`Client::job`] waits for; [`Client::run`] does both, and survives a lost answer if the call
+//! has a [job id of ours](Call::with_job_id).
 //!
 //! # Features
-//! None.
+//!
+//! | feature | default | what |
+//! |---|---|---|
+//! | `tracing` | no | a debug event for every answer: command, status, size; never a parameter, a header or a body |
+//!
+//! TLS is rustls with ring; there is no OpenSSL.
 //!
 //! # Errors
-//! [`Error`], of the [`ErrorKind`]s there. An error names a parameter and never its value.
+//!
+//! Everything fails with [`Error`]: a [kind](ErrorKind) to decide on, one line for people with the remedy, and CloudStack's
+//! codes. A refused signature is told with the difference of the clocks, where that is the cause. Secrets, signatures
+//! and the addresses of served files are in no error, no `Debug` text and no log line, even if a server sends them back.
+//!
+//! # Not here
+//!
+//! Logins with a password; volumes, ISOs and machines, for which [`command`] is there; uploads in pieces (CloudStack
+//! has none); HTTPS for the server of one file.
 
 mod call;
 pub mod capabilities;

@@ -197,7 +197,7 @@ impl NewTemplate {
         self
     }
 
-    /// The id of the type of operating system.
+    /// The id of the type of operating system. Many servers do not take a template without it.
     #[must_use]
     pub fn with_os_type(mut self, id: impl Into<String>) -> Self {
         self.os_type = Some(id.into());
