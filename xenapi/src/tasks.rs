@@ -204,7 +204,9 @@ impl Session {
             };
             if let Some(record) = seen {
                 if let Some(tell) = &options.progress {
-                    tell(record.progress.clamp(0.0, 1.0));
+                    // Servers do send `NaN`.
+                    let known = if record.progress.is_nan() { 0.0 } else { record.progress };
+                    tell(known.clamp(0.0, 1.0));
                 }
                 if has_ended(&record) {
                     return Ok(record);
@@ -316,8 +318,8 @@ struct Watcher<'a> {
     events: bool,
     /// Failures of the connection in a row.
     failures: u32,
-    /// What was learnt last.
-    known: Option<(TaskStatusType, f64)>,
+    /// What was learnt last; the progress as its bits, because `NaN` is not equal to itself.
+    known: Option<(TaskStatusType, u64)>,
 }
 
 impl<'a> Watcher<'a> {
@@ -341,7 +343,7 @@ impl<'a> Watcher<'a> {
                 if let Ok(Some(record)) = &other
                     && !has_ended(record)
                 {
-                    let learnt = Some((record.status.clone(), record.progress));
+                    let learnt = Some((record.status.clone(), record.progress.to_bits()));
                     if self.known == learnt && asked.elapsed() < NO_NEWS {
                         tokio::time::sleep(NO_NEWS.min(limit)).await;
                     }

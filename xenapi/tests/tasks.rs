@@ -257,6 +257,7 @@ async fn a_server_that_answers_at_once_is_not_asked_without_end() {
         Reply::result(batch("t", vec![])),
         Reply::error("EVENT_FROM_TOKEN_PARSE_FAILURE", &["t"]),
         events("t", "pending", json!({})),
+        events("t", "pending", json!({"progress": "NaN"})),
     ] {
         let server = scripted(
             vec![reply; 100_000],
@@ -264,7 +265,9 @@ async fn a_server_that_answers_at_once_is_not_asked_without_end() {
         )
         .await;
         let session = login(&server).await;
-        let options = WaitOptions::new().with_timeout(Duration::from_secs(1));
+        let options = WaitOptions::new()
+            .with_timeout(Duration::from_secs(1))
+            .with_progress(|p| assert!((0.0..=1.0).contains(&p), "{p}"));
         let error = session.wait(&handle(), &options).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         let questions = server.seen().len();
