@@ -20,7 +20,7 @@ const LARGEST_ANSWER: usize = 32 << 20;
 /// Servers allow 500 by default, and an operator can set less.
 const PAGE: u64 = 200;
 /// More than any cloud has; an answer that goes on for so long is no list.
-const MOST_PAGES: u64 = 5_000;
+const MOST_PAGES: u64 = 1_000;
 
 /// Sends calls to one CloudStack as one account. Cheap to clone.
 ///

@@ -139,6 +139,16 @@ async fn a_list_without_pages_is_not_asked_for_any() {
 }
 
 #[tokio::test]
+async fn a_list_without_an_end_is_refused() {
+    let cloud =
+        Cloud::start(|seen, _| ok(&json!({"zone": [{"id": seen.get("page")}], "count": u64::MAX})))
+            .await;
+    let endless = cloud.client().call_all(zones::list()).await.unwrap_err();
+    assert_eq!(endless.kind(), ErrorKind::Protocol);
+    assert!(endless.to_string().contains("no end"), "{endless}");
+}
+
+#[tokio::test]
 async fn a_refused_page_size_does_not_loop() {
     let cloud = Cloud::start(|_, _| error(431, "pagesize: no")).await;
     let refused = cloud.client().call_all(zones::list()).await.unwrap_err();
