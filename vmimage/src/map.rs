@@ -8,11 +8,12 @@ pub const GRANULE: u64 = 64 * 1024;
 
 /// Which granules of a disk may hold data; all others are known to be zero.
 ///
-/// One bit per [`GRANULE`], so that memory is bounded by the size of the disk and never by how
-/// fragmented it is. Every plan is made from a map before the first byte of data is read.
+/// One bit per [`GRANULE`] up to the last one with data, so that memory is bounded by the size of
+/// the disk and never by how fragmented it is, and a size alone costs nothing. Every plan is made from a map before the first byte of data is read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BlockMap {
     virtual_size: u64,
+    /// Up to the last granule that is set, so that equal maps have equal words.
     words: Vec<u64>,
 }
 
@@ -28,9 +29,7 @@ impl std::fmt::Debug for BlockMap {
 impl BlockMap {
     /// A map of a disk of `virtual_size` bytes with no data at all.
     pub fn empty(virtual_size: u64) -> Self {
-        let granules = virtual_size.div_ceil(GRANULE);
-        let words = usize::try_from(granules.div_ceil(64)).unwrap_or(usize::MAX);
-        Self { virtual_size, words: vec![0; words] }
+        Self { virtual_size, words: Vec::new() }
     }
 
     /// The size of the disk in bytes.
@@ -44,7 +43,12 @@ impl BlockMap {
         if range.start >= end {
             return;
         }
-        for g in range.start / GRANULE..=(end - 1) / GRANULE {
+        let last = (end - 1) / GRANULE;
+        let words = usize::try_from(last / 64 + 1).unwrap_or(usize::MAX);
+        if words > self.words.len() {
+            self.words.resize(words, 0);
+        }
+        for g in range.start / GRANULE..=last {
             if let Some(word) = self.words.get_mut((g / 64) as usize) {
                 *word |= 1 << (g % 64);
             }
@@ -123,7 +127,8 @@ impl BlockMap {
             mask = u64::MAX;
             index += 1;
         }
-        None
+        let beyond = from.max(self.words.len() as u64 * 64);
+        (!set && beyond < until).then_some(beyond)
     }
 }
 
@@ -156,8 +161,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_granule_of_a_word_ends_a_run() {
+        let mut map = BlockMap::empty(1000 * GRANULE);
+        map.insert(60 * GRANULE..64 * GRANULE);
+        assert!(map.runs().eq(std::iter::once(60 * GRANULE..64 * GRANULE)));
+        assert_eq!(map.first_run(62 * GRANULE..u64::MAX), Some(62 * GRANULE..64 * GRANULE));
+        assert!(!map.any(64 * GRANULE..u64::MAX));
+        // The same content in another order is the same map.
+        let mut other = BlockMap::empty(1000 * GRANULE);
+        (60..64).rev().for_each(|g| other.insert(g * GRANULE..g * GRANULE + 1));
+        assert_eq!(map, other);
+    }
+
+    #[test]
     fn an_empty_disk_has_no_runs() {
         assert_eq!(BlockMap::empty(0).runs().count(), 0);
         assert_eq!(BlockMap::empty(5 * GRANULE).next_run(0), None);
+        assert_eq!(BlockMap::empty(64 << 40).words.capacity(), 0);
     }
 }

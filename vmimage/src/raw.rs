@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Disk, Error, ErrorKind, Extent, ExtentKind, ReadAt, Result};
 
-/// The largest disk that is read: 64 TiB. Its block map takes 128 MiB.
+/// The largest disk that is read: 64 TiB. Its block map takes up to 128 MiB.
 pub const MAX_DISK: u64 = 64 << 40;
 
 /// A file's answers about its holes, the last one remembered: neighbouring questions are the
