@@ -232,9 +232,10 @@ fn convert(args: &ConvertArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
 fn digest(args: &DigestArgs) -> Result<ExitCode> {
     let disk = args.open.open(&args.file)?;
     let digest = match args.root {
-        true => vmimage::content_root(disk.as_ref())?,
-        false => vmimage::guest_sha256(disk.as_ref())?,
+        true => vmimage::content_root(disk.as_ref()),
+        false => vmimage::guest_sha256(disk.as_ref()),
     };
+    let digest = digest.map_err(|e| e.with_path(&args.file))?;
     print(&format!("{digest}\n"))
 }
 
@@ -405,10 +406,11 @@ impl Input {
         }
         let disk = pick_disk(&image, args.disk.as_deref())?;
         // A format with blocks leaves stored zeros out; in the others they cost nothing anyway.
-        Ok(Self::Disk(match to {
-            TargetFormat::Raw | TargetFormat::VhdFixed => DiskSource::new(disk)?,
-            _ => DiskSource::without_zeros(disk)?,
-        }))
+        let source = match to {
+            TargetFormat::Raw | TargetFormat::VhdFixed => DiskSource::new(disk),
+            _ => DiskSource::without_zeros(disk),
+        };
+        Ok(Self::Disk(source.map_err(|e| e.with_path(&args.input))?))
     }
 
     fn source(&mut self) -> &mut dyn Source {

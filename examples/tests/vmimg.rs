@@ -153,6 +153,21 @@ fn streams_go_in_and_out() {
 }
 
 #[test]
+fn damage_below_the_tables_names_the_image() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "qcow2", "disk.raw", "disk.qcow2"]);
+    let mut bytes = std::fs::read(at.join("disk.qcow2")).unwrap();
+    // The first entry of the first L2 table, far beyond the file.
+    bytes[4 << 16] = 0x80;
+    bytes[(4 << 16) + 3] = 0x10;
+    std::fs::write(at.join("disk.qcow2"), bytes).unwrap();
+    fails(at, &["convert", "-O", "raw", "disk.qcow2", "out"], "disk.qcow2: a cluster lies past");
+    fails(at, &["digest", "disk.qcow2"], "disk.qcow2: a cluster lies past");
+    fails(at, &["digest", "--root", "disk.qcow2"], "disk.qcow2: a cluster lies past");
+}
+
+#[test]
 fn a_limit_of_file_sizes_is_a_failure_with_a_word() {
     let folder = folder();
     let output = Command::new("sh")
