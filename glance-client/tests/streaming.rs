@@ -173,7 +173,10 @@ async fn a_refused_token_is_told_if_the_body_is_gone() {
     let body = stream::iter([Ok(Bytes::from_static(b"abc"))]).boxed();
     let error = cloud.glance().await.upload(ID, Upload::new(Some(3), body)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
-    assert!(error.to_string().contains("The token is gone"), "{error}");
+    assert!(
+        error.to_string().contains("The token is gone; the token was refused on the way"),
+        "{error}"
+    );
     assert_eq!(cloud.seen("PUT", PUT).len(), 1);
 }
 

@@ -300,6 +300,7 @@ async fn finish(
             301 | 302 | 307 | 308 => {
                 error.with_hint("data is not sent after a redirect: correct the endpoint")
             }
+            401 => error.with_hint("the token was refused on the way: send the data again"),
             413 => error.with_hint("it is over the cloud's size limit or this project's quota"),
             415 => error.with_hint(
                 "the content does not match the declared formats; delete the image, it takes no other data now",
