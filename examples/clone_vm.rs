@@ -9,14 +9,16 @@ mod ends;
 mod show;
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
 use clap::error::ErrorKind as UsageError;
+use migrate_core::cloudstack::{self, CloudStackTemplate, Via};
 use migrate_core::journal::{FileJournal, Journal, MemoryJournal, RunState};
-use migrate_core::openstack::{Hypervisor, OpenStackXenServer};
+use migrate_core::openstack::{self, OpenStackXenServer};
 use migrate_core::{
     Builder, CancelToken, Context, Error, ErrorKind, LocalDirectory, Pipeline, PostProcessor,
     Report, Result, RunId, VhdFiles, XenServerVm, finished,
@@ -24,7 +26,7 @@ use migrate_core::{
 use tokio::signal::unix::{SignalKind, signal};
 use vmimage::TargetFormat;
 
-use crate::ends::{Ends, SimDisk};
+use crate::ends::{Cloud, Ends, SimDisk};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -38,10 +40,10 @@ struct Cli {
     /// The VM; without it, the only one that runs
     #[arg(long, value_name = "NAME|UUID", conflicts_with = "from_vhd")]
     vm: Option<String>,
-    /// Where to: glance, or dir:PATH for files in a folder (cloudstack is to come)
+    /// Where to: glance, cloudstack, or dir:PATH for files in a folder
     #[arg(long, value_name = "TARGET", default_value = "glance")]
     target: Target,
-    /// The image's format: qcow2, vhd, raw or vhd-tgz [default: qcow2]
+    /// The image's format: qcow2, vhd, raw or vhd-tgz [default: qcow2; vhd for CloudStack]
     #[arg(long, value_name = "FORMAT")]
     format: Option<TargetFormat>,
     /// Clone this VHD and its parents in place of a VM; once for each disk
@@ -68,12 +70,28 @@ struct Cli {
     /// The image's name; the VM's otherwise
     #[arg(long)]
     name: Option<String>,
-    /// The zone (CloudStack)
+    /// The zone, by name or id; the only one otherwise (CloudStack)
     #[arg(long)]
     zone: Option<String>,
-    /// linux or windows, where the source does not tell it
+    /// linux or windows, where the source does not tell it; for CloudStack also the type's id, its
+    /// description or words of it, as "debian 12"
     #[arg(long, value_name = "TYPE")]
     os_type: Option<String>,
+    /// How the data get into CloudStack: upload sends them, url lets it fetch them from here
+    #[arg(long, value_name = "upload|url", value_parser = ["upload", "url"])]
+    via: Option<String>,
+    /// Where to serve the data for --via url; the cloud must reach this address
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    bind: SocketAddr,
+    /// The name or address by which the cloud reaches --bind, if it is another
+    #[arg(long, value_name = "HOST")]
+    public_host: Option<String>,
+    /// The guest takes its password from the cloud (CloudStack)
+    #[arg(long)]
+    password_enabled: bool,
+    /// The guest takes SSH keys from the cloud (CloudStack)
+    #[arg(long)]
+    ssh_key_enabled: bool,
     /// xen or kvm; by the format otherwise: xen for the VHD formats
     #[arg(long, value_name = "xen|kvm", value_parser = ["xen", "xenserver", "kvm"], ignore_case = true)]
     hypervisor: Option<String>,
@@ -82,6 +100,7 @@ struct Cli {
 /// Where an image goes.
 #[derive(Debug, Clone)]
 enum Target {
+    CloudStack,
     Glance,
     Dir(PathBuf),
 }
@@ -93,8 +112,8 @@ impl FromStr for Target {
         match (text, text.strip_prefix("dir:")) {
             ("glance", _) => Ok(Self::Glance),
             (_, Some(folder)) if !folder.is_empty() => Ok(Self::Dir(folder.into())),
-            ("cloudstack", _) => Err("it is not built yet".to_owned()),
-            _ => Err("it must be glance or dir:PATH".to_owned()),
+            ("cloudstack", _) => Ok(Self::CloudStack),
+            _ => Err("it must be glance, cloudstack or dir:PATH".to_owned()),
         }
     }
 }
@@ -104,7 +123,9 @@ Environment:
   the pool    XEN_URL, XEN_USERNAME, XEN_PASSWORD, and XEN_CA_FILE or XEN_PIN_SHA256 or
               XEN_INSECURE=1 (otherwise the system's authorities are trusted)
   Glance      OS_CLOUD, or OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME, ...
-  With none of them set, simulated servers are started in this process, for this run.
+  CloudStack  CLOUDSTACK_ENDPOINT, CLOUDSTACK_KEY, CLOUDSTACK_SECRET, and CLOUDSTACK_CA_FILE if the
+              system's authorities do not know the servers' certificates
+  Only the pool and the target that is chosen are looked at. With none of their variables set, simulated servers are started in this process, for this run.
 
 Examples:
   clone_vm                                          the simulated VM into the simulated Glance
@@ -112,6 +133,8 @@ Examples:
   clone_vm --vm web01 --journal web01.journal       a run that can be resumed
   clone_vm --vm web01 --journal web01.journal --resume
   clone_vm --from-vhd leaf.vhd --name web01         no pool: the chain straight from files
+  clone_vm --vm web01 --target cloudstack --zone one
+  clone_vm --vm web01 --target cloudstack --via url --bind 192.0.2.7:8080
   clone_vm --vm web01 --target dir:/images          no cloud: image files and a manifest
 
 Ctrl-C and SIGTERM undo the run: image and snapshot are removed. Asking again does not end that
@@ -165,8 +188,12 @@ async fn run(mut cli: Cli) -> Result<()> {
         }
         None => Box::new(MemoryJournal::new()),
     };
-    let needs_cloud = matches!(cli.target, Target::Glance);
-    let ends = Ends::connect(cli.from_vhd.is_empty(), needs_cloud, &cli.sim_disk).await?;
+    let cloud = match cli.target {
+        Target::CloudStack => Some(Cloud::CloudStack),
+        Target::Glance => Some(Cloud::Glance),
+        Target::Dir(_) => None,
+    };
+    let ends = Ends::connect(cli.from_vhd.is_empty(), cloud, &cli.sim_disk).await?;
     let result = clone(&cli, &ends, journal).await;
     ends.close().await;
     match result? {
@@ -216,14 +243,27 @@ impl Cli {
 
     /// What to make of it.
     fn post_processor(&self, ends: &Ends) -> Result<Box<dyn PostProcessor>> {
-        let format = self.format.unwrap_or(TargetFormat::Qcow2);
-        if let Target::Dir(folder) = &self.target {
-            let target = LocalDirectory::new(folder, format);
-            return Ok(Box::new(match &self.name {
-                Some(name) => target.with_name(name),
-                None => target,
-            }));
+        match &self.target {
+            Target::CloudStack => self.template(ends),
+            Target::Glance => self.image(ends),
+            Target::Dir(folder) => {
+                let target =
+                    LocalDirectory::new(folder, self.format.unwrap_or(TargetFormat::Qcow2));
+                Ok(Box::new(match &self.name {
+                    Some(name) => target.with_name(name),
+                    None => target,
+                }))
+            }
         }
+    }
+
+    /// Whether `--hypervisor` names KVM; none if it is not given.
+    fn kvm(&self) -> Option<bool> {
+        self.hypervisor.as_ref().map(|h| h.eq_ignore_ascii_case("kvm"))
+    }
+
+    fn image(&self, ends: &Ends) -> Result<Box<dyn PostProcessor>> {
+        let format = self.format.unwrap_or(TargetFormat::Qcow2);
         let glance = ends.glance.as_ref().ok_or_else(|| usage("there is no cloud".to_owned()))?;
         let mut target = OpenStackXenServer::new(glance, format);
         if let Some(name) = &self.name {
@@ -232,12 +272,37 @@ impl Cli {
         if let Some(os_type) = &self.os_type {
             target = target.with_os_type(os_type);
         }
-        match self.hypervisor.as_deref() {
-            None => Ok(Box::new(target)),
-            Some("xen" | "xenserver") => Ok(Box::new(target.with_hypervisor(Hypervisor::Xen))),
-            Some("kvm") => Ok(Box::new(target.with_hypervisor(Hypervisor::Kvm))),
-            Some(other) => Err(usage(format!("hypervisor {other:?} is not known: xen or kvm"))),
+        Ok(Box::new(match self.kvm() {
+            None => target,
+            Some(false) => target.with_hypervisor(openstack::Hypervisor::Xen),
+            Some(true) => target.with_hypervisor(openstack::Hypervisor::Kvm),
+        }))
+    }
+
+    fn template(&self, ends: &Ends) -> Result<Box<dyn PostProcessor>> {
+        let format = self.format.unwrap_or(TargetFormat::VhdDynamic);
+        let client =
+            ends.cloudstack.as_ref().ok_or_else(|| usage("there is no cloud".to_owned()))?;
+        let mut target = CloudStackTemplate::new(client, format)
+            .with_password_enabled(self.password_enabled)
+            .with_ssh_key_enabled(self.ssh_key_enabled);
+        if let Some(zone) = &self.zone {
+            target = target.with_zone(zone);
         }
+        if let Some(name) = &self.name {
+            target = target.with_name(name);
+        }
+        if let Some(os_type) = &self.os_type {
+            target = target.with_os_type(os_type);
+        }
+        if self.via.as_deref() == Some("url") {
+            target = target.with_via(Via::Url { bind: self.bind, host: self.public_host.clone() });
+        }
+        Ok(Box::new(match self.kvm() {
+            None => target,
+            Some(false) => target.with_hypervisor(cloudstack::Hypervisor::XenServer),
+            Some(true) => target.with_hypervisor(cloudstack::Hypervisor::Kvm),
+        }))
     }
 
     /// Takes from a run that is resumed what the command line does not say.
@@ -258,9 +323,17 @@ impl Cli {
         if self.format.is_none() {
             self.format = text("target", "format").and_then(|f| f.parse().ok());
         }
-        if let (Target::Glance, Some(folder)) = (&self.target, text("target", "folder")) {
-            self.target = Target::Dir(folder.into());
+        // Without --target it is Glance, so another one in the journal wins over that.
+        match (&self.target, text("target", "folder"), spec["post_processor"].as_str()) {
+            (Target::Glance, Some(folder), _) => self.target = Target::Dir(folder.into()),
+            (Target::Glance, _, Some("cloudstack")) => self.target = Target::CloudStack,
+            _ => {}
         }
+        self.zone = self.zone.take().or_else(|| text("target", "zone"));
+        self.via = self.via.take().or_else(|| text("target", "via"));
+        let flag = |key: &str| spec["target"][key].as_bool() == Some(true);
+        self.password_enabled |= flag("password_enabled");
+        self.ssh_key_enabled |= flag("ssh_key_enabled");
         self.name = self.name.take().or_else(|| text("target", "name"));
         self.os_type = self.os_type.take().or_else(|| text("target", "os_type"));
         self.hypervisor = self.hypervisor.take().or_else(|| text("target", "hypervisor"));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use cloudstack_client::Credentials;
 use glance_client::keystone::{self, Domain, Principal, Scope};
 use glance_client::{CloudConfig, Glance};
 use migrate_core::{Error, ErrorKind, Result};
@@ -13,6 +14,16 @@ use xenapi::{Client, Pin, Secret, Session, Trust};
 const ORIGINATOR: &str = "clone_vm";
 const XEN: [&str; 6] =
     ["XEN_URL", "XEN_USERNAME", "XEN_PASSWORD", "XEN_CA_FILE", "XEN_PIN_SHA256", "XEN_INSECURE"];
+
+const CLOUDSTACK: [&str; 4] =
+    ["CLOUDSTACK_ENDPOINT", "CLOUDSTACK_KEY", "CLOUDSTACK_SECRET", "CLOUDSTACK_CA_FILE"];
+
+/// The clouds that can be at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cloud {
+    CloudStack,
+    Glance,
+}
 
 /// A disk of the simulated pool.
 #[derive(Debug, Clone)]
@@ -38,55 +49,69 @@ impl FromStr for SimDisk {
 pub(crate) struct Ends {
     pub(crate) xen: Option<Session>,
     pub(crate) glance: Option<Glance>,
+    pub(crate) cloudstack: Option<cloudstack_client::Client>,
     simulator: Option<Simulator>,
 }
 
 impl Ends {
     /// Connects by the environment, to the ends that are needed.
-    pub(crate) async fn connect(pool: bool, cloud: bool, sim_disks: &[SimDisk]) -> Result<Self> {
-        let pool_set = pool && XEN.iter().any(|name| var(name).is_some());
-        let cloud_set = cloud
-            && std::env::vars_os().any(|(name, value)| {
-                let name = name.to_string_lossy();
-                let other = ["OS_TEST", "OS_STD", "OS_LOG"].iter().any(|p| name.starts_with(p));
-                name.starts_with("OS_") && !other && !value.is_empty()
-            });
-        if !pool && !cloud {
-            return Ok(Self { xen: None, glance: None, simulator: None });
+    pub(crate) async fn connect(
+        pool: bool,
+        cloud: Option<Cloud>,
+        sim_disks: &[SimDisk],
+    ) -> Result<Self> {
+        let mut ends = Self { xen: None, glance: None, cloudstack: None, simulator: None };
+        if !pool && cloud.is_none() {
+            return Ok(ends);
         }
+        let pool_set = pool && XEN.iter().any(|name| var(name).is_some());
+        let cloud_set = match cloud {
+            Some(Cloud::CloudStack) => CLOUDSTACK.iter().any(|name| var(name).is_some()),
+            Some(Cloud::Glance) => openstack_is_set(),
+            None => false,
+        };
         if !pool_set && !cloud_set {
             return Self::simulate(pool, cloud, sim_disks).await;
         }
         if !sim_disks.is_empty() {
-            return Err(config("--sim-disk is for simulated servers: unset XEN_* and OS_*"));
+            return Err(config(
+                "--sim-disk is for simulated servers: unset XEN_*, OS_* and CLOUDSTACK_*",
+            ));
         }
         let mut missing = Vec::new();
         if pool {
             missing.extend(XEN[..3].iter().copied().filter(|name| var(name).is_none()));
         }
-        if cloud && !cloud_set {
-            missing.push("OS_CLOUD (or OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME)");
+        match cloud {
+            Some(Cloud::CloudStack) => {
+                missing.extend(CLOUDSTACK[..3].iter().copied().filter(|name| var(name).is_none()));
+            }
+            Some(Cloud::Glance) if !cloud_set => {
+                missing.push("OS_CLOUD (or OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME)")
+            }
+            _ => {}
         }
         if !missing.is_empty() {
             return Err(config(format!(
-                "the servers are configured only in part: {} missing",
+                "the servers are configured only in part: set {}, or unset all for simulated ones",
                 missing.join(", ")
             )));
         }
-        let glance = match cloud {
-            true => {
-                Some(glance(&CloudConfig::from_env().map_err(|e| config(e.to_string()))?).await?)
+        match cloud {
+            Some(Cloud::CloudStack) => ends.cloudstack = Some(cloudstack_of_environment()?),
+            Some(Cloud::Glance) => {
+                let cloud = CloudConfig::from_env().map_err(|e| config(e.to_string()))?;
+                ends.glance = Some(glance(&cloud).await?);
             }
-            false => None,
-        };
-        let xen = match pool {
-            true => Some(pool_of_environment().await?),
-            false => None,
-        };
-        Ok(Self { xen, glance, simulator: None })
+            None => {}
+        }
+        if pool {
+            ends.xen = Some(pool_of_environment().await?);
+        }
+        Ok(ends)
     }
 
-    async fn simulate(pool: bool, cloud: bool, disks: &[SimDisk]) -> Result<Self> {
+    async fn simulate(pool: bool, cloud: Option<Cloud>, disks: &[SimDisk]) -> Result<Self> {
         println!("no server is configured: simulated ones are used, in this process");
         let simulator = disks
             .iter()
@@ -95,15 +120,21 @@ impl Ends {
             .await
             .map_err(|e| config(format!("the simulated servers do not start: {e}")))?;
         let ready = simulator.ready();
-        let glance = match cloud {
-            true => Some(glance(&simulated_cloud(ready)?).await?),
-            false => None,
-        };
-        let xen = match pool {
-            true => Some(simulated_pool(ready).await?),
-            false => None,
-        };
-        Ok(Self { xen, glance, simulator: Some(simulator) })
+        let mut ends = Self { xen: None, glance: None, cloudstack: None, simulator: None };
+        match cloud {
+            Some(Cloud::CloudStack) => {
+                let cloud = &ready.cloudstack;
+                ends.cloudstack =
+                    Some(cloudstack(&cloud.endpoint, &cloud.key, &cloud.secret, None)?);
+            }
+            Some(Cloud::Glance) => ends.glance = Some(glance(&simulated_cloud(ready)?).await?),
+            None => {}
+        }
+        if pool {
+            ends.xen = Some(simulated_pool(ready).await?);
+        }
+        ends.simulator = Some(simulator);
+        Ok(ends)
     }
 
     /// Logs out, and stops what was started here.
@@ -115,6 +146,34 @@ impl Ends {
             simulator.stop().await;
         }
     }
+}
+
+fn openstack_is_set() -> bool {
+    std::env::vars_os().any(|(name, value)| {
+        let name = name.to_string_lossy();
+        let other = ["OS_TEST", "OS_STD", "OS_LOG"].iter().any(|p| name.starts_with(p));
+        name.starts_with("OS_") && !other && !value.is_empty()
+    })
+}
+
+fn cloudstack_of_environment() -> Result<cloudstack_client::Client> {
+    let get = |name: &str| var(name).unwrap_or_default();
+    let [endpoint, key, secret] = [CLOUDSTACK[0], CLOUDSTACK[1], CLOUDSTACK[2]].map(get);
+    cloudstack(&endpoint, &key, &secret, var(CLOUDSTACK[3]))
+}
+
+fn cloudstack(
+    endpoint: &str,
+    key: &str,
+    secret: &str,
+    ca: Option<String>,
+) -> Result<cloudstack_client::Client> {
+    let mut client =
+        cloudstack_client::Client::builder(endpoint).credentials(Credentials::new(key, secret));
+    if let Some(path) = ca {
+        client = client.trust(cloudstack_client::Trust::CaFile(path.into()));
+    }
+    client.build().map_err(|e| config(e.to_string()))
 }
 
 fn simulated_cloud(ready: &Ready) -> Result<CloudConfig> {

@@ -116,6 +116,9 @@ pub struct Machine {
     pub os_distro: Option<String>,
     /// The version of the distribution as the guest calls it.
     pub os_version: Option<String>,
+    /// Whether the hypervisor's tools have been seen to run in it.
+    #[serde(default)]
+    pub tools: bool,
     /// Its disks in the order of their positions; the first one boots.
     pub disks: Vec<DiskInfo>,
 }
@@ -134,6 +137,7 @@ impl Machine {
             os_type: None,
             os_distro: None,
             os_version: None,
+            tools: false,
             disks: Vec::new(),
         }
     }

@@ -63,7 +63,7 @@
 //! | [`Builder`] | makes an [`Artifact`] of a source | `XenServerVm` (a VM of a pool), [`VhdFiles`] (a chain of files) |
 //! | [`Artifact`] | describes a [`Machine`], opens its disks as often as needed | that of each builder |
 //! | [`Provisioner`] | changes the guest of the clone | none yet |
-//! | [`PostProcessor`] | ships the artifact, verifies and publishes it | `OpenStackXenServer` (Glance), [`LocalDirectory`] (files and a manifest) |
+//! | [`PostProcessor`] | ships the artifact, verifies and publishes it | `OpenStackXenServer` (Glance), `CloudStackTemplate`, [`LocalDirectory`] (files and a manifest) |
 //! | [`Step`] | acts, can be asked about, can be undone | those of the builders and post-processors |
 //! | [`Journal`](journal::Journal) | keeps what was intended and done | [`FileJournal`](journal::FileJournal), [`MemoryJournal`](journal::MemoryJournal) |
 //! | [`Observer`] | is told what happens | every closure |
@@ -84,7 +84,8 @@
 //!
 //! - The intent of a step is on the disk before the step acts.
 //! - Every remote object bears the run id in what it is created with: the snapshot in its name,
-//!   an export in its task's name, an image in a property and, derived, as its own id.
+//!   an export in its task's name, an image in a property and, derived, as its own id, a template
+//!   in its name until it is published and in a tag for good.
 //! - A step that a crash cut short is probed before it is run again; a probe says absent only when
 //!   nothing is under way that could still have the effect.
 //! - Before the commit point a failure undoes every step, the last one first, however many of the
@@ -115,6 +116,7 @@
 //!
 //! | feature | default | what |
 //! |---|---|---|
+//! | `cloudstack` | yes | the post-processor for CloudStack |
 //! | `openstack` | yes | the post-processor for Glance |
 //! | `tracing` | no | events of the crate `tracing` for steps and undos |
 //! | `xenserver` | yes | the builder for VMs of a pool |
@@ -123,6 +125,8 @@
 //! [`LocalDirectory`] are left.
 
 mod artifact;
+#[cfg(feature = "cloudstack")]
+pub mod cloudstack;
 mod context;
 mod error;
 mod files;

@@ -109,10 +109,7 @@ impl PostProcessor for LocalDirectory {
             ));
         }
         let planned = |(index, disk): (usize, &DiskInfo)| {
-            let bytes = match self.format {
-                TargetFormat::Raw | TargetFormat::VhdFixed => disk.virtual_size,
-                _ => disk.allocated.unwrap_or(disk.virtual_size),
-            };
+            let bytes = transfer::bytes_about(self.format, disk);
             let name = self.image_name(machine, index);
             PlannedImage::new(name, self.format.as_str(), disk.virtual_size, bytes)
         };

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use vmimage::{Plan, PlanOptions, StreamOptions, TargetFormat};
 
-use crate::{Artifact, CancelToken, Error, ErrorKind, Result, StepCx};
+use crate::{Artifact, CancelToken, DiskInfo, Error, ErrorKind, Result, StepCx};
 
 /// How many pieces of at most 1 MiB wait for the uploader.
 const QUEUE: usize = 4;
@@ -171,6 +171,16 @@ enum Piece {
     End,
 }
 
+/// About how many bytes an image of a disk has.
+pub(crate) fn bytes_about(format: TargetFormat, disk: &DiskInfo) -> u64 {
+    let data = disk.allocated.unwrap_or(disk.virtual_size);
+    match format {
+        TargetFormat::Raw | TargetFormat::VhdFixed => disk.virtual_size,
+        // Tables and bitmaps are well below a thousandth of the disk.
+        _ => data.saturating_add(disk.virtual_size / 1024).saturating_add(4 << 20),
+    }
+}
+
 /// The blocking side of a transfer.
 fn produce(
     plan: &Plan,
@@ -251,7 +261,7 @@ mod tests {
     use vmimage::{BlockMap, Source};
 
     use super::*;
-    use crate::{ArtifactFormat, Context, DiskInfo, Machine, RunId};
+    use crate::{ArtifactFormat, Context, Machine, RunId};
 
     /// A disk in memory that can break, or stay silent until it is cancelled.
     struct Double {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use vmimage::TargetFormat;
 
 use self::steps::{CreateImage, Publish, Transfer, Verify, failed};
+use crate::transfer::bytes_about;
 use crate::{
     Artifact, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine, PlannedImage,
     PostProcessor, Result, Review, Run, RunId, Severity, Virtualization,
@@ -266,7 +267,7 @@ impl PostProcessor for OpenStackXenServer {
                     self.image_name(machine, index),
                     self.format.as_str(),
                     disk.virtual_size,
-                    rules::bytes_about(self.format, disk),
+                    bytes_about(self.format, disk),
                 )
             })
             .collect();

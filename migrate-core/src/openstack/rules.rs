@@ -8,7 +8,7 @@ use serde_json::Value;
 use vmimage::TargetFormat;
 
 use super::Hypervisor;
-use crate::{DiskInfo, Finding, Machine, Severity};
+use crate::{Finding, Machine, Severity};
 
 const GIB: u64 = 1 << 30;
 /// No VHD is larger.
@@ -61,16 +61,6 @@ pub(super) fn check(
             format!("{} is Windows: it finds its disk on KVM only with drivers", machine.name),
             "install the virtio drivers first, or boot it from SATA as the image says",
         ));
-    }
-}
-
-/// About how many bytes an image of a disk has.
-pub(super) fn bytes_about(format: TargetFormat, disk: &DiskInfo) -> u64 {
-    let data = disk.allocated.unwrap_or(disk.virtual_size);
-    match format {
-        TargetFormat::Raw | TargetFormat::VhdFixed => disk.virtual_size,
-        // Tables and bitmaps are well below a thousandth of the disk.
-        _ => data.saturating_add(disk.virtual_size / 1024).saturating_add(4 << 20),
     }
 }
 
@@ -135,6 +125,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::DiskInfo;
 
     fn machine(gib: u64) -> Machine {
         Machine::new("web01").with_disk(DiskInfo::new("root", "u", gib * GIB))

@@ -95,6 +95,8 @@ pub(crate) fn describe(vm: &Vm, os_version: &BTreeMap<String, String>) -> Machin
         (Some(major), Some(minor)) => Some(format!("{major}.{minor}")),
         (major, _) => major,
     };
+    // Only they tell the version.
+    machine.tools = !os_version.is_empty();
     machine.os_type = os_type(vm, os_version);
     machine
 }
