@@ -100,7 +100,8 @@ impl Ends {
         match cloud {
             Some(Cloud::CloudStack) => ends.cloudstack = Some(cloudstack_of_environment()?),
             Some(Cloud::Glance) => {
-                let cloud = CloudConfig::from_env().map_err(|e| config(e.to_string()))?;
+                let cloud = CloudConfig::from_env()
+                    .map_err(|e| config(format!("{e}; set what OpenStack needs, see --help")))?;
                 ends.glance = Some(glance(&cloud).await?);
             }
             None => {}
@@ -215,7 +216,11 @@ async fn login(url: &str, trust: Trust, user: &str, password: Secret) -> Result<
         .user_agent(concat!("clone_vm/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(pool_failed)?;
-    client.login(user, password, ORIGINATOR).await.map_err(pool_failed)
+    client.login(user, password, ORIGINATOR).await.map_err(|e| {
+        let refused = e.code().is_some_and(|c| *c == "SESSION_AUTHENTICATION_FAILED");
+        let remedy = if refused { "; check XEN_USERNAME and XEN_PASSWORD" } else { "" };
+        Error::new(ErrorKind::Source, format!("pool {url}: {e}{remedy}")).with_source(e)
+    })
 }
 
 async fn glance(cloud: &CloudConfig) -> Result<Glance> {

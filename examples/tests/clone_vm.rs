@@ -22,7 +22,7 @@ fn command(variables: &[(String, String)], args: &[&str]) -> Command {
     let mut command = Command::new(program());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("XEN_") || text.starts_with("OS_") {
+        if ["XEN_", "OS_", "CLOUDSTACK_"].iter().any(|p| text.starts_with(p)) {
             command.env_remove(&name);
         }
     }
@@ -210,4 +210,64 @@ async fn a_folder_needs_no_cloud() {
     assert_eq!(std::fs::metadata(path).unwrap().len(), report["images"][0]["bytes"]);
     assert!(dir.path().join("web01.json").exists());
     assert_one_line(&run(&[], &["--target", "floppy"]).await, 2, "dir:PATH");
+}
+
+/// CloudStack with the same pool: by upload and by URL, and a second run beside the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn cloudstack_gets_a_template_for_each_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (simulator, mut variables) = world(dir.path()).await;
+    variables.retain(|(name, _)| name.starts_with("XEN_"));
+    let cloud = &simulator.ready().cloudstack;
+    for (name, value) in [
+        ("CLOUDSTACK_ENDPOINT", &cloud.endpoint),
+        ("CLOUDSTACK_KEY", &cloud.key),
+        ("CLOUDSTACK_SECRET", &cloud.secret),
+        // A configuration of the other cloud is not looked at.
+        ("OS_CLOUD", &"nowhere".to_owned()),
+    ] {
+        variables.push((name.to_owned(), value.clone()));
+    }
+    let before = simulator.xen().inventory();
+    let args = ["--target", "cloudstack", "--zone", "zone1", "--os-type", "debian 12", "--json"];
+    let mut templates = Vec::new();
+    for via in ["upload", "url"] {
+        let report = json(&run(&variables, &[&args[..], &["--via", via]].concat()).await);
+        assert_eq!((&report["target"], &report["vm"]), (&"cloudstack".into(), &"web01".into()));
+        assert_eq!(report["images"][0]["format"], "vhd");
+        let id = report["images"][0]["id"].as_str().unwrap().to_owned();
+        let path = simulator.cloudstack().template_path(&id).unwrap();
+        let (vhd, raw) = (vmimage::OpenOptions::new(), vmimage::OpenOptions::new());
+        let stored = vmimage::open(&path, &vhd.with_format(vmimage::Format::Vhd)).unwrap();
+        let disk = vmimage::open(dir.path().join("disk.img"), &raw).unwrap();
+        let same = vmimage::compare(&*stored.disks()[0], &*disk.disks()[0]).unwrap();
+        assert_eq!(same, vmimage::Comparison::Same, "{via}");
+        templates.push(id);
+        assert_eq!(simulator.xen().inventory(), before, "{via}");
+    }
+    let found = simulator.cloudstack().templates();
+    let ids: Vec<_> = found.iter().map(|t| t["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, templates, "both are there, each once");
+    assert!(found.iter().all(|t| t["name"] == "web01" && t["isready"] == true));
+
+    // What the command line does not say, the journal knows.
+    simulator.xen().faults().set_str("slow-export=2000000").unwrap();
+    let journal = dir.path().join("journal");
+    let journal = ["--journal", journal.to_str().unwrap()];
+    let mut child = command(&variables, &[&args[..], &journal[..]].concat()).spawn().unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while simulator.cloudstack().templates().len() < 3 {
+        assert!(Instant::now() < limit, "no upload has begun");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    simulator.xen().faults().clear();
+    let resumed = run(&variables, &[&journal[..], &["--resume", "--json"]].concat()).await;
+    assert_eq!(json(&resumed)["target"], "cloudstack");
+    assert_eq!(simulator.cloudstack().templates().len(), 3);
+    assert_eq!(simulator.xen().inventory(), before);
+
+    let simulated = run(&[], &["--target", "cloudstack", "--json"]).await;
+    assert_eq!(json(&simulated)["images"][0]["format"], "vhd");
 }

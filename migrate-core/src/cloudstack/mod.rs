@@ -426,7 +426,10 @@ impl From<cloudstack_client::Error> for Error {
         if e.kind() == cloudstack_client::ErrorKind::Cancelled {
             return Self::cancelled();
         }
-        let text = e.to_string();
+        let mut text = e.to_string();
+        if text.contains("cannot connect to") && !text.contains('?') {
+            text += "; check the address, and that the server is up";
+        }
         // A limit of the account is told as a failure of the server by some commands.
         let limit = text.contains("Maximum amount of resources");
         let remedy = "delete templates, or have an operator raise the account's limit";

@@ -376,6 +376,13 @@ impl OpenStackXenServer {
 
 impl From<glance_client::Error> for Error {
     fn from(e: glance_client::Error) -> Self {
-        Self::new(ErrorKind::Target, e.to_string()).with_retryable(e.is_retryable()).with_source(e)
+        let mut text = e.to_string();
+        if e.kind() == glance_client::ErrorKind::Unauthorized && !text.contains("check ") {
+            text += "; the token is not accepted any more: log in anew, with a user of the project";
+        }
+        if text.contains("cannot connect to") {
+            text += "; check the address, and that the server is up";
+        }
+        Self::new(ErrorKind::Target, text).with_retryable(e.is_retryable()).with_source(e)
     }
 }

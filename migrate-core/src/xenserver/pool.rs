@@ -21,9 +21,29 @@ const BUSY_PAUSES: [u64; 12] = [1, 1, 2, 3, 4, 5, 8, 8, 8, 10, 15, 15];
 
 /// A failure of the pool, about `what`.
 pub(crate) fn failed(what: impl std::fmt::Display, e: xenapi::Error) -> Error {
-    Error::new(ErrorKind::Source, format!("{what}: {e}"))
+    let remedy = remedy(&e).map_or_else(String::new, |r| format!("; {r}"));
+    Error::new(ErrorKind::Source, format!("{what}: {e}{remedy}"))
         .with_retryable(e.is_retryable())
         .with_source(e)
+}
+
+/// What to do about an answer of the pool, where that is known.
+fn remedy(e: &xenapi::Error) -> Option<&'static str> {
+    Some(match e.code()?.as_str() {
+        "SR_BACKEND_FAILURE_44" => "its storage is full: free space there, or move a disk away",
+        "SR_BACKEND_FAILURE_109" => {
+            "the chain of snapshots is too long: delete snapshots, and let the storage coalesce"
+        }
+        "INTERNAL_ERROR" => "try again; if it fails again, the host's log tells more",
+        _ => return None,
+    })
+}
+
+/// The storages of a VM's disks, for a failure that is about them and does not name them.
+pub(crate) async fn storages(session: &Session, vm: &Ref<Vm>) -> String {
+    let Ok(facts) = facts(session, vm).await else { return "its storage".to_owned() };
+    let names: BTreeSet<&str> = facts.srs.values().map(|sr| sr.name_label.as_str()).collect();
+    format!("storage {}", names.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 /// `None` if the object that a call named is gone.

@@ -25,7 +25,32 @@ pub(crate) struct SnapshotMade {
     pub(crate) uuid: String,
 }
 
+/// Why there is no snapshot.
+enum Taken {
+    Cancelled(Error),
+    Failed(xenapi::Error),
+}
+
+fn is_of_storage(e: &xenapi::Error) -> bool {
+    e.code().is_some_and(|code| code.as_str().starts_with("SR_"))
+}
+
 impl Snapshot {
+    async fn take(&self, cx: &StepCx) -> Result<Ref<Vm>, Taken> {
+        // A cancellation ends the waiting, not the server's work: the undo waits for that.
+        let task = self
+            .session
+            .start(vm::async_snapshot(&self.vm, &cx.run_id().object_name()))
+            .await
+            .map_err(Taken::Failed)?;
+        let progress = cx.clone();
+        let options = WaitOptions::new().with_progress(move |p| {
+            progress.progress((p.clamp(0.0, 1.0) * 100.0) as u64, Some(100))
+        });
+        let wait = async { Ok(self.session.wait(&task, &options).await) };
+        cx.guard(Box::pin(wait)).await.map_err(Taken::Cancelled)?.map_err(Taken::Failed)
+    }
+
     /// Writes the run id where it survives a renaming; the name has it from the beginning.
     async fn mark(&self, cx: &StepCx, snapshot: &Ref<Vm>) -> Result<SnapshotMade> {
         let run_id = cx.run_id().to_string();
@@ -50,18 +75,15 @@ impl Step for Snapshot {
 
     async fn run(&self, cx: &StepCx) -> Result<SnapshotMade> {
         let what = |e| failed(format_args!("snapshot of {}", self.name), e);
-        // A cancellation ends the waiting, not the server's work: the undo waits for that.
-        let task = self
-            .session
-            .start(vm::async_snapshot(&self.vm, &cx.run_id().object_name()))
-            .await
-            .map_err(what)?;
-        let progress = cx.clone();
-        let options = WaitOptions::new().with_progress(move |p| {
-            progress.progress((p.clamp(0.0, 1.0) * 100.0) as u64, Some(100))
-        });
-        let wait = async { self.session.wait(&task, &options).await.map_err(what) };
-        let snapshot = cx.guard(Box::pin(wait)).await?;
+        let snapshot = match self.take(cx).await {
+            Ok(snapshot) => snapshot,
+            Err(Taken::Cancelled(e)) => return Err(e),
+            Err(Taken::Failed(e)) if is_of_storage(&e) => {
+                let storages = pool::storages(&self.session, &self.vm).await;
+                return Err(failed(format_args!("snapshot of {} on {storages}", self.name), e));
+            }
+            Err(Taken::Failed(e)) => return Err(what(e)),
+        };
         self.mark(cx, &snapshot).await
     }
 
