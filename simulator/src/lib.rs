@@ -32,6 +32,7 @@
 //!   two small chains of VHDs, a control domain, a template and the host internal management network.
 //! - [`openstack`]: Keystone v3 and Glance v2.
 //! - [`cloudstack`]: the commands for templates, with signatures, uploads and downloads.
+//! - [`fault`]: the switches of both clouds' faults; the pool's, [`xen::Faults`], are settings.
 //!
 //! The program `simulator` is the same in a process of its own.
 //!
@@ -44,6 +45,7 @@
 //! - Exports have the formats raw and vhd; XAPI before 25.27 has no qcow2 either.
 
 pub mod cloudstack;
+pub mod fault;
 mod net;
 pub mod openstack;
 mod sim;

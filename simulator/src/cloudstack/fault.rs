@@ -1,9 +1,9 @@
 //! Faults that a test or `--fault NAME=ARG` switches on.
 
-use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::fault::{self, Entry, ParseFaultError};
 
 /// One misbehaviour of the double. Its text form, for `--fault`, is `NAME` or `NAME=ARG`; a
 /// trailing `@TIMES` limits how often it strikes (`upload-close=4096@1`), without it the fault
@@ -109,21 +109,6 @@ impl Nth {
 /// What `upload` is called where commands are counted.
 pub(super) const UPLOAD: &str = "upload";
 
-/// A text that names no fault, or whose argument does not fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseFaultError {
-    text: String,
-    wanted: String,
-}
-
-impl fmt::Display for ParseFaultError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no fault '{}': {}", self.text, self.wanted)
-    }
-}
-
-impl std::error::Error for ParseFaultError {}
-
 /// Name and shape of every fault, for messages and `--help`.
 const SHAPES: [(&str, &str); 21] = [
     ("quota", "=BYTES"),
@@ -153,7 +138,7 @@ impl Fault {
     /// The names of all faults, each with the shape of its argument (`quota=BYTES`).
     #[must_use]
     pub fn shapes() -> Vec<String> {
-        SHAPES.iter().map(|(name, arg)| format!("{name}{arg}")).collect()
+        fault::written(&SHAPES)
     }
 
     fn parse(name: &str, arg: &str) -> Option<Self> {
@@ -164,14 +149,11 @@ impl Fault {
             "template-quota" => Self::TemplateQuota(number()?),
             "size-cap" => Self::SizeCap(number()?),
             "upload-fails" => {
-                let (status, after) = arg.split_once(':').unwrap_or((arg, "0"));
-                let status = status.parse().ok().filter(|code| (400..600).contains(code))?;
-                Self::UploadFails { status, after: after.parse().ok()? }
+                let (status, after) = fault::status_after(arg)?;
+                Self::UploadFails { status, after }
             }
             "upload-close" => Self::UploadClose(number()?),
-            "ticket-ttl" => {
-                Self::TicketTtl(Duration::try_from_secs_f64(arg.parse::<f64>().ok()?).ok()?)
-            }
+            "ticket-ttl" => Self::TicketTtl(fault::seconds(arg)?),
             "template-error" if arg.is_empty() => {
                 Self::TemplateError("Failed post download script: template is corrupted".to_owned())
             }
@@ -200,14 +182,7 @@ impl FromStr for Fault {
     type Err = ParseFaultError;
 
     fn from_str(text: &str) -> Result<Self, ParseFaultError> {
-        let (name, arg) = text.split_once('=').unwrap_or((text, ""));
-        Self::parse(name, arg).ok_or_else(|| {
-            let wanted = SHAPES.iter().find(|(known, _)| *known == name).map_or_else(
-                || format!("the names are {}", Self::shapes().join(", ")),
-                |(name, arg)| format!("it is written {name}{arg}"),
-            );
-            ParseFaultError { text: text.to_owned(), wanted }
-        })
+        fault::parse(text, &SHAPES, Self::parse)
     }
 }
 
@@ -219,32 +194,16 @@ fn is_command(text: &str) -> bool {
 /// `[N:]COMMAND[ STATUS]`.
 fn parse_nth(arg: &str) -> Option<Nth> {
     let mut words = arg.split_whitespace();
-    let first = words.next()?;
-    let (nth, command) = match first.split_once(':') {
-        Some((nth, command)) => (nth.parse().ok().filter(|nth| *nth > 0)?, command),
-        None => (1, first),
-    };
+    let (nth, command) = fault::nth(words.next()?)?;
     let mut parsed = Nth::new(nth, Some(command).filter(|command| is_command(command))?);
     if let Some(status) = words.next() {
-        parsed.status = status.parse().ok().filter(|code| (400..600).contains(code))?;
+        parsed.status = fault::status(status)?;
     }
     words.next().is_none().then_some(parsed)
 }
 
-#[derive(Debug)]
-struct Entry {
-    fault: Fault,
-    /// How often it may still strike; `None` means always.
-    left: Option<u64>,
-    /// Matching commands seen, for the faults that count.
-    seen: u64,
-}
-
 /// The faults of one [`CloudStack`](super::CloudStack) double; clones share one set.
-#[derive(Clone, Debug, Default)]
-pub struct Faults {
-    set: Arc<Mutex<Vec<Entry>>>,
-}
+pub type Faults = fault::Faults<Fault>;
 
 /// What the counting faults do to one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -255,89 +214,21 @@ pub(super) struct Struck {
 }
 
 impl Faults {
-    /// Switches a fault on until [`clear`](Self::clear).
-    pub fn set(&self, fault: Fault) {
-        self.push(fault, None);
-    }
-
-    /// Switches a fault on for the next `times` occasions at which it would strike.
-    pub fn set_times(&self, fault: Fault, times: u64) {
-        self.push(fault, Some(times));
-    }
-
-    /// Switches a fault on from its text `NAME[=ARG][@TIMES]`, as `--fault` gives it.
-    ///
-    /// # Errors
-    ///
-    /// One sentence when the name is unknown or the argument does not fit.
-    pub fn set_str(&self, text: &str) -> Result<(), ParseFaultError> {
-        match text.rsplit_once('@').map(|(fault, times)| (fault, times.parse::<u64>())) {
-            Some((fault, Ok(times))) => self.set_times(fault.parse()?, times),
-            _ => self.set(text.parse()?),
-        }
-        Ok(())
-    }
-
-    /// Switches every fault off.
-    pub fn clear(&self) {
-        self.lock().clear();
-    }
-
-    fn push(&self, fault: Fault, left: Option<u64>) {
-        self.lock().push(Entry { fault, left, seen: 0 });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.set.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What `pick` finds in the faults that are on, without using one up.
-    pub(super) fn peek<T>(&self, pick: impl Fn(&Fault) -> Option<T>) -> Option<T> {
-        self.lock().iter().rev().filter(|entry| entry.left != Some(0)).find_map(|e| pick(&e.fault))
-    }
-
-    /// What `pick` finds, using up one time of a fault that was set for some times.
-    pub(super) fn take<T>(&self, pick: impl Fn(&Fault) -> Option<T>) -> Option<T> {
-        let mut set = self.lock();
-        for entry in set.iter_mut().rev().filter(|entry| entry.left != Some(0)) {
-            if let Some(found) = pick(&entry.fault) {
-                entry.left = entry.left.map(|left| left - 1);
-                return Some(found);
-            }
-        }
-        None
-    }
-
-    pub(super) fn on(&self, fault: &Fault) -> bool {
-        self.peek(|set| (set == fault).then_some(())).is_some()
-    }
-
-    pub(super) fn strikes(&self, fault: &Fault) -> bool {
-        self.take(|set| (set == fault).then_some(())).is_some()
-    }
-
     /// Counts a command (or an upload) and says what hits it.
     pub(super) fn count(&self, command: &str) -> Struck {
         let mut struck = Struck::default();
-        for entry in self.lock().iter_mut() {
-            let nth = match &entry.fault {
+        for Entry { fault, times } in self.lock().iter_mut() {
+            match fault {
                 Fault::ExpireAfter(commands) if command != UPLOAD => {
-                    entry.seen += 1;
-                    struck.key_expired |= entry.seen > *commands;
-                    continue;
+                    struck.key_expired |= times.count() > *commands;
                 }
-                Fault::FailNth(nth) | Fault::DropAfterEffect(nth) if nth.matches(command) => nth,
-                _ => continue,
-            };
-            entry.seen += 1;
-            // With @TIMES it strikes the Nth command and the ones after it.
-            let last = nth.nth + entry.left.unwrap_or(1).saturating_sub(1);
-            if !(nth.nth..=last).contains(&entry.seen) {
-                continue;
-            }
-            match &entry.fault {
-                Fault::DropAfterEffect(_) => struck.drops = true,
-                _ => struck.fails = Some(nth.status),
+                Fault::FailNth(nth) if nth.matches(command) => {
+                    struck.fails = times.count_to(nth.nth).then_some(nth.status).or(struck.fails);
+                }
+                Fault::DropAfterEffect(nth) if nth.matches(command) => {
+                    struck.drops |= times.count_to(nth.nth);
+                }
+                _ => {}
             }
         }
         struck

@@ -49,8 +49,9 @@ mod ticket;
 mod update;
 mod upload;
 
+pub use crate::fault::ParseFaultError;
 pub use config::CloudStackConfig;
-pub use fault::{Fault, Faults, Nth, ParseFaultError};
+pub use fault::{Fault, Faults, Nth};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Faults that a test or `--fault NAME=ARG` switches on.
 
-use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use crate::fault::{self, Entry, ParseFaultError};
 
 /// One misbehaviour of the double. Its text form, for `--fault`, is `NAME` or `NAME=ARG`; a
 /// trailing `@TIMES` limits how often it strikes (`upload-close=4096@1`), without it the fault
@@ -116,21 +116,6 @@ impl Nth {
     }
 }
 
-/// A text that names no fault, or whose argument does not fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseFaultError {
-    text: String,
-    wanted: String,
-}
-
-impl fmt::Display for ParseFaultError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no fault '{}': {}", self.text, self.wanted)
-    }
-}
-
-impl std::error::Error for ParseFaultError {}
-
 /// Name and shape of every fault, for messages and `--help`.
 const SHAPES: [(&str, &str); 22] = [
     ("token-ttl", "=SECONDS"),
@@ -161,7 +146,7 @@ impl Fault {
     /// The names of all faults, each with the shape of its argument (`quota=BYTES`).
     #[must_use]
     pub fn shapes() -> Vec<String> {
-        SHAPES.iter().map(|(name, arg)| format!("{name}{arg}")).collect()
+        fault::written(&SHAPES)
     }
 
     /// True when `text` (`NAME` or `NAME=ARG`) names a fault of this double, however wrong its
@@ -175,16 +160,13 @@ impl Fault {
     fn parse(name: &str, arg: &str) -> Option<Self> {
         let number = || arg.parse::<u64>().ok();
         Some(match name {
-            "token-ttl" => {
-                Self::TokenTtl(Duration::try_from_secs_f64(arg.parse::<f64>().ok()?).ok()?)
-            }
+            "token-ttl" => Self::TokenTtl(fault::seconds(arg)?),
             "expire-after" => Self::ExpireAfter(number()?),
             "quota" => Self::Quota(number()?),
             "size-cap" => Self::SizeCap(number()?),
             "upload-fails" => {
-                let (status, after) = arg.split_once(':').unwrap_or((arg, "0"));
-                let status = status.parse().ok().filter(|code| (400..600).contains(code))?;
-                Self::UploadFails { status, after: after.parse().ok()? }
+                let (status, after) = fault::status_after(arg)?;
+                Self::UploadFails { status, after }
             }
             "slow-activate" => Self::SlowActivate(Duration::from_millis(number()?)),
             "upload-close" => Self::UploadClose(number()?),
@@ -216,132 +198,39 @@ impl FromStr for Fault {
     type Err = ParseFaultError;
 
     fn from_str(text: &str) -> Result<Self, ParseFaultError> {
-        let (name, arg) = text.split_once('=').unwrap_or((text, ""));
-        Self::parse(name, arg).ok_or_else(|| {
-            let wanted = SHAPES.iter().find(|(known, _)| *known == name).map_or_else(
-                || format!("the names are {}", Self::shapes().join(", ")),
-                |(name, arg)| format!("it is written {name}{arg}"),
-            );
-            ParseFaultError { text: text.to_owned(), wanted }
-        })
+        fault::parse(text, &SHAPES, Self::parse)
     }
 }
 
 /// `[N:]METHOD PATHPREFIX[ STATUS]`.
 fn parse_nth(arg: &str) -> Option<Nth> {
     let mut words = arg.split_whitespace();
-    let first = words.next()?;
-    let (nth, method) = match first.split_once(':') {
-        Some((nth, method)) => (nth.parse().ok().filter(|nth| *nth > 0)?, method),
-        None => (1, first),
-    };
+    let (nth, method) = fault::nth(words.next()?)?;
     let prefix = words.next().filter(|prefix| prefix.starts_with('/'))?;
     let mut parsed = Nth::new(nth, method, prefix);
     if let Some(status) = words.next() {
-        parsed.status = status.parse().ok().filter(|code| (400..600).contains(code))?;
+        parsed.status = fault::status(status)?;
     }
     (words.next().is_none() && !method.is_empty()).then_some(parsed)
 }
 
-#[derive(Debug)]
-struct Entry {
-    fault: Fault,
-    /// How often it may still strike; `None` means always.
-    left: Option<u64>,
-    /// Matching requests seen, for the `Nth` faults.
-    seen: u64,
-}
-
 /// The faults of one [`OpenStack`](super::OpenStack) double; clones share one set.
-#[derive(Clone, Debug, Default)]
-pub struct Faults {
-    set: Arc<Mutex<Vec<Entry>>>,
-}
+pub type Faults = fault::Faults<Fault>;
 
 impl Faults {
-    /// Switches a fault on until [`clear`](Self::clear).
-    pub fn set(&self, fault: Fault) {
-        self.push(fault, None);
-    }
-
-    /// Switches a fault on for the next `times` occasions at which it would strike.
-    pub fn set_times(&self, fault: Fault, times: u64) {
-        self.push(fault, Some(times));
-    }
-
-    /// Switches a fault on from its text `NAME[=ARG][@TIMES]`, as `--fault` gives it.
-    ///
-    /// # Errors
-    ///
-    /// One sentence when the name is unknown or the argument does not fit.
-    pub fn set_str(&self, text: &str) -> Result<(), ParseFaultError> {
-        match text.rsplit_once('@').map(|(fault, times)| (fault, times.parse::<u64>())) {
-            Some((fault, Ok(times))) => self.set_times(fault.parse()?, times),
-            _ => self.set(text.parse()?),
-        }
-        Ok(())
-    }
-
-    /// Switches every fault off.
-    pub fn clear(&self) {
-        self.lock().clear();
-    }
-
-    fn push(&self, fault: Fault, left: Option<u64>) {
-        self.lock().push(Entry { fault, left, seen: 0 });
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
-        self.set.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What `pick` finds in the faults that are on, without using one up.
-    pub(super) fn peek<T>(&self, pick: impl Fn(&Fault) -> Option<T>) -> Option<T> {
-        self.lock().iter().rev().filter(|entry| entry.left != Some(0)).find_map(|e| pick(&e.fault))
-    }
-
-    /// What `pick` finds, using up one time of a fault that was set for some times.
-    pub(super) fn take<T>(&self, pick: impl Fn(&Fault) -> Option<T>) -> Option<T> {
-        let mut set = self.lock();
-        for entry in set.iter_mut().rev().filter(|entry| entry.left != Some(0)) {
-            if let Some(found) = pick(&entry.fault) {
-                entry.left = entry.left.map(|left| left - 1);
-                return Some(found);
-            }
-        }
-        None
-    }
-
-    pub(super) fn on(&self, fault: &Fault) -> bool {
-        self.peek(|set| (set == fault).then_some(())).is_some()
-    }
-
-    pub(super) fn strikes(&self, fault: &Fault) -> bool {
-        self.take(|set| (set == fault).then_some(())).is_some()
-    }
-
     /// Counts a request against the `Nth` faults and says what has been hit: the status of a
     /// failure, and whether the connection is to be dropped after the effect.
     pub(super) fn count(&self, method: &str, path: &str) -> (Option<u16>, bool) {
         let (mut fails, mut drops) = (None, false);
-        for entry in self.lock().iter_mut() {
-            let (nth, drop) = match &entry.fault {
-                Fault::FailNth(nth) => (nth, false),
-                Fault::DropAfterEffect(nth) => (nth, true),
-                _ => continue,
-            };
-            if !nth.matches(method, path) {
-                continue;
-            }
-            entry.seen += 1;
-            // With @TIMES it strikes the Nth request and the ones after it.
-            let last = nth.nth + entry.left.unwrap_or(1).saturating_sub(1);
-            if (nth.nth..=last).contains(&entry.seen) {
-                if drop {
-                    drops = true;
-                } else {
-                    fails = Some(nth.status);
+        for Entry { fault, times } in self.lock().iter_mut() {
+            match fault {
+                Fault::FailNth(nth) if nth.matches(method, path) => {
+                    fails = times.count_to(nth.nth).then_some(nth.status).or(fails);
                 }
+                Fault::DropAfterEffect(nth) if nth.matches(method, path) => {
+                    drops |= times.count_to(nth.nth);
+                }
+                _ => {}
             }
         }
         (fails, drops)

@@ -45,8 +45,9 @@ mod sink;
 mod state;
 mod upload;
 
+pub use crate::fault::ParseFaultError;
 pub use config::OpenStackConfig;
-pub use fault::{Fault, Faults, Nth, ParseFaultError};
+pub use fault::{Fault, Faults, Nth};
 
 use std::path::PathBuf;
 use std::sync::Arc;
