@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::error::{ApiError, ApiResult};
-use super::http::{Hangup, Reply, VERSION};
+use super::http::{Reply, VERSION};
 use super::params::Params;
 use super::state::Shared;
 use super::{Fault, fixture, job, list, register, sign, tags, ticket, update};
+use crate::net::Hangup;
 
 /// A command that exists: its name, whether it is asynchronous, and what it must be given.
 struct Command {

@@ -3,43 +3,24 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
-use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-
-/// The server ends the connection without an answer.
-#[derive(Debug)]
-pub(super) struct Hangup;
+use crate::net::pairs;
 
 /// The version that the double claims to be.
 pub(super) const VERSION: &str = "4.22.0.0";
-
-/// Pairs of a query or of a form; a bare name has an empty value, as a servlet has it.
-pub(super) fn split_pairs(text: &str) -> Vec<(String, String)> {
-    let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name), decode(value))
-        })
-        .collect()
-}
-
-fn decode(text: &str) -> String {
-    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
-}
 
 /// Merges the parameters of the query and of the form: the query wins, in it the last of a name,
 /// in the form the first.
 pub(super) fn merge(query: &str, form: &str) -> Vec<(String, String)> {
     let mut merged: Vec<(String, String)> = Vec::new();
-    for (name, value) in split_pairs(form) {
+    for (name, value) in pairs(form) {
         if !merged.iter().any(|(known, _)| *known == name) {
             merged.push((name, value));
         }
     }
-    for (name, value) in split_pairs(query) {
+    for (name, value) in pairs(query) {
         match merged.iter_mut().find(|(known, _)| *known == name) {
             Some(pair) => pair.1 = value,
             None => merged.push((name, value)),

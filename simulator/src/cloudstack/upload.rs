@@ -11,12 +11,13 @@ use hyper::http::request::Parts;
 use jiff::Timestamp;
 
 use super::fault::UPLOAD;
-use super::http::{Hangup, Reply};
+use super::http::Reply;
 use super::multipart::{Multipart, boundary};
 use super::state::Shared;
 use super::store::{self, Sink};
 use super::template::State;
 use super::{Fault, sign};
+use crate::net::Hangup;
 
 /// Said to the client and noted at the template.
 struct Refused {

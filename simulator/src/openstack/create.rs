@@ -5,10 +5,11 @@ use uuid::Uuid;
 
 use super::Fault;
 use super::glance::Caller;
-use super::http::{ERRED, Hangup, Reply, Req, glance_error};
+use super::http::{ERRED, Reply, Req, glance_error};
 use super::image::{Image, READ_ONLY, RESERVED, check};
 use super::server::IMAGE;
 use super::state::Shared;
+use crate::net::Hangup;
 
 /// The most properties and tags that an image may have.
 pub(super) const MOST: usize = 128;

@@ -14,9 +14,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// The server ends the connection without an answer.
-#[derive(Debug)]
-pub(super) struct Hangup;
+use crate::net::Hangup;
 
 pub(super) type Outcome = Result<Reply, Hangup>;
 
@@ -64,21 +62,10 @@ impl Req {
 
 /// Splits a raw path into decoded segments.
 pub(super) fn split_path(path: &str) -> Vec<String> {
-    path.split('/').filter(|part| !part.is_empty()).map(decode).collect()
+    path.split('/').filter(|part| !part.is_empty()).map(decoded).collect()
 }
 
-/// Splits a raw query into decoded pairs.
-pub(super) fn split_query(query: &str) -> Vec<(String, String)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(&key.replace('+', " ")), decode(&value.replace('+', " ")))
-        })
-        .collect()
-}
-
-fn decode(text: &str) -> String {
+fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 

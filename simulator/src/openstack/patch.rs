@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use super::create::permit;
 use super::glance::{Caller, find};
-use super::http::{Hangup, Reply, Req, glance_error};
+use super::http::{Reply, Req, glance_error};
 use super::image::{Image, READ_ONLY, RESERVED, Status, WRITABLE, check};
 use super::state::Shared;
+use crate::net::Hangup;
 
 const V21: &str = "application/openstack-images-v2.1-json-patch";
 const V20: &str = "application/openstack-images-v2.0-json-patch";

@@ -2,23 +2,17 @@
 //! nobody read.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use super::http::{
-    Hangup, Outcome, Reply, ReplyBody, Req, glance_error, keystone_error, split_path, split_query,
-};
+use super::http::{Outcome, Reply, ReplyBody, Req, glance_error, keystone_error, split_path};
 use super::state::Shared;
 use super::{glance, keystone};
+use crate::net::{self, Hangup, pairs};
 
 /// Where the identity service is mounted.
 pub(super) const IDENTITY: &str = "/identity";
@@ -26,67 +20,20 @@ pub(super) const IDENTITY: &str = "/identity";
 /// Where the image services of the regions are mounted.
 pub(super) const IMAGE: [&str; 2] = ["/image", "/image-two"];
 
-/// How long the body of a request that was answered early is still read, so that the client
-/// finds the answer and not a reset connection.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// Accepts until the task that runs it is ended, which ends the connections as well.
 pub(super) async fn serve(listener: TcpListener, state: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connection(stream, Arc::clone(&state)))),
-                // Out of file handles, say: try again, but do not spin.
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
+    let stopped = state.stopped.clone();
+    let mut http = http1::Builder::new();
+    http.title_case_headers(true);
+    net::serve(listener, http, stopped, move |request| answer(Arc::clone(&state), request)).await;
 }
 
-async fn connection(stream: TcpStream, state: Arc<Shared>) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| answer(Arc::clone(&state), request));
-    // An error here is the client's doing or a fault's.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .title_case_headers(true)
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-}
-
-/// An error makes hyper drop the connection without an answer.
 async fn answer(
     state: Arc<Shared>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Dropped> {
-    // In a task of its own: when the client hangs up, hyper drops this future, but a request
-    // that has begun still comes to its end, as in a server with one thread per request.
-    let work = tokio::spawn(async move {
-        let mut stopped = state.stopped.clone();
-        tokio::select! {
-            outcome = run(&state, request) => outcome,
-            _ = stopped.wait_for(|stopped| *stopped) => Err(Hangup),
-        }
-    });
-    match work.await {
-        Ok(Ok(reply)) => Ok(reply.into_response()),
-        Ok(Err(Hangup)) | Err(_) => Err(Dropped),
-    }
+) -> Result<Response<ReplyBody>, Hangup> {
+    run(&state, request).await.map(Reply::into_response)
 }
-
-#[derive(Debug)]
-struct Dropped;
-
-impl std::fmt::Display for Dropped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection is dropped on purpose")
-    }
-}
-
-impl std::error::Error for Dropped {}
 
 async fn run(state: &Arc<Shared>, request: Request<Incoming>) -> Outcome {
     let method = request.method().clone();
@@ -131,7 +78,7 @@ fn take_apart(request: Request<Incoming>) -> Option<(Req, Service)> {
     let host = parts.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1");
     let req = Req {
         base: format!("http://{host}"),
-        query: split_query(parts.uri.query().unwrap_or_default()),
+        query: pairs(parts.uri.query().unwrap_or_default()),
         method: parts.method,
         headers: parts.headers,
         slash: parts.uri.path().ends_with('/'),
@@ -146,20 +93,12 @@ fn take_apart(request: Request<Incoming>) -> Option<(Req, Service)> {
 /// Reads what is left of the body for a while behind the answer, and announces the end of the
 /// connection. A client that waits for `100 Continue` sends nothing, so nothing is read.
 fn linger(state: &Shared, mut req: Req, reply: Reply) -> Reply {
-    let Some(mut body) = req.body.take().filter(|body| !body.is_end_stream()) else {
+    let Some(body) = req.body.take().filter(|body| !body.is_end_stream()) else {
         return reply;
     };
     let sends = matches!(req.method, Method::PUT | Method::POST | Method::PATCH);
     if sends && req.header("expect").is_none() {
-        let mut stopped = state.stopped.clone();
-        tokio::spawn(async move {
-            let drain = async { while let Some(Ok(_)) = body.frame().await {} };
-            tokio::select! {
-                () = drain => {}
-                () = tokio::time::sleep(LINGER) => {}
-                _ = stopped.wait_for(|stopped| *stopped) => {}
-            }
-        });
+        net::drain(body, state.stopped.clone());
     }
     reply.with_header("connection", "close")
 }

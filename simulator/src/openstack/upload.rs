@@ -8,12 +8,13 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 
 use super::glance::{Caller, find, quota};
-use super::http::{ERRED, Hangup, Outcome, Reply, Req, glance_error};
+use super::http::{ERRED, Outcome, Reply, Req, glance_error};
 use super::image::{Image, Status};
 use super::inspect::judge;
 use super::sink::{Sink, Stored};
 use super::state::Shared;
 use super::{Fault, inspect};
+use crate::net::Hangup;
 
 pub(super) async fn upload(
     state: &Arc<Shared>,
