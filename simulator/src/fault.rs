@@ -94,7 +94,7 @@ impl Times {
 
     /// Counts a matching request; true for the `nth`, and with `@TIMES` for the ones after it.
     pub(crate) fn count_to(&mut self, nth: u64) -> bool {
-        let last = nth + self.left.unwrap_or(1).saturating_sub(1);
+        let last = nth.saturating_add(self.left.unwrap_or(1).saturating_sub(1));
         (nth..=last).contains(&self.count())
     }
 }
@@ -194,6 +194,7 @@ mod tests {
         assert_eq!(hits(None), [false, true, false, false]);
         assert_eq!(hits(Some(1)), [false, true, false, false]);
         assert_eq!(hits(Some(2)), [false, true, true, false]);
+        assert_eq!(hits(Some(u64::MAX)), [false, true, true, true]);
     }
 
     #[test]
