@@ -30,7 +30,6 @@ use crate::ends::{Cloud, Ends, SimDisk};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
-const STUCK: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
 /// Clone a running XenServer VM into a cloud image; its service is not stopped.
@@ -141,8 +140,8 @@ Ctrl-C and SIGTERM undo the run: image and snapshot are removed. Asking again do
 sooner; kill -9 does, and leaves the rest to --resume. Without --journal the journal is kept in
 memory only, and a killed run cannot be resumed.
 
-Exit codes: 0 success, also of a --resume of a finished run; 1 failure, undone; 2 a command line
-that cannot be read; 3 something is left behind, and named; 130 cancelled, undone. A failure prints
+Exit codes: 0 success, also of a --resume of a finished run; 1 failure: all is undone, or what is
+left behind is named; 2 a command line that cannot be read; 130 cancelled, undone. A failure prints
 one line on standard error.";
 
 fn main() -> ExitCode {
@@ -171,7 +170,6 @@ fn main() -> ExitCode {
     eprintln!("error: {}", error.report());
     ExitCode::from(match error.kind() {
         ErrorKind::Cancelled => INTERRUPTED,
-        ErrorKind::Stuck => STUCK,
         _ => FAILED,
     })
 }

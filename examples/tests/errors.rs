@@ -368,7 +368,7 @@ async fn a_host_that_is_gone_during_the_export() {
         let world = World::new().await;
         world.fault("xen host-gone=200000");
         let output = world.run(target, &[], &[]).await;
-        let said = world.said(&output, 3, "host gone during the export");
+        let said = world.said(&output, 1, "host gone during the export");
         assert!(said.contains("web01") && said.contains("left behind: "), "{said}");
         assert!(said.contains("resume it to try again, or remove by hand"), "{said}");
         world.assert_target_empty("host gone");
