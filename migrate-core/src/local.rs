@@ -31,7 +31,8 @@ pub struct LocalDirectory {
 }
 
 impl LocalDirectory {
-    /// Images of `format` in `folder`, which must exist.
+    /// Images of `format` in `folder`, which is created if only it, and no folder above it, is
+    /// missing.
     pub fn new(folder: impl Into<PathBuf>, format: TargetFormat) -> Self {
         Self { folder: folder.into(), format, name: None }
     }
@@ -68,6 +69,27 @@ impl LocalDirectory {
         }
     }
 
+    /// What is to be said about the folder: it may be made, but not the way to it.
+    fn folder_finding(&self) -> Option<Finding> {
+        if self.folder.is_dir() {
+            return None;
+        }
+        let shown = self.folder.display();
+        let above = std::path::absolute(&self.folder).ok()?.parent().is_some_and(Path::is_dir);
+        let (severity, evidence, remedy) = if self.folder.exists() {
+            (Severity::Critical, format!("{shown} is not a folder"), "name a folder")
+        } else if above {
+            (Severity::Info, format!("{shown} will be created"), "nothing to do")
+        } else {
+            (
+                Severity::Critical,
+                format!("{shown} cannot be created: nothing above it"),
+                "create it",
+            )
+        };
+        Some(Finding::new("folder-exists", severity, evidence, remedy))
+    }
+
     fn part(&self, run_id: RunId, index: usize) -> PathBuf {
         self.folder.join(format!(".{}-{index}.part", run_id.object_name()))
     }
@@ -90,14 +112,7 @@ impl PostProcessor for LocalDirectory {
 
     async fn review(&self, machine: &Machine) -> Result<Review> {
         let mut findings = Vec::new();
-        if !self.folder.is_dir() {
-            findings.push(Finding::new(
-                "folder-exists",
-                Severity::Critical,
-                format!("{} is not a folder", self.folder.display()),
-                "create it",
-            ));
-        }
+        findings.extend(self.folder_finding());
         let images =
             (0..machine.disks.len()).map(|i| self.folder.join(self.image_name(machine, i)));
         for path in images.chain([self.manifest(machine)]).filter(|p| p.exists()) {
@@ -118,6 +133,7 @@ impl PostProcessor for LocalDirectory {
 
     async fn ship(&self, run: &mut Run, artifact: Arc<dyn Artifact>) -> Result<Vec<ImageReport>> {
         let machine = artifact.machine().clone();
+        run.step(CreateFolder { folder: self.folder.clone() }).await?;
         let mut reports = Vec::new();
         for index in 0..machine.disks.len() {
             let part = self.part(run.run_id(), index);
@@ -180,6 +196,55 @@ fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Makes the folder, unless it is there.
+struct CreateFolder {
+    folder: PathBuf,
+}
+
+#[async_trait]
+impl Step for CreateFolder {
+    const NAME: &'static str = "create-folder";
+    const VERSION: u32 = 1;
+    /// Whether it is ours to remove.
+    type Output = bool;
+
+    async fn run(&self, _: &StepCx) -> Result<bool> {
+        let folder = self.folder.clone();
+        blocking(move || match std::fs::create_dir(&folder) {
+            Ok(()) => Ok(true),
+            Err(_) if folder.is_dir() => Ok(false),
+            Err(e) => Err(failed(&folder, e)),
+        })
+        .await
+    }
+
+    async fn probe(&self, _: &StepCx) -> Result<Probe<bool>> {
+        // A folder of somebody else's is hardly ever empty, and an empty one is soon made again.
+        let folder = self.folder.clone();
+        let empty = blocking(move || Ok(is_empty(&folder))).await?;
+        Ok(empty.map_or(Probe::Absent, Probe::Done))
+    }
+
+    async fn undo(&self, _: &StepCx, made: Option<bool>) -> Result<()> {
+        if made == Some(false) {
+            return Ok(());
+        }
+        let folder = self.folder.clone();
+        blocking(move || match std::fs::remove_dir(&folder) {
+            // What others have put into it meanwhile stays.
+            Err(e) if is_empty(&folder) == Some(true) => Err(failed(&folder, e)
+                .with_leftovers([Leftover::new("folder", folder.display().to_string())])),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+/// Whether nothing is in a folder; `None` if there is no such folder.
+fn is_empty(folder: &Path) -> Option<bool> {
+    std::fs::read_dir(folder).ok().map(|mut entries| entries.next().is_none())
 }
 
 struct WriteFile {
@@ -480,5 +545,40 @@ mod tests {
         pipeline.run(MemoryJournal::new(), context).await.unwrap_err();
         assert_eq!(names(target.path()), ["x.img"]);
         assert_eq!(std::fs::read_to_string(path).unwrap(), "theirs");
+    }
+
+    #[tokio::test]
+    async fn a_missing_folder_is_created_and_goes_with_a_run_that_is_undone() {
+        let source = tempfile::tempdir().unwrap();
+        let disk = source.path().join("disk.img");
+        std::fs::write(&disk, vec![5_u8; 1 << 20]).unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let run = async |folder: PathBuf, stop_at: &'static str| {
+            let dir = LocalDirectory::new(folder, TargetFormat::Raw).with_name("x");
+            let cancel = CancelToken::new();
+            let token = cancel.clone();
+            let context = Context::new(RunId::random()).with_cancel(cancel).with_observer(
+                move |event: &Event<'_>| {
+                    if matches!(event, Event::StepFinished { step, .. } if *step == stop_at) {
+                        token.cancel();
+                    }
+                },
+            );
+            Pipeline::new(VhdFiles::new(&disk), dir).run(MemoryJournal::new(), context).await
+        };
+        let folder = target.path().join("new");
+        for step in ["create-folder", "transfer/0"] {
+            assert!(run(folder.clone(), step).await.unwrap_err().is_cancelled());
+            assert_eq!(names(target.path()), [""; 0], "{step}");
+        }
+        run(folder.clone(), "").await.unwrap();
+        assert_eq!(names(&folder), ["x.img", "x.json"]);
+        let e = run(target.path().join("no/where"), "").await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Preflight, "{e}");
+        // One that was there before stays.
+        let there = target.path().join("there");
+        std::fs::create_dir(&there).unwrap();
+        run(there.clone(), "transfer/0").await.unwrap_err();
+        assert!(there.is_dir());
     }
 }
