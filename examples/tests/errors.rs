@@ -313,7 +313,7 @@ async fn a_key_that_expires_in_the_middle_is_told_with_what_is_left() {
     world.fault("cloudstack expire-after=10");
     let output = world.run("cloudstack", &[], &[]).await;
     world.clear();
-    let said = world.said(&output, 3, "API key that expires on the way");
+    let said = world.said(&output, 1, "API key that expires on the way");
     assert!(said.contains("left behind: ") && said.contains("API key"), "{said}");
 }
 
