@@ -1,21 +1,46 @@
-//! The block map: which parts of a disk may hold data, in constant memory.
+//! The block map: which parts of a disk may hold data, in bounded memory.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The grain of a [`BlockMap`] in bytes: 64 KiB, the default cluster of QCOW2 and the grain of
 /// XenServer's changed-block tracking. A 2 TiB disk is a map of 4 MiB.
 pub const GRANULE: u64 = 64 * 1024;
 
+/// How many granules one chunk of the map covers: 256 MiB of disk.
+const CHUNK: u64 = 4096;
+const WORDS: usize = (CHUNK / 64) as usize;
+
 /// Which granules of a disk may hold data; all others are known to be zero.
 ///
-/// One bit per [`GRANULE`] up to the last one with data, so that memory is bounded by the size of
-/// the disk and never by how fragmented it is, and a size alone costs nothing. Every plan is made from a map before the first byte of data is read.
-#[derive(Clone, PartialEq, Eq)]
+/// One bit per [`GRANULE`], and none where 256 MiB of the disk are all data or all zeros: memory
+/// is bounded by the size of the disk and never by how fragmented it is, a size alone costs
+/// nothing, and a full disk next to nothing. A clone shares the bits. Every plan is made from a
+/// map before the first byte of data is read.
+#[derive(Clone)]
 pub struct BlockMap {
     virtual_size: u64,
-    /// Up to the last granule that is set, so that equal maps have equal words.
-    words: Vec<u64>,
+    /// Up to the last chunk with data, so that equal maps have equal chunks.
+    chunks: Arc<Vec<Chunk>>,
+    /// Whether granules that store zeros were left out already.
+    zeros_left_out: bool,
 }
+
+#[derive(Clone, PartialEq, Eq)]
+enum Chunk {
+    Empty,
+    Full,
+    /// Neither empty nor full.
+    Mixed(Box<[u64; WORDS]>),
+}
+
+impl PartialEq for BlockMap {
+    fn eq(&self, other: &Self) -> bool {
+        self.virtual_size == other.virtual_size && self.chunks == other.chunks
+    }
+}
+
+impl Eq for BlockMap {}
 
 impl std::fmt::Debug for BlockMap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,12 +54,21 @@ impl std::fmt::Debug for BlockMap {
 impl BlockMap {
     /// A map of a disk of `virtual_size` bytes with no data at all.
     pub fn empty(virtual_size: u64) -> Self {
-        Self { virtual_size, words: Vec::new() }
+        Self { virtual_size, chunks: Arc::default(), zeros_left_out: false }
     }
 
     /// The size of the disk in bytes.
     pub fn virtual_size(&self) -> u64 {
         self.virtual_size
+    }
+
+    /// Says that the data was looked at, so that nobody needs to look for zeros again.
+    pub(crate) fn set_zeros_left_out(&mut self) {
+        self.zeros_left_out = true;
+    }
+
+    pub(crate) fn zeros_left_out(&self) -> bool {
+        self.zeros_left_out
     }
 
     /// Marks every granule that `range` (guest bytes) touches; what lies past the end is ignored.
@@ -43,15 +77,18 @@ impl BlockMap {
         if range.start >= end {
             return;
         }
-        let last = (end - 1) / GRANULE;
-        let words = usize::try_from(last / 64 + 1).unwrap_or(usize::MAX);
-        if words > self.words.len() {
-            self.words.resize(words, 0);
+        let (mut at, until) = (range.start / GRANULE, (end - 1) / GRANULE + 1);
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let count = usize::try_from(until.div_ceil(CHUNK)).unwrap_or(usize::MAX);
+        if count > chunks.len() {
+            chunks.resize(count, Chunk::Empty);
         }
-        for g in range.start / GRANULE..=last {
-            if let Some(word) = self.words.get_mut((g / 64) as usize) {
-                *word |= 1 << (g % 64);
+        while at < until {
+            let stop = until.min((at / CHUNK + 1) * CHUNK);
+            if let Some(chunk) = chunks.get_mut((at / CHUNK) as usize) {
+                chunk.insert(at % CHUNK, stop - at / CHUNK * CHUNK);
             }
+            at = stop;
         }
     }
 
@@ -76,14 +113,14 @@ impl BlockMap {
 
     /// How many granules may hold data.
     pub fn granules(&self) -> u64 {
-        self.words.iter().map(|w| u64::from(w.count_ones())).sum()
+        self.chunks.iter().map(Chunk::ones).sum()
     }
 
     /// The next maximal run of data granules that ends after `offset`, as guest bytes clipped to
     /// `offset..virtual_size`; `None` if only zeros follow.
     pub fn next_run(&self, offset: u64) -> Option<Range<u64>> {
-        let start = self.find(offset / GRANULE, true)?;
-        let end = self.find(start, false).unwrap_or(u64::MAX);
+        let start = self.find_below(offset / GRANULE, u64::MAX, true)?;
+        let end = self.find_below(start, u64::MAX, false).unwrap_or(u64::MAX);
         let range =
             (start * GRANULE).max(offset)..end.saturating_mul(GRANULE).min(self.virtual_size);
         (range.start < range.end).then_some(range)
@@ -99,36 +136,89 @@ impl BlockMap {
         })
     }
 
+    /// The blocks of `size` bytes (a multiple of [`GRANULE`]) that may hold data, by index in
+    /// ascending order: a step for each block with data and none for the others.
+    pub(crate) fn blocks(&self, size: u64) -> impl Iterator<Item = u64> + '_ {
+        let mut next = 0_u64;
+        std::iter::from_fn(move || {
+            let start = self.find_below(next.saturating_mul(size) / GRANULE, u64::MAX, true)?;
+            let block = start * GRANULE / size;
+            next = block + 1;
+            Some(block)
+        })
+    }
+
     /// How many bytes of the disk may hold data.
     pub fn allocated(&self) -> u64 {
         self.runs().map(|r| r.end - r.start).sum()
     }
 
-    /// The first granule at or after `from` whose bit is `set`.
-    fn find(&self, from: u64, set: bool) -> Option<u64> {
-        self.find_below(from, u64::MAX, set)
-    }
-
     /// The first granule in `from..until` whose bit is `set`.
     fn find_below(&self, from: u64, until: u64, set: bool) -> Option<u64> {
-        let flip = if set { 0 } else { u64::MAX };
-        let mut index = usize::try_from(from / 64).ok()?;
-        let mut mask = u64::MAX << (from % 64);
-        while let Some(word) = self.words.get(index) {
-            let base = index as u64 * 64;
-            if base >= until {
-                return None;
-            }
-            let hit = (word ^ flip) & mask;
-            if hit != 0 {
-                let found = base + u64::from(hit.trailing_zeros());
+        let mut at = from;
+        while at < until {
+            let index = usize::try_from(at / CHUNK).ok()?;
+            let Some(chunk) = self.chunks.get(index) else { break };
+            if let Some(found) = chunk.find(at % CHUNK, set) {
+                let found = at / CHUNK * CHUNK + found;
                 return (found < until).then_some(found);
             }
-            mask = u64::MAX;
-            index += 1;
+            at = (at / CHUNK + 1) * CHUNK;
         }
-        let beyond = from.max(self.words.len() as u64 * 64);
-        (!set && beyond < until).then_some(beyond)
+        (!set && at < until).then_some(at)
+    }
+}
+
+impl Chunk {
+    fn insert(&mut self, from: u64, until: u64) {
+        if from == 0 && until == CHUNK {
+            *self = Self::Full;
+            return;
+        }
+        match self {
+            Self::Full => return,
+            Self::Empty => *self = Self::Mixed(Box::new([0; WORDS])),
+            Self::Mixed(_) => {}
+        }
+        let Self::Mixed(words) = self else { return };
+        let mut at = from;
+        while at < until {
+            let stop = until.min((at / 64 + 1) * 64);
+            if let Some(word) = words.get_mut((at / 64) as usize) {
+                *word |= (u64::MAX >> (64 - (stop - at))) << (at % 64);
+            }
+            at = stop;
+        }
+        if words.iter().all(|&word| word == u64::MAX) {
+            *self = Self::Full;
+        }
+    }
+
+    /// The first bit at or after `from` that is `set`.
+    fn find(&self, from: u64, set: bool) -> Option<u64> {
+        let words = match self {
+            Self::Empty => return (!set).then_some(from),
+            Self::Full => return set.then_some(from),
+            Self::Mixed(words) => words,
+        };
+        let flip = if set { 0 } else { u64::MAX };
+        let mut mask = u64::MAX << (from % 64);
+        for (index, word) in words.iter().enumerate().skip((from / 64) as usize) {
+            let hit = (word ^ flip) & mask;
+            if hit != 0 {
+                return Some(index as u64 * 64 + u64::from(hit.trailing_zeros()));
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+
+    fn ones(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Full => CHUNK,
+            Self::Mixed(words) => words.iter().map(|w| u64::from(w.count_ones())).sum(),
+        }
     }
 }
 
@@ -177,6 +267,55 @@ mod tests {
     fn an_empty_disk_has_no_runs() {
         assert_eq!(BlockMap::empty(0).runs().count(), 0);
         assert_eq!(BlockMap::empty(5 * GRANULE).next_run(0), None);
-        assert_eq!(BlockMap::empty(64 << 40).words.capacity(), 0);
+        assert_eq!(BlockMap::empty(64 << 40).chunks.capacity(), 0);
+    }
+
+    #[test]
+    fn whole_chunks_have_no_bits_and_blocks_are_counted_once() {
+        let span = CHUNK * GRANULE;
+        let mut map = BlockMap::empty(10 * span + 5);
+        map.insert(span..3 * span + 1);
+        for at in (0..CHUNK).rev() {
+            map.insert(5 * span + at * GRANULE..5 * span + at * GRANULE + 1);
+        }
+        map.insert(10 * span + 1..u64::MAX);
+        let full = map.chunks.iter().filter(|c| matches!(c, Chunk::Full)).count();
+        assert_eq!((full, map.chunks.len()), (3, 11));
+        assert_eq!(map.granules(), 3 * CHUNK + 2);
+        let runs: Vec<_> = map.runs().collect();
+        let last = 10 * span..10 * span + 5;
+        assert_eq!(runs, [span..3 * span + GRANULE, 5 * span..6 * span, last]);
+        let blocks: Vec<_> = map.blocks(span / 2).collect();
+        assert_eq!(blocks, [2, 3, 4, 5, 6, 10, 11, 20]);
+        assert_eq!(map.first_run(3 * span - 1..u64::MAX), Some(3 * span - 1..3 * span + GRANULE));
+        assert!(!map.any(6 * span..10 * span) && map.any(0..span + 1));
+    }
+
+    #[test]
+    fn any_set_of_granules_reads_as_a_plain_list_of_bits_would() {
+        let mut seed = 7_u64;
+        let mut random = move || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed >> 33
+        };
+        for _ in 0..50 {
+            let total = 2 * CHUNK + random() % (2 * CHUNK);
+            let mut plain = vec![false; total as usize];
+            let mut map = BlockMap::empty(total * GRANULE);
+            for _ in 0..random() % 40 {
+                let from = random() % total;
+                let until = (from + 1 + random() % [3, 200, 6000][(random() % 3) as usize]).min(total);
+                map.insert(from * GRANULE..until * GRANULE);
+                plain[from as usize..until as usize].fill(true);
+            }
+            let granules = map.runs().flat_map(|r| r.start / GRANULE..r.end / GRANULE);
+            let expected = (0..total).filter(|g| plain[*g as usize]);
+            assert!(granules.eq(expected));
+            let blocks = (0..total.div_ceil(32)).filter(|b| {
+                let end = (b * 32 + 32).min(total) as usize;
+                plain[*b as usize * 32..end].contains(&true)
+            });
+            assert!(map.blocks(32 * GRANULE).eq(blocks));
+        }
     }
 }
