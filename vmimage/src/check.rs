@@ -39,6 +39,11 @@ fn examine(path: &Path, options: &OpenOptions, findings: &mut Findings) -> Resul
             let tip = VhdFile::open(source, Some(path), findings)?;
             vhd::check::examine(&tip, findings)?;
             let chain = Chain::resolve(tip, path, options, findings)?;
+            let depth = chain.files.len() + usize::from(chain.raw.is_some());
+            if depth > vhd::XENSERVER_CHAIN {
+                let message = format!("the chain has {depth} layers; XenServer stops at 30");
+                findings.note("chain-depth", message);
+            }
             for parent in chain.files.iter().skip(1) {
                 let mut own = Findings::new(Policy::Lenient);
                 vhd::check::examine(parent, &mut own)?;

@@ -31,6 +31,12 @@ pub trait ReadAt: Send + Sync + std::fmt::Debug {
         let len = self.byte_len()?;
         Ok((offset < len).then_some(offset..len))
     }
+
+    /// The file with just these bytes, if that is what the source is: the system can then copy
+    /// from it without a detour through this process.
+    fn as_file(&self) -> Option<&File> {
+        None
+    }
 }
 
 impl ReadAt for File {
@@ -63,6 +69,10 @@ impl ReadAt for File {
         };
         let end = seek(self, SeekFrom::Hole(start))?;
         Ok(Some(start..end.max(start)))
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        Some(self)
     }
 }
 
@@ -100,5 +110,9 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         (**self).next_data(offset)
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        (**self).as_file()
     }
 }

@@ -304,7 +304,8 @@ mod tests {
             let mut map = BlockMap::empty(total * GRANULE);
             for _ in 0..random() % 40 {
                 let from = random() % total;
-                let until = (from + 1 + random() % [3, 200, 6000][(random() % 3) as usize]).min(total);
+                let until =
+                    (from + 1 + random() % [3, 200, 6000][(random() % 3) as usize]).min(total);
                 map.insert(from * GRANULE..until * GRANULE);
                 plain[from as usize..until as usize].fill(true);
             }

@@ -86,6 +86,10 @@ impl Disk for RawDisk {
         self.size
     }
 
+    fn layer(&self, layer: u32) -> Option<&dyn ReadAt> {
+        (layer == 0).then_some(&self.file)
+    }
+
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         check_range(&[0], offset, self.size)?;
         let (data, end) = self.holes.look(offset, self.size)?;

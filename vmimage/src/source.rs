@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::exec::fill::is_zero;
-use crate::{BlockMap, GRANULE, Result};
+use crate::{BlockMap, GRANULE, ReadAt, Result};
+
+/// How much of a granule is looked at first: data that begins with so many zeros is rare.
+pub(crate) const HEAD: u64 = 64;
 
 /// A disk whose guest-visible bytes can be read at any position: a raw file, a QCOW2 image, a
 /// VHD or a chain of VHDs.
@@ -26,6 +29,14 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// A range past the end of the disk, a violated format, I/O failures.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// The bytes of a layer, if what [`ExtentKind::Data`] says of them is all there is to know:
+    /// a copy from there needs no [`read_exact_at`](Self::read_exact_at). `None` where a read
+    /// does more (verifies a checksum, say).
+    fn layer(&self, layer: u32) -> Option<&dyn ReadAt> {
+        let _ = layer;
+        None
+    }
 
     /// The map of what may hold data, made from the metadata alone.
     ///
@@ -128,13 +139,12 @@ impl DiskSource {
     /// leave the map, so that a format with blocks does not store them again. Raw files without
     /// holes and the exports of some servers are full of them.
     ///
-    /// The price is a read of the first page of each granule, and of the rest of it where that
-    /// page is zero.
+    /// The price is a read of the first bytes of each granule, and of the rest of it where they
+    /// are zero.
     ///
     /// # Errors
     /// Those of [`Disk::block_map`] and of reading.
     pub fn without_zeros(disk: Arc<dyn Disk>) -> Result<Self> {
-        const PAGE: u64 = 4096;
         let stored = disk.block_map()?;
         let mut map = BlockMap::empty(stored.virtual_size());
         let mut buf = vec![0; GRANULE as usize];
@@ -142,9 +152,9 @@ impl DiskSource {
             let mut at = run.start;
             while at < run.end {
                 let end = run.end.min(at - at % GRANULE + GRANULE);
-                let page = end.min(at + PAGE);
+                let head = end.min(at + HEAD);
                 let mut zero = true;
-                for part in [at..page, page..end] {
+                for part in [at..head, head..end] {
                     let buf = &mut buf[..(part.end - part.start) as usize];
                     if zero && !buf.is_empty() {
                         disk.read_exact_at(buf, part.start)?;
@@ -157,6 +167,7 @@ impl DiskSource {
                 at = end;
             }
         }
+        map.set_zeros_left_out();
         Ok(Self { disk, map })
     }
 

@@ -85,6 +85,11 @@ impl<'scope> DigestThreads<'scope> {
         }
     }
 
+    /// Whether no digest is computed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
     /// The next bytes of the output. Waits for the slowest digest.
     pub(super) fn update(&self, bytes: &Bytes) -> Result<()> {
         for queue in &self.queues {

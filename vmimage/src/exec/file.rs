@@ -1,4 +1,4 @@
-//! The positioned executor: several workers read and write at once.
+//! The positioned executor: to a file, with the help of the system where it has any.
 
 use std::fs::File;
 use std::io;
@@ -9,25 +9,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::digest::{DigestSet, Digests, thread_died};
-use super::fill::{self, is_zero};
-use super::stream::{StreamOptions, stream};
+use super::direct::Direct;
+use super::fill::is_zero;
+use super::stream::{Sink, StreamOptions, stream_into};
 use super::temporary::Temporary;
 use super::{Hooks, Outcome};
-use crate::plan::unit::{UNIT, Units};
-use crate::{Disk, DiskSource, Error, ErrorKind, Plan, Result, Source};
+use crate::plan::Segment;
+use crate::plan::unit::Units;
+use crate::{Disk, DiskSource, Error, ErrorKind, GRANULE, Plan, Result, Source};
 
 /// The grain in which zeros become holes of the output file.
 const HOLE: usize = 64 * 1024;
-/// More do not help: the copy is bound by memory or by the device.
-const MAX_WORKERS: usize = 4;
+/// How much is read before it is written. It stays in a core's cache in between, which a whole
+/// unit would not.
+const PIECE: u64 = 256 * 1024;
 
-/// How a file is written. The default is as fast as a copy: no digests, a few workers.
+/// How a file is written. The default is as fast as a copy: no digests.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FileOptions {
     digests: DigestSet,
     content_root: bool,
-    workers: usize,
+    workers: Option<usize>,
     hooks: Hooks,
 }
 
@@ -36,14 +39,14 @@ impl Default for FileOptions {
         Self {
             digests: DigestSet::NONE,
             content_root: false,
-            workers: thread::available_parallelism().map_or(2, usize::from).min(MAX_WORKERS),
+            workers: None,
             hooks: Hooks::default(),
         }
     }
 }
 
 impl FileOptions {
-    /// No digests, as many workers as cores, at most four.
+    /// No digests; one thread copies, or as many as there are cores compress.
     pub fn new() -> Self {
         Self::default()
     }
@@ -62,10 +65,12 @@ impl FileOptions {
         self
     }
 
-    /// How many threads copy (or compress).
+    /// How many threads copy (or compress). One is enough where reads come from a cache or a
+    /// local disk: the system writes a file for one thread at a time, whoever asks. More hide the
+    /// latency of reads from far away.
     #[must_use]
     pub fn with_workers(mut self, workers: usize) -> Self {
-        self.workers = workers.clamp(1, 64);
+        self.workers = Some(workers.clamp(1, 64));
         self
     }
 
@@ -139,23 +144,41 @@ pub fn stream_to_file(
 ) -> Result<Outcome> {
     let output = Temporary::create(path)?;
     let file = output.file();
-    let mut at = 0;
     let stream_options = StreamOptions::from_parts(
         options.digests,
         options.content_root,
-        options.workers,
+        options.workers.unwrap_or_else(super::cores),
         options.hooks.clone(),
     );
-    let mut sink = |bytes: bytes::Bytes| {
-        write_sparse(file, &bytes, at)?;
-        at += bytes.len() as u64;
-        Ok(())
-    };
-    let outcome =
-        stream(plan, source, &mut sink, &stream_options).map_err(|e| name_output(e, path))?;
+    let mut sink = Sparse { file, path, at: 0 };
+    let outcome = stream_into(plan, source, &mut sink, &stream_options)?;
     file.set_len(outcome.bytes).map_err(|e| write_error(path, e))?;
     output.persist()?;
     Ok(outcome)
+}
+
+/// A new file that is written in order; zeros are left out.
+struct Sparse<'a> {
+    file: &'a File,
+    path: &'a Path,
+    at: u64,
+}
+
+impl Sink for Sparse<'_> {
+    fn bytes(&mut self, bytes: bytes::Bytes) -> io::Result<()> {
+        write_sparse(self.file, &bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn skip(&mut self, len: u64) -> bool {
+        self.at += len;
+        true
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(self.path)
+    }
 }
 
 fn copy_all(
@@ -168,14 +191,20 @@ fn copy_all(
     let copy = Copy {
         units: Mutex::new(Units::new(plan.segments())),
         disk,
+        direct: Direct::new(file, plan.block_map().zeros_left_out()),
         file,
         path,
+        writing: Mutex::new(()),
         hooks: &options.hooks,
         done: AtomicU64::new(0),
         failed: AtomicBool::new(false),
     };
+    let workers = options.workers.unwrap_or(1);
+    if workers == 1 {
+        return copy.work();
+    }
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..options.workers).map(|_| scope.spawn(|| copy.work())).collect();
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| copy.work())).collect();
         workers.into_iter().try_for_each(|w| w.join().map_err(|_| thread_died("copying"))?)
     })
 }
@@ -184,11 +213,24 @@ fn copy_all(
 struct Copy<'a> {
     units: Mutex<Units<'a>>,
     disk: &'a dyn Disk,
+    direct: Direct<'a>,
     file: &'a File,
     path: &'a Path,
+    /// Held over a write: the system lets one thread write to a file, and the others would burn
+    /// their time waiting for it.
+    writing: Mutex<()>,
     hooks: &'a Hooks,
     done: AtomicU64,
     failed: AtomicBool,
+}
+
+/// Bytes on their way to the output.
+struct Pending {
+    buf: Vec<u8>,
+    /// How many there are.
+    len: usize,
+    /// Where they belong, in bytes of the output.
+    offset: u64,
 }
 
 impl Copy<'_> {
@@ -201,7 +243,7 @@ impl Copy<'_> {
     }
 
     fn copy_units(&self) -> Result<()> {
-        let mut buf = vec![0; UNIT];
+        let mut pending = Pending { buf: vec![0; PIECE as usize], len: 0, offset: 0 };
         loop {
             self.hooks.check()?;
             if self.failed.load(Ordering::Relaxed) {
@@ -209,14 +251,75 @@ impl Copy<'_> {
             }
             let unit = self.units.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(unit) = unit else { return Ok(()) };
-            if !unit.parts.is_empty() {
-                let buf = &mut buf[..unit.len];
-                fill::fill(&unit, buf, |to, offset| self.disk.read_exact_at(to, offset))?;
-                write_sparse(self.file, buf, unit.offset).map_err(|e| write_error(self.path, e))?;
+            pending.offset = unit.offset;
+            for part in &unit.parts {
+                self.copy_part(part, &mut pending)?;
             }
-            let done = self.done.fetch_add(unit.len as u64, Ordering::Relaxed) + unit.len as u64;
+            self.flush(&mut pending)?;
+            let done = self.done.fetch_add(unit.len, Ordering::Relaxed) + unit.len;
             self.hooks.report(done);
         }
+    }
+
+    fn copy_part(&self, part: &Segment, pending: &mut Pending) -> Result<()> {
+        match part {
+            Segment::Inline(bytes) => {
+                for piece in bytes.chunks(PIECE as usize) {
+                    self.room(pending, piece.len() as u64)?.copy_from_slice(piece);
+                }
+                Ok(())
+            }
+            Segment::Zero(len) => {
+                self.flush(pending)?;
+                pending.offset += len;
+                Ok(())
+            }
+            Segment::Guest { offset, len } => self.copy_guest(*offset, *len, pending),
+        }
+    }
+
+    /// Copies runs of some length within the system, and the rest through the buffer.
+    fn copy_guest(&self, offset: u64, len: u64, pending: &mut Pending) -> Result<()> {
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            if let Some(run) = self.direct.run(self.disk, at, end)? {
+                self.flush(pending)?;
+                let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+                let done = self.direct.copy(self.disk, &run, pending.offset)?;
+                pending.offset += done;
+                at += done;
+                if done == run.len {
+                    continue;
+                }
+            }
+            let next = (at / GRANULE + 1) * GRANULE;
+            let n = next.min(end) - at;
+            self.disk.read_exact_at(self.room(pending, n)?, at)?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Room for `n` bytes, at most a piece, behind those that are pending.
+    fn room<'p>(&self, pending: &'p mut Pending, n: u64) -> Result<&'p mut [u8]> {
+        if pending.len as u64 + n > PIECE {
+            self.flush(pending)?;
+        }
+        let start = pending.len;
+        pending.len += n as usize;
+        Ok(&mut pending.buf[start..pending.len])
+    }
+
+    fn flush(&self, pending: &mut Pending) -> Result<()> {
+        let bytes = &pending.buf[..pending.len];
+        if !bytes.is_empty() {
+            let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            write_sparse(self.file, bytes, pending.offset)
+                .map_err(|e| write_error(self.path, e))?;
+        }
+        pending.offset += pending.len as u64;
+        pending.len = 0;
+        Ok(())
     }
 }
 
@@ -245,10 +348,4 @@ fn write_sparse(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
 
 fn write_error(path: &Path, error: io::Error) -> Error {
     Error::io("cannot write the output", error).with_path(path)
-}
-
-/// The sink's failure is about the output file; the source names itself.
-fn name_output(error: Error, path: &Path) -> Error {
-    let at_output = error.kind() == ErrorKind::Io && error.path().is_none();
-    if at_output { error.with_path(path) } else { error }
 }

@@ -1,6 +1,7 @@
 //! The executors: a plan to an ordered stream of bytes, or to a file.
 
 mod digest;
+mod direct;
 mod file;
 pub(crate) mod fill;
 mod gzip;
@@ -22,6 +23,11 @@ use crate::{Error, ErrorKind, Result};
 /// How many units wait in each queue: enough to keep all threads busy, few enough that a
 /// transfer stays within a few MiB.
 const QUEUE: usize = 4;
+
+/// How many threads can run at once.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
 
 /// What a transfer did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

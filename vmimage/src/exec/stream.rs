@@ -1,6 +1,7 @@
 //! The ordered executor: one pass from a source to a sink, digests on the side.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -32,7 +33,7 @@ impl Default for StreamOptions {
         Self {
             digests: DigestSet::ALL,
             content_root: true,
-            workers: thread::available_parallelism().map_or(2, usize::from),
+            workers: super::cores(),
             hooks: Hooks::default(),
         }
     }
@@ -139,6 +140,50 @@ pub fn stream(
     sink: &mut dyn FnMut(Bytes) -> io::Result<()>,
     options: &StreamOptions,
 ) -> Result<Outcome> {
+    stream_into(plan, source, &mut Pieces(sink), options)
+}
+
+/// Where a stream goes.
+pub(super) trait Sink {
+    fn bytes(&mut self, bytes: Bytes) -> io::Result<()>;
+
+    /// Leaves so many zeros out, where they need not be written; whether it did.
+    fn skip(&mut self, len: u64) -> bool {
+        let _ = len;
+        false
+    }
+
+    /// What a failure is about, if it has a name.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+}
+
+/// A sink that knows nothing of zeros.
+struct Pieces<'a>(&'a mut dyn FnMut(Bytes) -> io::Result<()>);
+
+impl Sink for Pieces<'_> {
+    fn bytes(&mut self, bytes: Bytes) -> io::Result<()> {
+        (self.0)(bytes)
+    }
+}
+
+/// So many zeros, a unit at a time.
+fn zeros(mut len: u64) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let n = len.min(UNIT as u64);
+        len -= n;
+        (n > 0).then(|| Bytes::from_static(&ZEROS).slice(..n as usize))
+    })
+}
+
+/// As [`stream`].
+pub(super) fn stream_into(
+    plan: &Plan,
+    source: &mut dyn Source,
+    sink: &mut dyn Sink,
+    options: &StreamOptions,
+) -> Result<Outcome> {
     if plan.block_map() != source.block_map() {
         return Err(Error::new(
             ErrorKind::Usage,
@@ -179,7 +224,12 @@ pub fn stream(
 }
 
 /// A piece of the output before compression.
-type Queue = SyncSender<Bytes>;
+enum Piece {
+    Bytes(Bytes),
+    /// So many zeros, which are not worth a buffer.
+    Zeros(u64),
+}
+
 /// Guest data for the content root.
 type RootPiece = (Bytes, Vec<GuestPart>);
 
@@ -187,7 +237,7 @@ struct Reader<'a> {
     plan: &'a Plan,
     source: &'a mut dyn Source,
     hooks: Hooks,
-    queue: Queue,
+    queue: SyncSender<Piece>,
     root_queue: Option<SyncSender<RootPiece>>,
     pool: Pool,
 }
@@ -196,11 +246,11 @@ impl Reader<'_> {
     /// Reads all units in order. The last one is held back until the source has proved that it
     /// was whole.
     fn run(mut self) -> Result<()> {
-        let mut held: Option<Bytes> = None;
+        let mut held: Option<Piece> = None;
         for unit in Units::new(self.plan.segments()) {
             self.hooks.check()?;
-            let bytes = self.read(&unit)?;
-            if let Some(previous) = held.replace(bytes)
+            let piece = self.read(&unit)?;
+            if let Some(previous) = held.replace(piece)
                 && self.queue.send(previous).is_err()
             {
                 // The sink has failed, and says why.
@@ -215,11 +265,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn read(&mut self, unit: &Unit) -> Result<Bytes> {
+    fn read(&mut self, unit: &Unit) -> Result<Piece> {
         if unit.parts.is_empty() {
-            return Ok(Bytes::from_static(&ZEROS).slice(..unit.len));
+            return Ok(Piece::Zeros(unit.len));
         }
-        let mut buffer = self.pool.take(unit.len);
+        let mut buffer = self.pool.take(unit.len as usize);
         let source = &mut *self.source;
         let guest = fill::fill(unit, buffer.as_mut_slice(), |buf, offset| {
             source.read_exact_at(buf, offset)
@@ -230,7 +280,7 @@ impl Reader<'_> {
         {
             queue.send((bytes.clone(), guest)).map_err(|_| thread_died("content root"))?;
         }
-        Ok(bytes)
+        Ok(Piece::Bytes(bytes))
     }
 }
 
@@ -245,20 +295,26 @@ fn hash_root(size: u64, pieces: &Receiver<RootPiece>) -> String {
 }
 
 struct Output<'a, 'scope> {
-    sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>,
+    sink: &'a mut dyn Sink,
     digests: DigestThreads<'scope>,
     hooks: &'a Hooks,
     bytes: u64,
 }
 
 impl Output<'_, '_> {
-    fn send_all(&mut self, units: &Receiver<Bytes>, gzip: Option<Compressors>) -> Result<()> {
+    fn send_all(&mut self, pieces: &Receiver<Piece>, gzip: Option<Compressors>) -> Result<()> {
         let Some(mut gzip) = gzip else {
-            return units.iter().try_for_each(|bytes| self.send(bytes));
+            return pieces.iter().try_for_each(|piece| match piece {
+                Piece::Bytes(bytes) => self.send(bytes),
+                Piece::Zeros(len) => self.send_zeros(len),
+            });
         };
-        for unit in units {
-            if let Some(member) = gzip.push(unit)? {
-                self.send(member)?;
+        for piece in pieces {
+            match piece {
+                Piece::Bytes(unit) => self.compress(&mut gzip, unit)?,
+                Piece::Zeros(len) => {
+                    zeros(len).try_for_each(|unit| self.compress(&mut gzip, unit))?;
+                }
             }
         }
         while let Some(member) = gzip.pop()? {
@@ -267,11 +323,34 @@ impl Output<'_, '_> {
         Ok(())
     }
 
+    fn compress(&mut self, gzip: &mut Compressors, unit: Bytes) -> Result<()> {
+        match gzip.push(unit)? {
+            Some(member) => self.send(member),
+            None => Ok(()),
+        }
+    }
+
     fn send(&mut self, bytes: Bytes) -> Result<()> {
         self.hooks.check()?;
         self.digests.update(&bytes)?;
         self.bytes += bytes.len() as u64;
-        (self.sink)(bytes).map_err(|e| Error::io("writing the output failed", e))?;
+        if let Err(e) = self.sink.bytes(bytes) {
+            let error = Error::io("writing the output failed", e);
+            return Err(match self.sink.path() {
+                Some(path) => error.with_path(path),
+                None => error,
+            });
+        }
+        self.hooks.report(self.bytes);
+        Ok(())
+    }
+
+    /// Digests must see every zero; a sink that makes holes need not.
+    fn send_zeros(&mut self, len: u64) -> Result<()> {
+        if !self.digests.is_empty() || !self.sink.skip(len) {
+            return zeros(len).try_for_each(|bytes| self.send(bytes));
+        }
+        self.bytes += len;
         self.hooks.report(self.bytes);
         Ok(())
     }

@@ -12,8 +12,8 @@ pub(crate) const UNIT: usize = 1 << 20;
 pub(crate) struct Unit {
     /// Where it lies in the output (before compression).
     pub(crate) offset: u64,
-    /// Its length: `UNIT`, or what is left.
-    pub(crate) len: usize,
+    /// Its length: `UNIT`, or what is left; any multiple of `UNIT` if it is all zeros.
+    pub(crate) len: u64,
     /// What it is made of, in order; nothing if it is all zeros.
     pub(crate) parts: Vec<Segment>,
 }
@@ -38,39 +38,44 @@ impl Iterator for Units<'_> {
     fn next(&mut self) -> Option<Unit> {
         let mut unit = Unit { offset: self.offset, len: 0, parts: Vec::new() };
         let mut zeros_only = true;
-        while unit.len < UNIT {
+        let whole = UNIT as u64;
+        while unit.len < whole {
             let Some(segment) = self.pending.take().or_else(|| self.segments.next()) else {
                 break;
             };
-            let (part, rest) = split(segment, UNIT - unit.len);
+            // Zeros cost nothing, however many they are.
+            let room = match segment {
+                Segment::Zero(len) if unit.len == 0 && len >= whole => len / whole * whole,
+                _ => whole - unit.len,
+            };
+            let (part, rest) = split(segment, room);
             self.pending = rest;
-            unit.len += part.output_len() as usize;
+            unit.len += part.output_len();
             zeros_only &= matches!(part, Segment::Zero(_));
             unit.parts.push(part);
         }
         if zeros_only {
             unit.parts.clear();
         }
-        self.offset += unit.len as u64;
+        self.offset += unit.len;
         (unit.len > 0).then_some(unit)
     }
 }
 
 /// The first `room` bytes of a segment, and the rest.
-fn split(segment: Segment, room: usize) -> (Segment, Option<Segment>) {
-    let room64 = room as u64;
-    if segment.output_len() <= room64 {
+fn split(segment: Segment, room: u64) -> (Segment, Option<Segment>) {
+    if segment.output_len() <= room {
         return (segment, None);
     }
     match segment {
         Segment::Inline(mut bytes) => {
-            let first = bytes.split_to(room);
+            let first = bytes.split_to(room as usize);
             (Segment::Inline(first), Some(Segment::Inline(bytes)))
         }
-        Segment::Zero(len) => (Segment::Zero(room64), Some(Segment::Zero(len - room64))),
+        Segment::Zero(len) => (Segment::Zero(room), Some(Segment::Zero(len - room))),
         Segment::Guest { offset, len } => (
-            Segment::Guest { offset, len: room64 },
-            Some(Segment::Guest { offset: offset + room64, len: len - room64 }),
+            Segment::Guest { offset, len: room },
+            Some(Segment::Guest { offset: offset + room, len: len - room }),
         ),
     }
 }

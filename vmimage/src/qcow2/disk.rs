@@ -320,6 +320,14 @@ impl Disk for Qcow2Disk {
         self.header.size
     }
 
+    fn layer(&self, layer: u32) -> Option<&dyn ReadAt> {
+        match (layer, &self.backing) {
+            (0, _) => Some(&self.file),
+            (below, Some(backing)) => backing.layer(below - 1),
+            _ => None,
+        }
+    }
+
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         check_range(&[0], offset, self.header.size)?;
         let (place, end) = self.run(offset, u64::MAX, LOOK_AHEAD)?;

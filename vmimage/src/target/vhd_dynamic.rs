@@ -11,11 +11,11 @@
 //!        footer
 //! ```
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{Layout, SegmentIter, vhd_meta};
 use crate::plan::{PlanOptions, Segment, guest_segments};
-use crate::vhd::{BAT_UNUSED, Batmap, DiskType, DynamicHeader, Footer, SECTOR};
+use crate::vhd::{Batmap, DiskType, DynamicHeader, Footer, SECTOR};
 use crate::{BlockMap, Result};
 
 const BLOCK: u64 = DynamicHeader::DEFAULT_BLOCK_SIZE as u64;
@@ -50,7 +50,7 @@ impl VhdDynamic {
         let map_offset = bat_end(blocks) + Batmap::LEN as u64;
         let mut batmap = Batmap::new(map_offset, (blocks / 8 * 8) as u32);
         let mut count = 0;
-        for block in (0..blocks).filter(|b| present(map, *b)) {
+        for block in map.blocks(BLOCK) {
             batmap.set(block);
             count += 1;
         }
@@ -77,39 +77,27 @@ impl VhdDynamic {
 
     /// The table, a piece at a time.
     fn bat<'a>(&'a self, map: &'a BlockMap) -> impl Iterator<Item = Segment> + Send + 'a {
-        let mut block = 0;
-        let mut n = 0;
-        std::iter::from_fn(move || {
-            let end = (block + ENTRIES_PER_SEGMENT).min(self.blocks);
-            if block >= end {
-                return None;
+        let mut present = map.blocks(BLOCK).zip(0_u64..).peekable();
+        (0..self.blocks).step_by(ENTRIES_PER_SEGMENT as usize).map(move |first| {
+            let end = (first + ENTRIES_PER_SEGMENT).min(self.blocks);
+            // The table's padding reads as unused, too. `BAT_UNUSED` is all ones.
+            let padded = ((end - first) * 4).next_multiple_of(SECTOR);
+            let mut entries = vec![0xff; padded as usize];
+            while let Some((block, n)) = present.next_if(|(block, _)| *block < end) {
+                let at = ((block - first) * 4) as usize;
+                let sector = (self.bitmap_offset(n) / SECTOR) as u32;
+                entries[at..at + 4].copy_from_slice(&sector.to_be_bytes());
             }
-            let mut entries = BytesMut::with_capacity(((end - block) * 4 + SECTOR) as usize);
-            for b in block..end {
-                if present(map, b) {
-                    entries.put_u32((self.bitmap_offset(n) / SECTOR) as u32);
-                    n += 1;
-                } else {
-                    entries.put_u32(BAT_UNUSED);
-                }
-            }
-            block = end;
-            if block == self.blocks {
-                let padded = entries.len().next_multiple_of(SECTOR as usize);
-                entries.resize(padded, 0xff);
-            }
-            Some(Segment::Inline(entries.freeze()))
+            Segment::Inline(Bytes::from(entries))
         })
     }
 
     /// The present blocks in guest order, each with the gap and the bitmap before it.
     fn blocks<'a>(&'a self, map: &'a BlockMap) -> impl Iterator<Item = Segment> + Send + 'a {
         let mut at = self.metadata_end();
-        let mut n = 0;
-        (0..self.blocks).filter(|b| present(map, *b)).flat_map(move |b| {
+        map.blocks(BLOCK).zip(0..).flat_map(move |(b, n)| {
             let bitmap = self.bitmap_offset(n);
             let gap = bitmap - at;
-            n += 1;
             at = bitmap + BITMAP + BLOCK;
             let gap = (gap > 0).then_some(Segment::Zero(gap));
             let bitmap = Segment::Inline(Bytes::from_static(&FULL_BITMAP));
@@ -150,8 +138,4 @@ impl Layout for VhdDynamic {
 /// Where the table ends, and the batmap begins.
 fn bat_end(blocks: u64) -> u64 {
     BAT_OFFSET + (blocks * 4).next_multiple_of(SECTOR)
-}
-
-fn present(map: &BlockMap, block: u64) -> bool {
-    map.any(block * BLOCK..(block + 1) * BLOCK)
 }

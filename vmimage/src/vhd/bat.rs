@@ -49,6 +49,13 @@ impl Bat {
         (entry != BAT_UNUSED).then(|| u64::from(entry) * SECTOR)
     }
 
+    /// The first stored block at or after `index`.
+    pub(crate) fn next_stored(&self, index: u64) -> Option<u64> {
+        let from = usize::try_from(index).ok()?;
+        let rest = self.0.get(from..)?;
+        rest.iter().position(|&entry| entry != BAT_UNUSED).map(|n| index + n as u64)
+    }
+
     /// The stored blocks as (index, byte offset), by index.
     pub fn allocated(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0

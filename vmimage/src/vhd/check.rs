@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::disk::load_bitmap;
 use super::file::{Sparse, VhdFile};
-use super::{DiskType, Footer, Locator, MAX_VIRTUAL_SIZE, PlatformCode, SECTOR};
+use super::{
+    Bitmap, DiskType, DynamicHeader, Footer, Locator, MAX_VIRTUAL_SIZE, PlatformCode, SECTOR,
+};
 use crate::Result;
 use crate::finding::Findings;
 use crate::raw::Holes;
@@ -72,7 +73,8 @@ fn bitmaps(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<(
     let mut buf = vec![0; 64 * 1024];
     let holes = Holes::new(Arc::clone(&file.file));
     let (mut disagree, mut hidden) = (Tally::default(), Tally::default());
-    for (index, start) in sparse.bat.allocated() {
+    for block in sparse.bat.stored() {
+        let (index, start) = block.map_err(|e| file.named(e))?;
         let left = file.size().saturating_sub(index * block_size).div_ceil(SECTOR);
         let data = start + sparse.header.bitmap_len();
         if data.saturating_add(left.min(sectors) * SECTOR) > file.len {
@@ -110,6 +112,13 @@ fn bitmaps(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<(
         findings.note_at("zero-bit-over-data", message, at);
     }
     Ok(())
+}
+
+/// The bitmap of the block that begins at `start`.
+fn load_bitmap(file: &VhdFile, header: &DynamicHeader, start: u64) -> Result<Bitmap> {
+    let mut raw = vec![0; usize::try_from(header.bitmap_len()).unwrap_or(0)];
+    file.read(&mut raw, start)?;
+    Ok(Bitmap::parse(&raw, u64::from(header.block_size) / SECTOR))
 }
 
 /// How many blocks, the first one's index and place.

@@ -1,21 +1,24 @@
 //! The VHD reader: a fixed or dynamic disk, or a chain, resolved sector by sector.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::file::{Sparse, VhdFile};
-use super::{Bitmap, DynamicHeader, Footer, SECTOR, uuid_text};
+use super::window::{Resolver, WINDOW, Window};
+use super::{DynamicHeader, Footer, SECTOR, uuid_text};
 use crate::finding::Findings;
 use crate::options::SizePolicy;
 use crate::raw::{Holes, check_range};
-use crate::{Disk, Error, ErrorKind, Extent, ExtentKind, ReadAt, Result};
+use crate::{BlockMap, Disk, Error, ErrorKind, Extent, ExtentKind, GRANULE, ReadAt, Result};
 
-/// How many layers a chain may have, as in XenServer.
-pub const MAX_CHAIN: usize = 30;
+/// How many layers a chain may have. XenServer stops at 30; other writers do not, and each layer
+/// is an open file.
+pub const MAX_CHAIN: usize = 512;
 
-/// How far one answer of `extent_at` looks; callers that read in pieces ask again, so the work
-/// of a question must not grow with the disk.
-const LOOK_AHEAD: u64 = 64 << 20;
+/// How far one answer of `extent_at` looks for more data; callers that read in pieces ask again,
+/// so the work of a question must not grow with the disk. Over zeros it goes as far as they do.
+const LOOK_AHEAD: u64 = 4 << 20;
 
 /// A VHD or a chain of VHDs as a [`Disk`].
 ///
@@ -25,6 +28,8 @@ const LOOK_AHEAD: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct VhdDisk {
     layers: Vec<Layer>,
+    /// The windows that were resolved last: a transfer comes back to each of them.
+    windows: Mutex<[WindowSlot; 4]>,
     size: u64,
     footer: Footer,
     header: Option<DynamicHeader>,
@@ -38,9 +43,12 @@ pub(crate) struct RawParent {
     pub(crate) len: u64,
 }
 
+/// The index of a window and what it holds.
+type WindowSlot = Option<(u64, Arc<Window>)>;
+
 #[derive(Debug)]
 struct Layer {
-    /// What the layer holds ends here, in bytes.
+    /// What the layer holds ends here, in bytes: whole sectors.
     size: u64,
     body: Body,
 }
@@ -50,6 +58,8 @@ enum Body {
     /// All bytes, in place: a fixed VHD or a raw parent.
     Flat {
         file: Arc<dyn ReadAt>,
+        /// How many bytes there are; the last sector may be incomplete.
+        len: u64,
         holes: Holes,
     },
     Sparse(Box<SparseBody>),
@@ -59,17 +69,6 @@ enum Body {
 struct SparseBody {
     file: VhdFile,
     tables: Sparse,
-    cache: BitmapCache,
-}
-
-/// What a layer says about a byte.
-enum Look {
-    /// Stored, at this offset in the layer's file.
-    Stored(u64),
-    /// Zero, without asking any older layer.
-    Zero,
-    /// Not here.
-    Absent,
 }
 
 impl VhdDisk {
@@ -119,7 +118,7 @@ impl VhdDisk {
         if let Some(raw) = raw {
             layers.push(Layer::flat(raw.file, raw.len));
         }
-        Ok(Self { layers, size, footer, header })
+        Ok(Self { layers, windows: Mutex::default(), size, footer, header })
     }
 
     /// The footer of the youngest file.
@@ -137,32 +136,102 @@ impl VhdDisk {
         self.layers.len()
     }
 
-    /// What lies at `offset` (below the size), and up to where at most `end` it is one piece.
-    fn resolve(&self, offset: u64, end: u64) -> Result<(ExtentKind, u64)> {
-        let mut end = end.min(self.size);
-        for (index, layer) in self.layers.iter().enumerate() {
-            if offset >= layer.size {
-                break;
-            }
-            let (look, until) = layer.look(offset)?;
-            end = end.min(until).min(layer.size);
-            match look {
-                Look::Stored(file_offset) => {
-                    let layer = u32::try_from(index).unwrap_or(u32::MAX);
-                    return Ok((ExtentKind::Data { layer, file_offset }, end));
-                }
-                Look::Zero => break,
-                Look::Absent => {}
+    /// What the window `index` holds.
+    fn window(&self, index: u64) -> Result<Arc<Window>> {
+        let slot = (index % 4) as usize;
+        {
+            let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((held, window)) = &windows[slot]
+                && *held == index
+            {
+                return Ok(Arc::clone(window));
             }
         }
-        Ok((ExtentKind::Zero, end))
+        // The lock is not held over the reads: two threads may resolve one window, to no harm.
+        let window = Arc::new(self.resolve(index)?);
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows[slot] = Some((index, Arc::clone(&window)));
+        Ok(window)
     }
 
-    /// As [`resolve`](Self::resolve), with neighbouring pieces of one kind merged.
+    fn resolve(&self, index: u64) -> Result<Window> {
+        let base = index * WINDOW;
+        let sectors = self.size.saturating_sub(base).min(WINDOW) / SECTOR;
+        let mut resolver = Resolver::new(sectors);
+        for (number, layer) in self.layers.iter().enumerate() {
+            if resolver.is_done() || layer.size <= base {
+                break;
+            }
+            // Past its end a layer is zero, even if an older one is larger.
+            let until = ((layer.size - base) / SECTOR).min(sectors);
+            resolver.zero(until, sectors);
+            layer.resolve(&mut resolver, u32::try_from(number).unwrap_or(u32::MAX), base, until)?;
+        }
+        Ok(resolver.finish())
+    }
+
+    /// Where the next window that may hold data begins, at or after the one of `offset`.
+    fn next_window(&self, offset: u64) -> Result<Option<u64>> {
+        let mut next = None;
+        for layer in &self.layers {
+            if let Some(at) = layer.next_stored(offset)? {
+                next = Some(next.map_or(at, |n: u64| n.min(at)));
+            }
+            if next.is_some_and(|n| n <= offset) {
+                break;
+            }
+        }
+        Ok(next.filter(|&at| at < self.size).map(|at| at.max(offset) / WINDOW * WINDOW))
+    }
+
+    /// What lies at `offset` (below the size), and up to where it is one piece of its window.
+    fn piece(&self, offset: u64) -> Result<(ExtentKind, u64)> {
+        let base = offset / WINDOW * WINDOW;
+        let window = self.window(offset / WINDOW)?;
+        let end = (base + WINDOW).min(self.size);
+        Ok(match window.runs_from((offset - base) / SECTOR).first() {
+            Some(run) if base + run.start * SECTOR <= offset => {
+                let file_offset = run.file_offset + (offset - base - run.start * SECTOR);
+                let kind = ExtentKind::Data { layer: run.layer, file_offset };
+                (kind, base + run.end * SECTOR)
+            }
+            Some(run) => (ExtentKind::Zero, base + run.start * SECTOR),
+            None => (ExtentKind::Zero, end),
+        })
+    }
+
+    /// Fills `buf` with what `window` holds from byte `within` of it on.
+    fn read_window(&self, window: &Window, buf: &mut [u8], within: u64) -> Result<()> {
+        let end = within + buf.len() as u64;
+        let (mut at, mut rest) = (within, buf);
+        for run in window.runs_from(within / SECTOR) {
+            let (start, stop) = ((run.start * SECTOR).max(at), (run.end * SECTOR).min(end));
+            if start >= end {
+                break;
+            }
+            let (gap, tail) = rest.split_at_mut((start - at) as usize);
+            gap.fill(0);
+            let (part, tail) = tail.split_at_mut((stop - start) as usize);
+            let place = run.file_offset + (start - run.start * SECTOR);
+            self.layers[run.layer as usize].read(part, place)?;
+            (at, rest) = (stop, tail);
+        }
+        rest.fill(0);
+        Ok(())
+    }
+
+    /// As [`piece`](Self::piece), with neighbouring pieces of one kind merged up to `limit`.
     fn run(&self, offset: u64, limit: u64) -> Result<(ExtentKind, u64)> {
-        let (kind, mut end) = self.resolve(offset, limit)?;
-        while end < limit.min(self.size) {
-            let (next, until) = self.resolve(end, limit)?;
+        let (kind, mut end) = self.piece(offset)?;
+        let limit = if kind == ExtentKind::Zero { self.size } else { limit.min(self.size) };
+        while end < limit {
+            if kind == ExtentKind::Zero {
+                end = self.next_window(end)?.map_or(limit, |next| next.max(end));
+                if end >= limit {
+                    break;
+                }
+            }
+            let (next, until) = self.piece(end)?;
             let joins = match (kind, next) {
                 (ExtentKind::Zero, ExtentKind::Zero) => true,
                 (
@@ -176,7 +245,7 @@ impl VhdDisk {
             }
             end = until;
         }
-        Ok((kind, end))
+        Ok((kind, end.min(limit)))
     }
 }
 
@@ -199,6 +268,10 @@ impl Disk for VhdDisk {
         self.size
     }
 
+    fn layer(&self, layer: u32) -> Option<&dyn ReadAt> {
+        self.layers.get(layer as usize).map(|l| l.file() as &dyn ReadAt)
+    }
+
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         check_range(&[0], offset, self.size)?;
         let (kind, end) = self.run(offset, offset.saturating_add(LOOK_AHEAD))?;
@@ -207,21 +280,37 @@ impl Disk for VhdDisk {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(buf, offset, self.size)?;
-        let limit = offset + buf.len() as u64;
         let (mut at, mut rest) = (offset, buf);
         while !rest.is_empty() {
-            let (kind, end) = self.run(at, limit)?;
-            // `end` is at most `limit`, so the length fits.
-            let (part, tail) = rest.split_at_mut((end - at) as usize);
-            match kind {
-                ExtentKind::Data { layer, file_offset } => {
-                    self.layers[layer as usize].read(part, file_offset)?;
-                }
-                _ => part.fill(0),
-            }
-            (at, rest) = (end, tail);
+            let base = at / WINDOW * WINDOW;
+            let n = (base + WINDOW - at).min(rest.len() as u64);
+            let (part, tail) = rest.split_at_mut(n as usize);
+            self.read_window(&*self.window(at / WINDOW)?, part, at - base)?;
+            (at, rest) = (at + n, tail);
         }
         Ok(())
+    }
+
+    fn block_map(&self) -> Result<BlockMap> {
+        let mut map = BlockMap::empty(self.size);
+        let mut at = 0;
+        while let Some(base) = self.next_window(at)? {
+            let window = self.window(base / WINDOW)?;
+            let mut pending: Option<Range<u64>> = None;
+            for run in window.runs() {
+                let run = base + run.start * SECTOR..base + run.end * SECTOR;
+                match &mut pending {
+                    // Neighbours within a granule are one entry of the map.
+                    Some(last) if run.start <= last.end.next_multiple_of(GRANULE) => {
+                        last.end = run.end;
+                    }
+                    _ => pending.replace(run).into_iter().for_each(|last| map.insert(last)),
+                }
+            }
+            pending.into_iter().for_each(|last| map.insert(last));
+            at = base + WINDOW;
+        }
+        Ok(map)
     }
 }
 
@@ -231,39 +320,56 @@ impl Layer {
         match file.sparse.take() {
             None => Self::flat(file.file, size),
             Some(tables) => {
-                let body = SparseBody { file, tables, cache: BitmapCache::default() };
+                let body = SparseBody { file, tables };
                 Self { size, body: Body::Sparse(Box::new(body)) }
             }
         }
     }
 
-    fn flat(file: Arc<dyn ReadAt>, size: u64) -> Self {
-        Self { size, body: Body::Flat { holes: Holes::new(Arc::clone(&file)), file } }
+    fn flat(file: Arc<dyn ReadAt>, len: u64) -> Self {
+        let body = Body::Flat { holes: Holes::new(Arc::clone(&file)), file, len };
+        Self { size: len.next_multiple_of(SECTOR), body }
     }
 
-    /// What this layer says about `offset` (below its size), and up to where.
-    fn look(&self, offset: u64) -> Result<(Look, u64)> {
+    /// Tells `resolver` what this layer holds of the first `until` sectors from `base` on.
+    fn resolve(&self, resolver: &mut Resolver, layer: u32, base: u64, until: u64) -> Result<()> {
         match &self.body {
-            Body::Flat { holes, .. } => {
-                let (data, end) = holes.look(offset, self.size)?;
-                Ok((if data { Look::Stored(offset) } else { Look::Zero }, end))
+            Body::Flat { holes, len, .. } => {
+                let mut at = 0;
+                while at < until {
+                    let offset = base + at * SECTOR;
+                    let (data, end) = holes.look(offset, *len)?;
+                    let end = end.max(offset + 1) - base;
+                    // A sector that is a hole in part counts as data.
+                    let next = if data { end.div_ceil(SECTOR) } else { end / SECTOR };
+                    let next = next.max(at + 1).min(until);
+                    if data || end / SECTOR <= at {
+                        resolver.take(at, next, layer, offset);
+                    } else {
+                        resolver.zero(at, next);
+                    }
+                    at = next;
+                }
+                Ok(())
+            }
+            Body::Sparse(body) => body.resolve(resolver, layer, base, until),
+        }
+    }
+
+    /// Where this layer next stores anything, at or after `offset` or in its block.
+    fn next_stored(&self, offset: u64) -> Result<Option<u64>> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        match &self.body {
+            Body::Flat { holes, len, .. } => {
+                let (data, end) = holes.look(offset.min(len.saturating_sub(1)), *len)?;
+                Ok(Some(if data { offset } else { end }))
             }
             Body::Sparse(body) => {
-                let SparseBody { file, tables, cache } = &**body;
-                let block_size = u64::from(tables.header.block_size);
-                let (index, within) = (offset / block_size, offset % block_size);
-                let base = index * block_size;
-                let Some(start) = tables.bat.block(index) else {
-                    return Ok((Look::Absent, base + block_size));
-                };
-                let data = start + tables.header.bitmap_len();
-                if tables.batmap.as_ref().is_some_and(|b| b.get(index)) {
-                    return Ok((Look::Stored(data + within), base + block_size));
-                }
-                let bitmap = cache.get(index, || load_bitmap(file, &tables.header, start))?;
-                let (held, end) = bitmap.run(within / SECTOR);
-                let look = if held { Look::Stored(data + within) } else { Look::Absent };
-                Ok((look, base + end * SECTOR))
+                let block_size = u64::from(body.tables.header.block_size);
+                let next = body.tables.bat.next_stored(offset / block_size);
+                Ok(next.map_err(|e| body.file.named(e))?.map(|block| block * block_size))
             }
         }
     }
@@ -271,42 +377,51 @@ impl Layer {
     fn read(&self, buf: &mut [u8], at: u64) -> Result<()> {
         match &self.body {
             Body::Sparse(body) => body.file.read(buf, at),
-            Body::Flat { file, .. } => file
-                .read_exact_at(buf, at)
-                .map_err(|e| Error::io("cannot read the parent", e).with_offset(at)),
+            Body::Flat { file, len, .. } => {
+                // Behind an incomplete last sector there are zeros.
+                let inside = len.saturating_sub(at).min(buf.len() as u64) as usize;
+                let (inside, outside) = buf.split_at_mut(inside);
+                outside.fill(0);
+                file.read_exact_at(inside, at)
+                    .map_err(|e| Error::io("cannot read the parent", e).with_offset(at))
+            }
+        }
+    }
+
+    fn file(&self) -> &Arc<dyn ReadAt> {
+        match &self.body {
+            Body::Sparse(body) => &body.file.file,
+            Body::Flat { file, .. } => file,
         }
     }
 }
 
-/// The bitmap of the block that begins at `start`.
-pub(crate) fn load_bitmap(file: &VhdFile, header: &DynamicHeader, start: u64) -> Result<Bitmap> {
-    let mut raw = vec![0; usize::try_from(header.bitmap_len()).unwrap_or(0)];
-    file.read(&mut raw, start)?;
-    Ok(Bitmap::parse(&raw, u64::from(header.block_size) / SECTOR))
-}
-
-/// The bitmaps of the last few blocks: a bounded, direct-mapped cache.
-#[derive(Debug, Default)]
-struct BitmapCache(Mutex<[CacheSlot; 16]>);
-
-/// The index of a block and its bitmap.
-type CacheSlot = Option<(u64, Arc<Bitmap>)>;
-
-impl BitmapCache {
-    fn get(&self, block: u64, load: impl FnOnce() -> Result<Bitmap>) -> Result<Arc<Bitmap>> {
-        let slot = (block % 16) as usize;
-        {
-            let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((held, bitmap)) = &slots[slot]
-                && *held == block
+impl SparseBody {
+    fn resolve(&self, resolver: &mut Resolver, layer: u32, base: u64, until: u64) -> Result<()> {
+        let header = &self.tables.header;
+        let block_size = u64::from(header.block_size);
+        let end = base + until * SECTOR;
+        let mut at = base;
+        while at < end {
+            let index = at / block_size;
+            let stop = ((index + 1) * block_size).min(end);
+            let (from, to) = ((at - base) / SECTOR, (stop - base) / SECTOR);
+            if resolver.wants(from, to)
+                && let Some(start) = self.tables.bat.block(index).map_err(|e| self.file.named(e))?
             {
-                return Ok(Arc::clone(bitmap));
+                let within = at - index * block_size;
+                let place = start + header.bitmap_len() + within;
+                if self.tables.batmap.as_ref().is_some_and(|b| b.get(index)) {
+                    resolver.take(from, to, layer, place);
+                } else {
+                    let mut bits = [0; (WINDOW / SECTOR / 8) as usize];
+                    let bits = &mut bits[..(to - from).div_ceil(8) as usize];
+                    self.file.read(bits, start + within / SECTOR / 8)?;
+                    resolver.take_held(from, to, bits, layer, place);
+                }
             }
+            at = stop;
         }
-        // The lock is not held over the read: two threads may load one bitmap, to no harm.
-        let bitmap = Arc::new(load()?);
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slots[slot] = Some((block, Arc::clone(&bitmap)));
-        Ok(bitmap)
+        Ok(())
     }
 }

@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Bat, Batmap, DiskType, DynamicHeader, Footer, Locator};
+use super::table::Table;
+use super::{Batmap, DiskType, DynamicHeader, Footer, Locator};
 use crate::finding::{Findings, Policy};
 use crate::{Error, ErrorKind, ReadAt, Result};
-
-/// Tables are read in pieces of this size, so that memory follows what the file really has.
-const PIECE: usize = 64 * 1024;
 
 /// The parsed metadata of one VHD file.
 #[derive(Debug)]
@@ -27,7 +25,7 @@ pub(crate) struct VhdFile {
 #[derive(Debug)]
 pub(crate) struct Sparse {
     pub(crate) header: DynamicHeader,
-    pub(crate) bat: Bat,
+    pub(crate) bat: Table,
     pub(crate) batmap: Option<Batmap>,
 }
 
@@ -77,10 +75,11 @@ impl VhdFile {
         match header {
             None => this.examine_fixed(findings)?,
             Some(header) => {
-                let bat = this.read_bat(&header)?;
+                let bat = this.find_bat(&header)?;
                 let batmap = this.read_batmap(&header, findings)?;
-                this.sparse = Some(Sparse { header, bat, batmap });
-                this.tangled = this.examine_blocks(findings)?;
+                let mut sparse = Sparse { header, bat, batmap };
+                this.tangled = this.examine_blocks(&mut sparse, findings)?;
+                this.sparse = Some(sparse);
             }
         }
         Ok(this)
@@ -110,25 +109,14 @@ impl VhdFile {
         Ok(())
     }
 
-    fn read_bat(&self, header: &DynamicHeader) -> Result<Bat> {
+    fn find_bat(&self, header: &DynamicHeader) -> Result<Table> {
         let entries = header.needed_entries(self.size())?;
         let end = header.table_offset.checked_add(u64::from(entries) * 4);
         if end.is_none_or(|end| end > self.len) {
             return Err(Error::truncated("the VHD ends within its block allocation table")
                 .with_offset(header.table_offset));
         }
-        let mut bat = Bat::default();
-        let mut piece = vec![0; PIECE];
-        let (mut at, mut left) = (header.table_offset, entries as usize * 4);
-        while left > 0 {
-            let n = left.min(PIECE);
-            let part = piece.get_mut(..n).unwrap_or_default();
-            self.read(part, at)?;
-            bat.extend(part);
-            at += n as u64;
-            left -= n;
-        }
-        Ok(bat)
+        Ok(Table::new(Arc::clone(&self.file), header.table_offset, entries))
     }
 
     /// The batmap, where tapdisk's rules let one be expected and it can be trusted.
@@ -172,14 +160,14 @@ impl VhdFile {
     }
 
     /// Every stored block lies within the file, on none of the tables and on no other block:
-    /// O(n log n).
-    fn examine_blocks(&self, findings: &mut Findings) -> Result<bool> {
-        let Some(Sparse { header, bat, .. }) = &self.sparse else { return Ok(false) };
+    /// O(n log n), with four bytes of memory a stored block.
+    fn examine_blocks(&self, sparse: &mut Sparse, findings: &mut Findings) -> Result<bool> {
+        let Sparse { header, bat, .. } = sparse;
         let block_size = u64::from(header.block_size);
         let mut tables_end = header.bat_end().unwrap_or(u64::MAX);
         tables_end = tables_end.max(self.footer.data_offset.saturating_add(1024));
         let mut starts: Vec<u32> = Vec::new();
-        for (index, start) in bat.allocated() {
+        bat.learn(|index, start| {
             let left = self.size().saturating_sub(index * block_size);
             let data = start + header.bitmap_len();
             if data + left.min(block_size) > self.len {
@@ -195,7 +183,8 @@ impl VhdFile {
                 findings.violation("block-on-tables", message).map_err(|e| e.with_offset(start))?;
             }
             starts.push((start / super::SECTOR) as u32);
-        }
+            Ok(())
+        })?;
         starts.sort_unstable();
         let stride = (header.bitmap_len() + block_size) / super::SECTOR;
         let clash = starts.windows(2).find(|w| u64::from(w[1] - w[0]) < stride);
@@ -230,13 +219,17 @@ impl VhdFile {
     }
 
     pub(crate) fn read(&self, buf: &mut [u8], at: u64) -> Result<()> {
-        self.file.read_exact_at(buf, at).map_err(|e| {
-            let error = Error::io("cannot read the VHD", e).with_offset(at);
-            match &self.path {
-                Some(path) => error.with_path(path),
-                None => error,
-            }
-        })
+        self.file
+            .read_exact_at(buf, at)
+            .map_err(|e| self.named(Error::io("cannot read the VHD", e).with_offset(at)))
+    }
+
+    /// `error` with the name of this file.
+    pub(crate) fn named(&self, error: Error) -> Error {
+        match &self.path {
+            Some(path) => error.with_path(path),
+            None => error,
+        }
     }
 }
 

@@ -17,6 +17,8 @@ mod header;
 mod locator;
 pub(crate) mod resolve;
 mod stream;
+mod table;
+mod window;
 
 pub use bat::{BAT_UNUSED, Bat};
 pub use batmap::Batmap;
@@ -33,6 +35,9 @@ pub const SECTOR: u64 = 512;
 
 /// The largest disk that XenServer and QEMU accept in a VHD: 2040 GiB.
 pub const MAX_VIRTUAL_SIZE: u64 = 2040 << 30;
+
+/// How long a chain may get before XenServer's storage manager refuses to snapshot its disk.
+pub(crate) const XENSERVER_CHAIN: usize = 30;
 
 /// The one's complement of the sum of all bytes: VHD's checksum, over bytes whose own checksum
 /// field is zero.

@@ -1,0 +1,127 @@
+//! Copies within the system: `copy_file_range` shares extents where the file system can, and
+//! moves pages without a detour through this process where it cannot.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::fill::is_zero;
+use crate::source::HEAD;
+use crate::{Disk, Error, ExtentKind, GRANULE, ReadAt, Result};
+
+/// Shorter runs are cheaper through a buffer.
+const SHORTEST: u64 = GRANULE;
+
+/// A run of guest bytes that lies as it is in a file.
+#[derive(Debug)]
+pub(super) struct Run {
+    guest: u64,
+    layer: u32,
+    file_offset: u64,
+    /// How many bytes.
+    pub(super) len: u64,
+}
+
+/// The system's own way from the layers of a disk to the output.
+#[derive(Debug)]
+pub(super) struct Direct<'a> {
+    output: &'a File,
+    /// Whether stored zeros must be looked for, so that they become holes.
+    look: bool,
+    /// Cleared by the first refusal: another file system, a file that is none.
+    works: AtomicBool,
+}
+
+impl<'a> Direct<'a> {
+    pub(super) fn new(output: &'a File, zeros_left_out: bool) -> Self {
+        Self { output, look: !zeros_left_out, works: AtomicBool::new(cfg!(target_os = "linux")) }
+    }
+
+    /// The run at guest offset `at`, if it is long enough to be copied so.
+    pub(super) fn run(&self, disk: &dyn Disk, at: u64, end: u64) -> Result<Option<Run>> {
+        if !self.works.load(Ordering::Relaxed) || end - at < SHORTEST {
+            return Ok(None);
+        }
+        let extent = disk.extent_at(at)?;
+        let ExtentKind::Data { layer, file_offset } = extent.kind else { return Ok(None) };
+        let len = extent.len.min(end - at);
+        let whole = len >= SHORTEST && disk.layer(layer).is_some_and(|l| l.as_file().is_some());
+        Ok(whole.then_some(Run { guest: at, layer, file_offset, len }))
+    }
+
+    /// Copies `run` to `offset` of the output, and says how much of it: less than all if the
+    /// system refuses.
+    pub(super) fn copy(&self, disk: &dyn Disk, run: &Run, offset: u64) -> Result<u64> {
+        let Some(layer) = disk.layer(run.layer) else { return Ok(0) };
+        let Some(file) = layer.as_file() else { return Ok(0) };
+        if !self.look {
+            return Ok(self.transfer(file, run.file_offset, offset, run.len));
+        }
+        let (mut done, mut at) = (0, 0);
+        while at < run.len {
+            // Granules of the guest, which are those of the holes.
+            let next = ((run.guest + at) / GRANULE + 1) * GRANULE - run.guest;
+            let n = next.min(run.len) - at;
+            if self.is_zero(layer, run.file_offset + at, n)? {
+                done += self.transfer(file, run.file_offset + done, offset + done, at - done);
+                if done < at {
+                    return Ok(done);
+                }
+                done += n;
+            }
+            at += n;
+        }
+        done += self.transfer(file, run.file_offset + done, offset + done, run.len - done);
+        Ok(done)
+    }
+
+    fn is_zero(&self, layer: &dyn ReadAt, at: u64, len: u64) -> Result<bool> {
+        let mut buf = [0; HEAD as usize];
+        let mut done = 0;
+        // A granule that begins with zeros is read on in growing pieces.
+        let mut rest = Vec::new();
+        while done < len {
+            let n = if done == 0 { HEAD.min(len) } else { len - done };
+            let piece = match done {
+                0 => &mut buf[..n as usize],
+                _ => {
+                    rest.resize(n as usize, 0);
+                    rest.as_mut_slice()
+                }
+            };
+            layer
+                .read_exact_at(piece, at + done)
+                .map_err(|e| Error::io("cannot read the image", e).with_offset(at + done))?;
+            if !is_zero(piece) {
+                return Ok(false);
+            }
+            done += n;
+        }
+        Ok(true)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn transfer(&self, from: &File, mut at: u64, mut to: u64, len: u64) -> u64 {
+        let mut left = len;
+        while left > 0 && self.works.load(Ordering::Relaxed) {
+            let n = usize::try_from(left).unwrap_or(usize::MAX).min(1 << 30);
+            let result =
+                rustix::fs::copy_file_range(from, Some(&mut at), self.output, Some(&mut to), n);
+            match result {
+                Ok(done) if done > 0 => left = left.saturating_sub(done as u64),
+                Err(rustix::io::Errno::INTR) => {}
+                // The end of the file, another file system, no room: the ordinary way finds out
+                // what it is and says so.
+                _ => {
+                    self.works.store(false, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+        len - left
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn transfer(&self, _from: &File, _at: u64, _to: u64, _len: u64) -> u64 {
+        0
+    }
+}
