@@ -1,0 +1,11 @@
+//! What archives are made of: tar headers, and the compression around them.
+
+mod decode;
+mod header;
+mod members;
+
+pub(crate) use decode::{Decoded, read_error};
+#[cfg(test)]
+pub(crate) use header::tar_header;
+pub(crate) use header::{BLOCK, TarHeader, padded};
+pub(crate) use members::{Members, Seen};
