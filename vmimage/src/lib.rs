@@ -70,6 +70,7 @@
 //!
 //! No optional features. Rust 1.89 or newer; Unix only.
 
+mod archive;
 mod check;
 mod compare;
 mod content_root;
@@ -84,9 +85,11 @@ mod options;
 mod plan;
 pub mod qcow2;
 mod raw;
+mod scan;
 mod source;
 mod target;
 pub mod vhd;
+pub mod xva;
 
 pub use check::check;
 pub use compare::{Comparison, compare, guest_sha256};
@@ -103,5 +106,6 @@ pub use open::{info, open, probe};
 pub use options::{Format, OpenOptions, SizePolicy};
 pub use plan::{Plan, PlanOptions, Segment, Segments};
 pub use raw::{MAX_DISK, RawDisk};
+pub use scan::Scan;
 pub use source::{Disk, DiskSource, Extent, ExtentKind, Source};
 pub use target::TargetFormat;

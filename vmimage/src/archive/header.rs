@@ -108,6 +108,13 @@ fn number(field: &[u8]) -> Option<u64> {
     })
 }
 
+/// A name from an archive for people: escaped, and short whatever it is.
+pub(crate) fn shown(name: &str) -> String {
+    let mut chars = name.chars();
+    let start: String = chars.by_ref().take(60).collect();
+    format!("{start:?}{}", if chars.next().is_some() { "…" } else { "" })
+}
+
 fn name(block: &[u8; BLOCK]) -> String {
     let own = text(&block[..100]);
     // GNU's magic is `ustar  `, and the field of the prefix holds times there.
