@@ -88,6 +88,7 @@ mod raw;
 mod scan;
 mod source;
 mod target;
+pub mod tgz;
 pub mod vhd;
 pub mod xva;
 
