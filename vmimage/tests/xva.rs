@@ -8,6 +8,8 @@ mod common;
 mod content;
 #[path = "xva/damage.rs"]
 mod damage;
+#[path = "xva/mutations.rs"]
+mod mutations;
 #[path = "xva/peers.rs"]
 mod peers;
 #[path = "xva/shape.rs"]

@@ -278,8 +278,10 @@ impl XmlWriter {
                 '>' => self.0.push_str("&gt;"),
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&apos;"),
+                // A bare one would be read as a line feed.
+                '\r' => self.0.push_str("&#13;"),
                 // XML has no other control characters, not even as references.
-                '\t' | '\n' | '\r' => self.0.push(c),
+                '\t' | '\n' => self.0.push(c),
                 c if c.is_control() => self.0.push(char::REPLACEMENT_CHARACTER),
                 c => self.0.push(c),
             }
