@@ -10,6 +10,9 @@ use crate::{Error, ErrorKind, Result};
 /// How many zeros may follow the end of an archive.
 const MAX_TAIL: u64 = 1 << 20;
 
+/// The longest member that is passed over without a meaning.
+const MAX_UNKNOWN: u64 = 1 << 30;
+
 /// What a reader of an archive must bring next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
@@ -195,7 +198,7 @@ impl Machine {
                 if self.zeros == 2 { Need::Tail } else { Need::Block }
             }
             Seen::Extension(len) => Need::Extension(len),
-            Seen::Skip(len) => Need::Skip(len),
+            Seen::Skip(len) => self.skip("an extension", len)?,
             Seen::File(name, len) => self.file(&name, len, findings)?,
         };
         if seen_content(&next) || matches!(next, Need::Skip(_)) {
@@ -229,6 +232,8 @@ impl Machine {
             let message = format!("{error}; what follows is skipped up to the next header");
             findings.corrupt("tar-header", message, Some(self.at));
         }
+        // An extension spoke about the member that is lost.
+        self.members = Members::default();
         self.lost = true;
         self.advance(Need::Block);
         Ok(())
@@ -249,7 +254,7 @@ impl Machine {
             }
             findings.corrupt("end-missing", message, Some(self.at));
         }
-        self.advance(Need::Tail);
+        self.need = Need::Tail;
         Ok(())
     }
 
@@ -315,9 +320,19 @@ impl Machine {
                 let message =
                     format!("the member {} is not part of an XVA; it is ignored", shown(name));
                 findings.note_at("unknown-member", message, self.at);
-                Ok(Need::Skip(len))
+                self.skip(&format!("the member {}", shown(name)), len)
             }
         }
+    }
+
+    /// Passes over what means nothing, if it is not there to keep a reader busy: a compressed
+    /// archive can claim thousands of bytes for each one that it has.
+    fn skip(&self, what: &str, len: u64) -> Result<Need> {
+        if len <= MAX_UNKNOWN {
+            return Ok(Need::Skip(len));
+        }
+        let message = format!("{what} has {len} bytes and is not part of an XVA");
+        Err(Error::unsupported(message).with_offset(self.at))
     }
 
     /// Where the bytes of a chunk belong: XAPI counts from the end of the last chunk, and takes
