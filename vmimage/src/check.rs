@@ -1,12 +1,15 @@
 //! Everything that is odd about an image, in one report.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::archived;
 use crate::finding::{Findings, Policy, Report};
 use crate::open::door;
 use crate::options::{Format, OpenOptions};
+use crate::replay::ReadFrom;
 use crate::vhd::{self, file::VhdFile, resolve::Chain};
-use crate::{ErrorKind, Result};
+use crate::{ErrorKind, ReadAt, Result};
 
 /// Examines an image and, where they are found, its parents.
 ///
@@ -35,6 +38,10 @@ pub fn check(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Report> {
 fn examine(path: &Path, options: &OpenOptions, findings: &mut Findings) -> Result<()> {
     let (source, format) = door(path, options)?;
     match format {
+        Format::Vhd if archived::is_compressed_file(&source)? => {
+            let image = archived::open_packed_vhd(source)?;
+            read_all(&image)
+        }
         Format::Vhd => {
             let tip = VhdFile::open(source, Some(path), findings)?;
             vhd::check::examine(&tip, findings)?;
@@ -54,5 +61,29 @@ fn examine(path: &Path, options: &OpenOptions, findings: &mut Findings) -> Resul
         }
         Format::Qcow2 => crate::qcow2::check::examine(source, findings),
         Format::Raw => crate::open(path, options).map(|_| ()),
+        Format::Xva => crate::xva::examine(source, findings),
+        Format::Tgz => examine_tgz(source, options, findings),
     }
+}
+
+/// Each layer by itself, and whether they are a chain.
+fn examine_tgz(
+    source: Arc<dyn ReadAt>,
+    options: &OpenOptions,
+    findings: &mut Findings,
+) -> Result<()> {
+    let files = crate::tgz::unpack(ReadFrom::new(source), options.scratch())?;
+    let files: Vec<Arc<dyn ReadAt>> = files.into_iter().map(|f| Arc::new(f) as _).collect();
+    for (number, file) in files.iter().enumerate() {
+        let mut own = Findings::new(Policy::Lenient);
+        let vhd = VhdFile::open(Arc::clone(file), None, &mut own)?;
+        vhd::check::examine(&vhd, &mut own)?;
+        findings.absorb(&format!("{number}.vhd"), &own);
+    }
+    vhd::VhdDisk::from_chain(files, &mut Findings::new(Policy::Strict)).map(|_| ())
+}
+
+/// What can only be read forwards is whole if it can be read.
+fn read_all(image: &crate::Image) -> Result<()> {
+    image.disks().iter().try_for_each(|disk| crate::content_root(disk.as_ref()).map(|_| ()))
 }

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use crate::exec::fill::{ZEROS, is_zero};
 use crate::exec::hex;
-use crate::{Disk, Result};
+use crate::{Disk, Result, Watch};
 
 const STEP: u64 = 1 << 20;
 
@@ -17,12 +17,21 @@ const STEP: u64 = 1 << 20;
 /// # Errors
 /// Those of reading the disk.
 pub fn guest_sha256(disk: &dyn Disk) -> Result<String> {
+    guest_sha256_watched(disk, &Watch::new())
+}
+
+/// As [`guest_sha256`], watched: progress is in guest bytes.
+///
+/// # Errors
+/// Those of reading the disk, and [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+pub fn guest_sha256_watched(disk: &dyn Disk, watch: &Watch) -> Result<String> {
     let map = disk.block_map()?;
     let size = disk.virtual_size();
     let mut hash = Sha256::new();
     let mut buf = vec![0; STEP as usize];
     let mut at = 0;
     while at < size {
+        watch.check()?;
         let len = STEP.min(size - at);
         let piece = &mut buf[..len as usize];
         if map.any(at..at + len) {
@@ -32,6 +41,7 @@ pub fn guest_sha256(disk: &dyn Disk) -> Result<String> {
             hash.update(&ZEROS[..len as usize]);
         }
         at += len;
+        watch.report(at);
     }
     Ok(hex(&hash.finalize()))
 }
@@ -65,11 +75,21 @@ pub enum Comparison {
 /// # Errors
 /// Those of reading the disks.
 pub fn compare(a: &dyn Disk, b: &dyn Disk) -> Result<Comparison> {
+    compare_watched(a, b, &Watch::new())
+}
+
+/// As [`compare`], watched: progress is in guest bytes of the larger disk.
+///
+/// # Errors
+/// Those of reading the disks, and [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+pub fn compare_watched(a: &dyn Disk, b: &dyn Disk, watch: &Watch) -> Result<Comparison> {
     let (map_a, map_b) = (a.block_map()?, b.block_map()?);
     let size = a.virtual_size().max(b.virtual_size());
     let (mut buf_a, mut buf_b) = (vec![0; STEP as usize], vec![0; STEP as usize]);
     let mut at = 0;
     while at < size {
+        watch.check()?;
+        watch.report(at);
         let (start, end) = (at, (at + STEP).min(size));
         at = end;
         if !map_a.any(start..end) && !map_b.any(start..end) {

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::exec::fill::{ZEROS, is_zero};
 use crate::exec::hex;
-use crate::{Disk, Result};
+use crate::{Disk, Result, Watch};
 
 const LEAF: u64 = 1 << 20;
 /// Enough for any 64-bit size.
@@ -60,17 +60,30 @@ type Hash = [u8; 32];
 /// # Errors
 /// Those of reading the disk.
 pub fn content_root(disk: &dyn Disk) -> Result<String> {
+    content_root_watched(disk, &Watch::new())
+}
+
+/// As [`content_root`], watched: progress is the bytes of data that were read, of those that the
+/// [block map](crate::BlockMap::allocated) has.
+///
+/// # Errors
+/// Those of reading the disk, and [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+pub fn content_root_watched(disk: &dyn Disk, watch: &Watch) -> Result<String> {
+    let mut done = 0;
     let mut root = RootBuilder::new(disk.virtual_size());
     let mut buf = vec![0; LEAF as usize];
     for run in disk.block_map()?.runs() {
         let mut at = run.start;
         while at < run.end {
+            watch.check()?;
             // Reads end on leaves, so that no leaf is fed in more pieces than it must.
             let len = (run.end - at).min(LEAF - at % LEAF);
             let piece = &mut buf[..len as usize];
             disk.read_exact_at(piece, at)?;
             root.update(at, piece);
             at += len;
+            done += len;
+            watch.report(done);
         }
     }
     Ok(root.finish())

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::vhd::DiskType;
+use crate::vhd::{DiskType, VhdDisk};
 use crate::{Disk, Finding, Format};
 
 /// An opened image: its disks and its description.
@@ -14,17 +14,34 @@ pub struct Image {
     info: ImageInfo,
     disks: Vec<Arc<dyn Disk>>,
     parents: Vec<PathBuf>,
+    /// The disk once more, if it is a chain of VHDs.
+    chain: Option<Arc<VhdDisk>>,
 }
 
 impl Image {
     pub(crate) fn new(info: ImageInfo, disks: Vec<Arc<dyn Disk>>) -> Self {
-        Self { info, disks, parents: Vec::new() }
+        Self { info, disks, parents: Vec::new(), chain: None }
     }
 
     /// Remembers the files that were opened below the image itself.
     pub(crate) fn with_parents(mut self, parents: Vec<PathBuf>) -> Self {
         self.parents = parents;
         self
+    }
+
+    /// Remembers that the disk is a chain.
+    pub(crate) fn with_chain(mut self, chain: Arc<VhdDisk>) -> Self {
+        self.chain = Some(chain);
+        self
+    }
+
+    /// The layers of a VHD or of a chain of VHDs, the youngest first: each shows the disk as it
+    /// was then, with a map of only what the layer stores itself (see
+    /// [`VhdDisk::layer_view`]). Empty for other formats.
+    pub fn layers(&self) -> Vec<Arc<dyn Disk>> {
+        let Some(chain) = &self.chain else { return Vec::new() };
+        let views = (0..chain.depth()).filter_map(|index| chain.layer_view(index));
+        views.map(|view| Arc::new(view) as Arc<dyn Disk>).collect()
     }
 
     /// The disks, in the order of [`ImageInfo::disks`]. Every format but an archive of several

@@ -71,6 +71,7 @@
 //! No optional features. Rust 1.89 or newer; Unix only.
 
 mod archive;
+mod archived;
 mod check;
 mod compare;
 mod content_root;
@@ -78,35 +79,43 @@ mod error;
 mod exec;
 mod finding;
 mod image;
+mod incoming;
 mod io;
+mod joined;
 mod map;
 mod open;
 mod options;
 mod plan;
 pub mod qcow2;
 mod raw;
+mod replay;
 mod scan;
 mod source;
 mod target;
 pub mod tgz;
 pub mod vhd;
+mod watch;
 pub mod xva;
 
 pub use check::check;
-pub use compare::{Comparison, compare, guest_sha256};
-pub use content_root::content_root;
+pub use compare::{Comparison, compare, compare_watched, guest_sha256, guest_sha256_watched};
+pub use content_root::{content_root, content_root_watched};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
-    DigestSet, Digests, FileOptions, Outcome, StreamOptions, stream, stream_to_file, to_file,
+    DigestSet, Digests, FileOptions, Outcome, StreamOptions, scan_to_file, stream, stream_to_file,
+    to_file,
 };
 pub use finding::{Finding, Findings, Policy, Report, Severity, Verdict};
 pub use image::{DiskInfo, Image, ImageInfo, ParentInfo, Subformat};
+pub use incoming::{Incoming, incoming};
 pub use io::ReadAt;
+pub use joined::JoinedDisk;
 pub use map::{BlockMap, GRANULE};
 pub use open::{info, open, probe};
 pub use options::{Format, OpenOptions, SizePolicy};
 pub use plan::{Plan, PlanOptions, Segment, Segments};
 pub use raw::{MAX_DISK, RawDisk};
-pub use scan::Scan;
+pub use scan::{Scan, ScanSource, scan_map};
 pub use source::{Disk, DiskSource, Extent, ExtentKind, Source};
-pub use target::TargetFormat;
+pub use target::{TargetFormat, VhdParent, XvaChecksum, XvaChunk};
+pub use watch::Watch;

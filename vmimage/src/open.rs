@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::archived;
 use crate::finding::Findings;
 use crate::image::{Image, ImageInfo, ParentInfo, Subformat};
 use crate::options::{Format, OpenOptions};
@@ -39,8 +40,13 @@ pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
     let (source, format) = door(path, options)?;
     match format {
         Format::Raw => open_raw(source).map_err(|e| e.with_path(path)),
+        Format::Vhd if archived::is_compressed_file(&source)? => {
+            archived::open_packed_vhd(source).map_err(|e| e.with_path(path))
+        }
         Format::Vhd => open_vhd(path, source, options),
         Format::Qcow2 => open_qcow2(source, options).map_err(|e| e.with_path(path)),
+        Format::Xva => archived::open_xva(source, options).map_err(|e| e.with_path(path)),
+        Format::Tgz => archived::open_tgz(&source, options).map_err(|e| e.with_path(path)),
     }
 }
 
@@ -53,6 +59,9 @@ pub fn info(path: impl AsRef<Path>, options: &OpenOptions) -> Result<ImageInfo> 
     let (source, format) = door(path, options)?;
     match format {
         Format::Raw => open_raw(source).map(|i| i.info().clone()).map_err(|e| e.with_path(path)),
+        Format::Vhd if archived::is_compressed_file(&source)? => archived::open_packed_vhd(source)
+            .map(|image| image.info().clone())
+            .map_err(|e| e.with_path(path)),
         Format::Vhd => {
             let mut findings = Findings::new(options.policy());
             let vhd = file::VhdFile::open(source, Some(path), &mut findings)?;
@@ -62,6 +71,11 @@ pub fn info(path: impl AsRef<Path>, options: &OpenOptions) -> Result<ImageInfo> 
             let mut findings = Findings::new(options.policy());
             let header = read_header(&source, &mut findings).map_err(|e| e.with_path(path))?;
             Ok(qcow2_info(&header, &findings))
+        }
+        Format::Xva => archived::xva_info(source, options).map_err(|e| e.with_path(path)),
+        Format::Tgz => {
+            let image = archived::open_tgz(&source, options).map_err(|e| e.with_path(path))?;
+            Ok(image.info().clone())
         }
     }
 }
@@ -95,8 +109,9 @@ fn open_vhd(path: &Path, source: Arc<dyn ReadAt>, options: &OpenOptions) -> Resu
     }
     let parents = chain.files.iter().skip(1).filter_map(|file| file.path.clone());
     let parents = parents.chain(chain.raw.iter().map(|raw| raw.path.clone())).collect();
-    let disk = chain.into_disk(options)?;
-    Ok(Image::new(info, vec![Arc::new(disk)]).with_parents(parents))
+    let disk = Arc::new(chain.into_disk(options)?);
+    let disks = vec![Arc::clone(&disk) as Arc<dyn Disk>];
+    Ok(Image::new(info, disks).with_parents(parents).with_chain(disk))
 }
 
 fn vhd_info(tip: &file::VhdFile, options: &OpenOptions, findings: &Findings) -> ImageInfo {
@@ -188,6 +203,14 @@ pub fn probe(source: &dyn ReadAt) -> Result<Format> {
     if Footer::probe(&start) || Footer::probe(&tail) || Footer::probe(short) {
         return Ok(Format::Vhd);
     }
+    if archived::is_compressed(&start)
+        && let Some(format) = archived::probe_compressed(source)?
+    {
+        return Ok(format);
+    }
+    if let Some(format) = archived::format_of(&start) {
+        return Ok(format);
+    }
     match foreign(&start) {
         None => Ok(Format::Raw),
         Some(name) => Err(Error::unsupported(format!(
@@ -213,9 +236,6 @@ fn foreign(start: &[u8]) -> Option<&'static str> {
         (b"<<< ", "a VirtualBox VDI image"),
         (b"HTTP/1.", "an HTTP answer, not an image"),
     ];
-    if start.starts_with(b"ova.xml\0") {
-        return Some("an XVA archive");
-    }
     if start.get(257..262) == Some(b"ustar") {
         return Some("a tar archive (unpack it first)");
     }

@@ -17,6 +17,10 @@ pub enum Format {
     Vhd,
     /// QCOW2, versions 2 and 3.
     Qcow2,
+    /// XVA, or the `tar` export of a VDI; plain or compressed.
+    Xva,
+    /// `0.vhd` and its parents in a tar archive, usually compressed.
+    Tgz,
 }
 
 impl fmt::Display for Format {
@@ -25,6 +29,8 @@ impl fmt::Display for Format {
             Self::Raw => "raw",
             Self::Vhd => "vhd",
             Self::Qcow2 => "qcow2",
+            Self::Xva => "xva",
+            Self::Tgz => "tgz",
         })
     }
 }
@@ -32,15 +38,17 @@ impl fmt::Display for Format {
 impl FromStr for Format {
     type Err = Error;
 
-    /// `raw`, `vhd` (also qemu's name for it, `vpc`) or `qcow2`.
+    /// `raw`, `vhd` (also qemu's name for it, `vpc`), `qcow2`, `xva` or `tgz`.
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
             "raw" => Ok(Self::Raw),
             "vhd" | "vpc" => Ok(Self::Vhd),
             "qcow2" => Ok(Self::Qcow2),
+            "xva" => Ok(Self::Xva),
+            "tgz" => Ok(Self::Tgz),
             other => Err(Error::new(
                 ErrorKind::Usage,
-                format!("{other:?} is not an image format; say raw, vhd or qcow2"),
+                format!("{other:?} is not an image format; say raw, vhd, qcow2, xva or tgz"),
             )),
         }
     }
@@ -62,6 +70,23 @@ pub enum SizePolicy {
     QemuCompat,
 }
 
+impl FromStr for SizePolicy {
+    type Err = Error;
+
+    /// `current`, `geometry` or `qemu`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "current" => Ok(Self::CurrentSize),
+            "geometry" => Ok(Self::Geometry),
+            "qemu" => Ok(Self::QemuCompat),
+            other => Err(Error::new(
+                ErrorKind::Usage,
+                format!("{other:?} is no rule for sizes; say current, geometry or qemu"),
+            )),
+        }
+    }
+}
+
 /// How to [`open`](crate::open) an image.
 ///
 /// ```
@@ -75,6 +100,7 @@ pub struct OpenOptions {
     parents: Vec<PathBuf>,
     policy: Policy,
     size_policy: SizePolicy,
+    scratch: Option<PathBuf>,
 }
 
 impl OpenOptions {
@@ -112,6 +138,15 @@ impl OpenOptions {
         self
     }
 
+    /// Where layers go that must be unpacked before they can be read: the members of a compressed
+    /// archive that holds a chain. They are files without a name, gone when they are closed. The
+    /// default is the system's folder for temporary files.
+    #[must_use]
+    pub fn with_scratch(mut self, folder: impl AsRef<Path>) -> Self {
+        self.scratch = Some(folder.as_ref().to_path_buf());
+        self
+    }
+
     /// The format that the caller named.
     pub fn format(&self) -> Option<Format> {
         self.format
@@ -120,6 +155,10 @@ impl OpenOptions {
     /// The parents that the caller named.
     pub fn parents(&self) -> &[PathBuf] {
         &self.parents
+    }
+
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.scratch.clone().unwrap_or_else(std::env::temp_dir)
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -149,7 +188,7 @@ mod tests {
 
     #[test]
     fn formats_have_names() {
-        for format in [Format::Raw, Format::Vhd, Format::Qcow2] {
+        for format in [Format::Raw, Format::Vhd, Format::Qcow2, Format::Xva, Format::Tgz] {
             assert_eq!(format.to_string().parse::<Format>().unwrap(), format);
         }
         assert_eq!("vmdk".parse::<Format>().unwrap_err().kind(), ErrorKind::Usage);

@@ -1,9 +1,10 @@
 //! The two ways to read a disk: anywhere ([`Disk`]) or once, forwards ([`Source`]).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::exec::fill::is_zero;
-use crate::{BlockMap, GRANULE, ReadAt, Result};
+use crate::{BlockMap, GRANULE, ReadAt, Result, TargetFormat};
 
 /// How much of a granule is looked at first: data that begins with so many zeros is rare.
 pub(crate) const HEAD: u64 = 64;
@@ -145,27 +146,82 @@ impl DiskSource {
     /// # Errors
     /// Those of [`Disk::block_map`] and of reading.
     pub fn without_zeros(disk: Arc<dyn Disk>) -> Result<Self> {
+        Self::without_zero_blocks(disk, GRANULE)
+    }
+
+    /// As [`without_zeros`](Self::without_zeros), but no finer than `format` needs it: blocks of
+    /// 2 MiB for a VHD, chunks of 1 MiB for an XVA, nothing for a format that stores zeros (which
+    /// become holes of the file anyway).
+    ///
+    /// # Errors
+    /// Those of [`Disk::block_map`] and of reading.
+    pub fn for_format(disk: Arc<dyn Disk>, format: TargetFormat) -> Result<Self> {
+        match format.grain() {
+            0 => Self::new(disk),
+            grain => Self::without_zero_blocks(disk, grain),
+        }
+    }
+
+    /// Blocks of `grain` bytes, a multiple of the granule, leave the map if they are zeros.
+    fn without_zero_blocks(disk: Arc<dyn Disk>, grain: u64) -> Result<Self> {
         let stored = disk.block_map()?;
         let mut map = BlockMap::empty(stored.virtual_size());
         let mut buf = vec![0; GRANULE as usize];
-        for run in stored.runs() {
-            let mut at = run.start;
-            while at < run.end {
-                let end = run.end.min(at - at % GRANULE + GRANULE);
-                let head = end.min(at + HEAD);
-                let mut zero = true;
-                for part in [at..head, head..end] {
-                    let buf = &mut buf[..(part.end - part.start) as usize];
-                    if zero && !buf.is_empty() {
-                        disk.read_exact_at(buf, part.start)?;
-                        zero = is_zero(buf);
-                    }
-                }
-                if !zero {
-                    map.insert(at..end);
-                }
-                at = end;
+        for block in stored.blocks(grain) {
+            let range = block * grain..(block + 1) * grain;
+            let runs = || {
+                let (mut at, end) = (range.start, range.end);
+                let stored = &stored;
+                std::iter::from_fn(move || {
+                    let run = stored.first_run(at..end)?;
+                    at = run.end;
+                    Some(run)
+                })
+            };
+            let mut zero = true;
+            for run in runs() {
+                zero = zero && is_zero_range(disk.as_ref(), run, &mut buf)?;
             }
+            if !zero {
+                runs().for_each(|run| map.insert(run));
+            }
+        }
+        if grain == GRANULE {
+            map.set_zeros_left_out();
+        }
+        Ok(Self { disk, map })
+    }
+
+    /// What `disk` has that differs from `base`, for a differencing VHD: granules with the same
+    /// bytes leave the map, and those that became zeros stay in it.
+    ///
+    /// The price is a read of everything that either disk may hold.
+    ///
+    /// # Errors
+    /// Those of [`Disk::block_map`] and of reading.
+    pub fn difference(disk: Arc<dyn Disk>, base: &dyn Disk) -> Result<Self> {
+        let (ours, theirs) = (disk.block_map()?, base.block_map()?);
+        let size = disk.virtual_size();
+        let mut map = BlockMap::empty(size);
+        let mut both = vec![0; 2 * GRANULE as usize];
+        let (a, b) = both.split_at_mut(GRANULE as usize);
+        let mut at = 0;
+        loop {
+            let next = [ours.next_run(at), theirs.next_run(at)];
+            let Some(start) = next.into_iter().flatten().map(|run| run.start).min() else { break };
+            let start = start / GRANULE * GRANULE;
+            if start >= size {
+                break;
+            }
+            let len = GRANULE.min(size - start) as usize;
+            disk.read_exact_at(&mut a[..len], start)?;
+            let shared = base.virtual_size().saturating_sub(start).min(len as u64) as usize;
+            b[..len].fill(0);
+            base.read_exact_at(&mut b[..shared], start)?;
+            if a[..len] != b[..len] {
+                map.insert(start..start + len as u64);
+            }
+            at = start + GRANULE;
         }
         map.set_zeros_left_out();
         Ok(Self { disk, map })
@@ -180,6 +236,26 @@ impl DiskSource {
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
     }
+}
+
+/// Whether `range` of the disk is all zeros; looks at the first bytes of each granule first.
+fn is_zero_range(disk: &dyn Disk, range: Range<u64>, buf: &mut [u8]) -> Result<bool> {
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at - at % GRANULE + GRANULE);
+        let head = end.min(at + HEAD);
+        for part in [at..head, head..end] {
+            let buf = &mut buf[..(part.end - part.start) as usize];
+            if !buf.is_empty() {
+                disk.read_exact_at(buf, part.start)?;
+                if !is_zero(buf) {
+                    return Ok(false);
+                }
+            }
+        }
+        at = end;
+    }
+    Ok(true)
 }
 
 impl Source for DiskSource {

@@ -22,6 +22,23 @@ const PIECE: usize = 64 * 1024;
 /// whatever it was told.
 const MAX_TAIL: u64 = 1 << 20;
 
+/// Whether a file that begins with these bytes (512 or more) is a plain archive of layers.
+pub(crate) fn probe(start: &[u8]) -> bool {
+    let Some(block) = start.first_chunk::<BLOCK>() else { return false };
+    let header = crate::archive::TarHeader::parse(block);
+    matches!(header, Ok(Some(header)) if classify(&header.name).is_ok())
+}
+
+/// How many layers an archive has; reads all of it, so that its end is proved.
+pub(crate) fn layers(input: impl Read + Send + 'static) -> Result<usize> {
+    let mut walk = Walk::new(Box::new(input))?;
+    let mut count = 0;
+    while let Some((name, _)) = walk.next()? {
+        count += usize::from(classify(&name)?.is_some());
+    }
+    Ok(count)
+}
+
 /// Unpacks the layers of an archive (gzip, Zstandard or plain) into files without a name in
 /// `folder`, the youngest layer first: what
 /// [`VhdDisk::from_chain`](crate::vhd::VhdDisk::from_chain) takes.

@@ -1,6 +1,5 @@
 //! One tar header: 512 bytes, read by POSIX.1-1988 (ustar) with the numbers of GNU tar.
 
-#[cfg(test)]
 use crate::vhd::put;
 use crate::{Error, Result};
 
@@ -8,7 +7,6 @@ use crate::{Error, Result};
 pub(crate) const BLOCK: usize = 512;
 
 /// What eleven octal digits hold.
-#[cfg(test)]
 const OCTAL_LIMIT: u64 = 1 << 33;
 
 /// A parsed header. The name is outside data: it is compared, printed, never used as a path.
@@ -133,7 +131,6 @@ pub(super) fn text(field: &[u8]) -> String {
 
 /// A ustar header of a regular file; a size of 8 GiB or more is written as a binary number, as
 /// GNU tar does. `name` has at most 99 bytes.
-#[cfg(test)] // Until `target/tgz.rs` writes with it.
 pub(crate) fn tar_header(name: &str, size: u64, mtime: u64, mode: u32) -> [u8; BLOCK] {
     let mut h = [0; BLOCK];
     let name = name.as_bytes();
@@ -155,7 +152,6 @@ pub(crate) fn tar_header(name: &str, size: u64, mtime: u64, mode: u32) -> [u8; B
 }
 
 /// Writes the checksum.
-#[cfg(test)]
 pub(super) fn seal(h: &mut [u8; BLOCK]) {
     put(h, 148, b"        ");
     let sum: u32 = h.iter().map(|b| u32::from(*b)).sum();

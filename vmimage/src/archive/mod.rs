@@ -5,7 +5,6 @@ mod header;
 mod members;
 
 pub(crate) use decode::{Decoded, read_error};
-#[cfg(test)]
 pub(crate) use header::tar_header;
 pub(crate) use header::{BLOCK, TarHeader, padded, shown};
 pub(crate) use members::{Members, Seen};

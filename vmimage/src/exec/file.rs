@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use super::Outcome;
 use super::digest::{DigestSet, Digests, thread_died};
 use super::direct::Direct;
-use super::fill::is_zero;
+use super::fill::{fill_chunk, is_zero};
 use super::stream::{Sink, StreamOptions, stream_into};
 use super::temporary::Temporary;
-use super::{Hooks, Outcome};
 use crate::plan::Segment;
 use crate::plan::unit::Units;
-use crate::{Disk, DiskSource, Error, ErrorKind, GRANULE, Plan, Result, Source};
+use crate::target::XvaChunk;
+use crate::{BlockMap, Disk, DiskSource, Error, ErrorKind, GRANULE, Plan, Result, Source, Watch};
 
 /// The grain in which zeros become holes of the output file.
 const HOLE: usize = 64 * 1024;
@@ -28,10 +29,10 @@ const PIECE: u64 = 256 * 1024;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FileOptions {
-    digests: DigestSet,
-    content_root: bool,
+    pub(super) digests: DigestSet,
+    pub(super) content_root: bool,
     workers: Option<usize>,
-    hooks: Hooks,
+    pub(super) watch: Watch,
 }
 
 impl Default for FileOptions {
@@ -40,7 +41,7 @@ impl Default for FileOptions {
             digests: DigestSet::NONE,
             content_root: false,
             workers: None,
-            hooks: Hooks::default(),
+            watch: Watch::default(),
         }
     }
 }
@@ -74,10 +75,18 @@ impl FileOptions {
         self
     }
 
+    /// Both hooks at once: a flag that ends the transfer, and a function that is told how many
+    /// bytes of the output are done.
+    #[must_use]
+    pub fn with_watch(mut self, watch: Watch) -> Self {
+        self.watch = watch;
+        self
+    }
+
     /// A flag that, once set, ends the transfer with [`ErrorKind::Cancelled`] at the next unit.
     #[must_use]
     pub fn with_cancel(mut self, flag: Arc<AtomicBool>) -> Self {
-        self.hooks.cancel = Some(flag);
+        self.watch = self.watch.with_cancel(flag);
         self
     }
 
@@ -85,7 +94,7 @@ impl FileOptions {
     /// threads; a number may come after a larger one.
     #[must_use]
     pub fn with_progress(mut self, progress: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        self.hooks.progress = Some(Arc::new(progress));
+        self.watch = self.watch.with_progress(progress);
         self
     }
 }
@@ -148,7 +157,7 @@ pub fn stream_to_file(
         options.digests,
         options.content_root,
         options.workers.unwrap_or_else(super::cores),
-        options.hooks.clone(),
+        options.watch.clone(),
     );
     let mut sink = Sparse { file, path, at: 0 };
     let outcome = stream_into(plan, source, &mut sink, &stream_options)?;
@@ -191,11 +200,12 @@ fn copy_all(
     let copy = Copy {
         units: Mutex::new(Units::new(plan.segments())),
         disk,
+        map: plan.block_map(),
         direct: Direct::new(file, plan.block_map().zeros_left_out()),
         file,
         path,
         writing: Mutex::new(()),
-        hooks: &options.hooks,
+        watch: &options.watch,
         done: AtomicU64::new(0),
         failed: AtomicBool::new(false),
     };
@@ -213,13 +223,14 @@ fn copy_all(
 struct Copy<'a> {
     units: Mutex<Units<'a>>,
     disk: &'a dyn Disk,
+    map: &'a BlockMap,
     direct: Direct<'a>,
     file: &'a File,
     path: &'a Path,
     /// Held over a write: the system lets one thread write to a file, and the others would burn
     /// their time waiting for it.
     writing: Mutex<()>,
-    hooks: &'a Hooks,
+    watch: &'a Watch,
     done: AtomicU64,
     failed: AtomicBool,
 }
@@ -245,7 +256,7 @@ impl Copy<'_> {
     fn copy_units(&self) -> Result<()> {
         let mut pending = Pending { buf: vec![0; PIECE as usize], len: 0, offset: 0 };
         loop {
-            self.hooks.check()?;
+            self.watch.check()?;
             if self.failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
@@ -257,7 +268,7 @@ impl Copy<'_> {
             }
             self.flush(&mut pending)?;
             let done = self.done.fetch_add(unit.len, Ordering::Relaxed) + unit.len;
-            self.hooks.report(done);
+            self.watch.report(done);
         }
     }
 
@@ -275,6 +286,15 @@ impl Copy<'_> {
                 Ok(())
             }
             Segment::Guest { offset, len } => self.copy_guest(*offset, *len, pending),
+            Segment::Chunk(chunk) => {
+                self.flush(pending)?;
+                // Longer than a piece, and not to be cut.
+                pending.buf.resize(pending.buf.len().max(XvaChunk::MAX), 0);
+                pending.len = chunk.output_len() as usize;
+                let to = &mut pending.buf[..pending.len];
+                fill_chunk(chunk, self.map, to, |to, at| self.disk.read_exact_at(to, at))?;
+                self.flush(pending)
+            }
         }
     }
 
@@ -324,7 +344,7 @@ impl Copy<'_> {
 }
 
 /// Writes `bytes` at `offset` of a file that reads as zeros there, but for the zeros.
-fn write_sparse(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+pub(super) fn write_sparse(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut at = 0;
     let mut data_start = None;
     while at < bytes.len() {
@@ -346,6 +366,6 @@ fn write_sparse(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     }
 }
 
-fn write_error(path: &Path, error: io::Error) -> Error {
+pub(super) fn write_error(path: &Path, error: io::Error) -> Error {
     Error::io("cannot write the output", error).with_path(path)
 }

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use crate::Result;
 use crate::plan::Segment;
 use crate::plan::unit::Unit;
+use crate::target::XvaChunk;
+use crate::{BlockMap, Result};
 
 /// Zeros for everyone: writes, hashes and buffers copy from here.
 pub(crate) static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
@@ -19,9 +20,10 @@ pub(super) struct GuestPart {
 }
 
 /// Writes all parts of `unit` into `buf`, whose length is the unit's, and says which of it is
-/// guest data. What lies past `disk_size` is zeros.
+/// guest data.
 pub(super) fn fill(
     unit: &Unit,
+    map: &BlockMap,
     buf: &mut [u8],
     mut read: impl FnMut(&mut [u8], u64) -> Result<()>,
 ) -> Result<Vec<GuestPart>> {
@@ -38,8 +40,40 @@ pub(super) fn fill(
                 read(to, *offset)?;
                 guest.push(GuestPart { offset: *offset, range });
             }
+            Segment::Chunk(chunk) => {
+                for run in fill_chunk(chunk, map, to, &mut read)? {
+                    let start = range.start + run.range.start;
+                    let range = start..start + run.range.len();
+                    guest.push(GuestPart { offset: run.offset, range });
+                }
+            }
         }
     }
+    Ok(guest)
+}
+
+/// Writes a chunk of an XVA into `to`; reads only what the map says may hold data.
+pub(super) fn fill_chunk(
+    chunk: &XvaChunk,
+    map: &BlockMap,
+    to: &mut [u8],
+    mut read: impl FnMut(&mut [u8], u64) -> Result<()>,
+) -> Result<Vec<GuestPart>> {
+    let mut guest = Vec::new();
+    let header = XvaChunk::HEADER;
+    chunk.write(to, |data| {
+        let mut at = 0;
+        while let Some(run) = map.first_run(chunk.offset + at..chunk.offset + chunk.len) {
+            let range = (run.start - chunk.offset) as usize..(run.end - chunk.offset) as usize;
+            data[at as usize..range.start].fill(0);
+            read(&mut data[range.clone()], run.start)?;
+            at = range.end as u64;
+            let range = header + range.start..header + range.end;
+            guest.push(GuestPart { offset: run.start, range });
+        }
+        data[at as usize..].fill(0);
+        Ok(())
+    })?;
     Ok(guest)
 }
 

@@ -5,6 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::plan::unit::UNIT;
+use crate::target::XvaChunk;
+
+/// The longest unit.
+const MAX: usize = if XvaChunk::MAX > UNIT { XvaChunk::MAX } else { UNIT };
 
 /// How many idle buffers are kept.
 const KEEP: usize = 16;
@@ -15,10 +19,10 @@ const KEEP: usize = 16;
 pub(super) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Pool {
-    /// A buffer of `len` bytes, at most a unit, of any content.
+    /// A buffer of `len` bytes, at most a unit or a chunk of an XVA, of any content.
     pub(super) fn take(&self, len: usize) -> Buffer {
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut bytes = idle.unwrap_or_else(|| vec![0; UNIT]);
+        let mut bytes = idle.unwrap_or_else(|| vec![0; MAX]);
         bytes.resize(len, 0);
         Buffer { bytes, pool: self.clone() }
     }

@@ -13,10 +13,10 @@ use super::digest::{DigestSet, DigestThreads, thread_died};
 use super::fill::{self, GuestPart, ZEROS};
 use super::gzip::Compressors;
 use super::pool::Pool;
-use super::{Hooks, Outcome, QUEUE};
+use super::{Outcome, QUEUE};
 use crate::content_root::RootBuilder;
 use crate::plan::unit::{UNIT, Unit, Units};
-use crate::{Error, ErrorKind, Plan, Result, Source};
+use crate::{Error, ErrorKind, Plan, Result, Source, Watch};
 
 /// What a transfer computes, and how it is watched and stopped.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct StreamOptions {
     digests: DigestSet,
     content_root: bool,
     workers: usize,
-    hooks: Hooks,
+    watch: Watch,
 }
 
 impl Default for StreamOptions {
@@ -34,7 +34,7 @@ impl Default for StreamOptions {
             digests: DigestSet::ALL,
             content_root: true,
             workers: super::cores(),
-            hooks: Hooks::default(),
+            watch: Watch::default(),
         }
     }
 }
@@ -66,17 +66,25 @@ impl StreamOptions {
         self
     }
 
+    /// Both hooks at once: a flag that ends the transfer, and a function that is told how many
+    /// bytes of the output are done.
+    #[must_use]
+    pub fn with_watch(mut self, watch: Watch) -> Self {
+        self.watch = watch;
+        self
+    }
+
     /// A flag that, once set, ends the transfer with [`ErrorKind::Cancelled`] at the next unit.
     #[must_use]
     pub fn with_cancel(mut self, flag: Arc<AtomicBool>) -> Self {
-        self.hooks.cancel = Some(flag);
+        self.watch = self.watch.with_cancel(flag);
         self
     }
 
     /// A function that is told how many bytes of the output the sink has taken so far.
     #[must_use]
     pub fn with_progress(mut self, progress: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        self.hooks.progress = Some(Arc::new(progress));
+        self.watch = self.watch.with_progress(progress);
         self
     }
 
@@ -84,9 +92,9 @@ impl StreamOptions {
         digests: DigestSet,
         content_root: bool,
         workers: usize,
-        hooks: Hooks,
+        watch: Watch,
     ) -> Self {
-        Self { digests, content_root, workers, hooks }
+        Self { digests, content_root, workers, watch }
     }
 }
 
@@ -200,13 +208,13 @@ pub(super) fn stream_into(
         } else {
             (None, None)
         };
-        let hooks = options.hooks.clone();
+        let watch = options.watch.clone();
         let reader = scope.spawn(move || {
-            Reader { plan, source, hooks, queue, root_queue, pool: Pool::default() }.run()
+            Reader { plan, source, watch, queue, root_queue, pool: Pool::default() }.run()
         });
         let digests = DigestThreads::start(scope, options.digests);
         let gzip = plan.gzip_level().map(|level| Compressors::start(scope, level, options.workers));
-        let mut out = Output { sink, digests, hooks: &options.hooks, bytes: 0 };
+        let mut out = Output { sink, digests, watch: &options.watch, bytes: 0 };
         let sent = out.send_all(&units, gzip);
         // Ends a reader that waits for room, and so every other thread.
         drop(units);
@@ -236,7 +244,7 @@ type RootPiece = (Bytes, Vec<GuestPart>);
 struct Reader<'a> {
     plan: &'a Plan,
     source: &'a mut dyn Source,
-    hooks: Hooks,
+    watch: Watch,
     queue: SyncSender<Piece>,
     root_queue: Option<SyncSender<RootPiece>>,
     pool: Pool,
@@ -248,7 +256,7 @@ impl Reader<'_> {
     fn run(mut self) -> Result<()> {
         let mut held: Option<Piece> = None;
         for unit in Units::new(self.plan.segments()) {
-            self.hooks.check()?;
+            self.watch.check()?;
             let piece = self.read(&unit)?;
             if let Some(previous) = held.replace(piece)
                 && self.queue.send(previous).is_err()
@@ -258,7 +266,7 @@ impl Reader<'_> {
             }
         }
         self.source.finish()?;
-        self.hooks.check()?;
+        self.watch.check()?;
         if let Some(last) = held {
             let _ = self.queue.send(last);
         }
@@ -271,7 +279,8 @@ impl Reader<'_> {
         }
         let mut buffer = self.pool.take(unit.len as usize);
         let source = &mut *self.source;
-        let guest = fill::fill(unit, buffer.as_mut_slice(), |buf, offset| {
+        let map = self.plan.block_map();
+        let guest = fill::fill(unit, map, buffer.as_mut_slice(), |buf, offset| {
             source.read_exact_at(buf, offset)
         })?;
         let bytes = buffer.freeze();
@@ -297,7 +306,7 @@ fn hash_root(size: u64, pieces: &Receiver<RootPiece>) -> String {
 struct Output<'a, 'scope> {
     sink: &'a mut dyn Sink,
     digests: DigestThreads<'scope>,
-    hooks: &'a Hooks,
+    watch: &'a Watch,
     bytes: u64,
 }
 
@@ -331,7 +340,7 @@ impl Output<'_, '_> {
     }
 
     fn send(&mut self, bytes: Bytes) -> Result<()> {
-        self.hooks.check()?;
+        self.watch.check()?;
         self.digests.update(&bytes)?;
         self.bytes += bytes.len() as u64;
         if let Err(e) = self.sink.bytes(bytes) {
@@ -341,7 +350,7 @@ impl Output<'_, '_> {
                 None => error,
             });
         }
-        self.hooks.report(self.bytes);
+        self.watch.report(self.bytes);
         Ok(())
     }
 
@@ -351,7 +360,7 @@ impl Output<'_, '_> {
             return zeros(len).try_for_each(|bytes| self.send(bytes));
         }
         self.bytes += len;
-        self.hooks.report(self.bytes);
+        self.watch.report(self.bytes);
         Ok(())
     }
 }

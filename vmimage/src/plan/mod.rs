@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::target::{self, Layout, SegmentIter, TargetFormat};
+#[cfg(doc)]
+use crate::JoinedDisk;
+use crate::target::{self, Layout, SegmentIter, TargetFormat, VhdParent, XvaChecksum, XvaChunk};
 use crate::{BlockMap, Error, ErrorKind, Result};
 
 pub(crate) mod gzip_len;
@@ -28,6 +30,8 @@ pub enum Segment {
         /// How many; never 0.
         len: u64,
     },
+    /// A chunk of an XVA: its tar header, its bytes of the disk, its checksum.
+    Chunk(XvaChunk),
 }
 
 impl Segment {
@@ -36,6 +40,7 @@ impl Segment {
         match self {
             Self::Inline(bytes) => bytes.len() as u64,
             Self::Zero(len) | Self::Guest { len, .. } => *len,
+            Self::Chunk(chunk) => chunk.output_len(),
         }
     }
 }
@@ -48,11 +53,24 @@ pub struct PlanOptions {
     pub(crate) uuid: Option<[u8; 16]>,
     pub(crate) timestamp: u32,
     pub(crate) gzip_level: u32,
+    pub(crate) parent: Option<VhdParent>,
+    pub(crate) name: Option<String>,
+    pub(crate) checksum: XvaChecksum,
+    /// Whether tables get the room that they may need at most.
+    pub(crate) reserve: bool,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { uuid: None, timestamp: 0, gzip_level: 1 }
+        Self {
+            uuid: None,
+            timestamp: 0,
+            gzip_level: 1,
+            parent: None,
+            name: None,
+            checksum: XvaChecksum::default(),
+            reserve: false,
+        }
     }
 }
 
@@ -84,6 +102,29 @@ impl PlanOptions {
     #[must_use]
     pub fn with_gzip_level(mut self, level: u32) -> Self {
         self.gzip_level = level;
+        self
+    }
+
+    /// Makes [`TargetFormat::VhdDynamic`] a differencing VHD: what is in the map is the child's,
+    /// everything else the parent's. For the map see
+    /// [`DiskSource::difference`](crate::DiskSource::difference).
+    #[must_use]
+    pub fn with_parent(mut self, parent: VhdParent) -> Self {
+        self.parent = Some(parent);
+        self
+    }
+
+    /// What an XVA calls its VM; `imported` by default.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Which checksums an XVA has.
+    #[must_use]
+    pub fn with_xva_checksum(mut self, checksum: XvaChecksum) -> Self {
+        self.checksum = checksum;
         self
     }
 }
@@ -130,6 +171,25 @@ impl Plan {
     /// [`ErrorKind::TooLarge`] if the format cannot hold the disk; [`ErrorKind::Usage`] for
     /// options that make no image.
     pub fn new(format: TargetFormat, map: &BlockMap, options: &PlanOptions) -> Result<Self> {
+        let whole = 0..map.virtual_size();
+        Self::of_disks(format, map, std::slice::from_ref(&whole), options)
+    }
+
+    /// Lays several disks out in one archive: `map` is that of a [`JoinedDisk`], `parts` says
+    /// where each disk lies in it.
+    ///
+    /// An XVA gets all disks. A [`TargetFormat::VhdTgz`] takes them for the layers of a chain,
+    /// the youngest first (see [`VhdDisk::layer_view`](crate::vhd::VhdDisk::layer_view)), and
+    /// keeps them as `0.vhd`, `1.vhd`…
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new); [`ErrorKind::Usage`] for a format that holds one disk only.
+    pub fn of_disks(
+        format: TargetFormat,
+        map: &BlockMap,
+        parts: &[Range<u64>],
+        options: &PlanOptions,
+    ) -> Result<Self> {
         if options.uuid == Some([0; 16]) {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -142,7 +202,7 @@ impl Plan {
                 format!("gzip has no level {}: use 0 to 9", options.gzip_level),
             ));
         }
-        let layout = target::layout(format, map, options)?;
+        let layout = target::layout(format, map, parts, options)?;
         Ok(Self {
             format,
             map: Arc::new(map.clone()),

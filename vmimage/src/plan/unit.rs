@@ -2,7 +2,8 @@
 
 use super::{Segment, Segments};
 
-/// How many bytes of output one unit holds; only the last one is shorter. Small enough that a
+/// How many bytes of output one unit holds; only the last one is shorter, and those around the
+/// chunks of an XVA differ. Small enough that a
 /// unit stays in a core's cache from the read to the write, large enough that calls and queues
 /// cost nothing.
 pub(crate) const UNIT: usize = 1 << 20;
@@ -12,7 +13,8 @@ pub(crate) const UNIT: usize = 1 << 20;
 pub(crate) struct Unit {
     /// Where it lies in the output (before compression).
     pub(crate) offset: u64,
-    /// Its length: `UNIT`, or what is left; any multiple of `UNIT` if it is all zeros.
+    /// Its length: `UNIT`, or what is left; any multiple of `UNIT` if it is all zeros; that of
+    /// the chunk if it is one of an XVA.
     pub(crate) len: u64,
     /// What it is made of, in order; nothing if it is all zeros.
     pub(crate) parts: Vec<Segment>,
@@ -43,8 +45,14 @@ impl Iterator for Units<'_> {
             let Some(segment) = self.pending.take().or_else(|| self.segments.next()) else {
                 break;
             };
+            // The checksum of a chunk needs all of it.
+            if matches!(segment, Segment::Chunk(_)) && unit.len > 0 {
+                self.pending = Some(segment);
+                break;
+            }
             // Zeros cost nothing, however many they are.
             let room = match segment {
+                Segment::Chunk(_) => u64::MAX,
                 Segment::Zero(len) if unit.len == 0 && len >= whole => len / whole * whole,
                 _ => whole - unit.len,
             };
@@ -72,6 +80,7 @@ fn split(segment: Segment, room: u64) -> (Segment, Option<Segment>) {
             let first = bytes.split_to(room as usize);
             (Segment::Inline(first), Some(Segment::Inline(bytes)))
         }
+        Segment::Chunk(_) => (segment, None),
         Segment::Zero(len) => (Segment::Zero(room), Some(Segment::Zero(len - room))),
         Segment::Guest { offset, len } => (
             Segment::Guest { offset, len: room },

@@ -1,10 +1,12 @@
 //! The formats that can be written: each target is a layout of ordered segments.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use crate::plan::{PlanOptions, Segment};
-use crate::{BlockMap, Error, ErrorKind, Result};
+use crate::vhd::DynamicHeader;
+use crate::{BlockMap, Error, ErrorKind, GRANULE, Result};
 
 mod qcow2;
 mod raw;
@@ -12,6 +14,11 @@ mod tgz;
 mod vhd_dynamic;
 mod vhd_fixed;
 mod vhd_meta;
+mod vhd_parent;
+mod xva;
+
+pub use vhd_parent::VhdParent;
+pub use xva::{XvaChecksum, XvaChunk};
 
 /// A format that [`Plan`](crate::Plan) can lay out.
 ///
@@ -38,12 +45,25 @@ pub enum TargetFormat {
     /// `vhd-tgz` (or `tgz`): `0.vhd` in a gzipped tar archive, the form that the XenServer
     /// drivers of OpenStack took.
     VhdTgz,
+    /// `xva`: an archive that XenServer imports as a halted VM, with checksums. The size is
+    /// rounded up to 1 MiB; chunks of zeros are left out.
+    Xva,
 }
 
 impl TargetFormat {
     /// All formats, in the order of this documentation.
-    pub const ALL: [Self; 5] =
-        [Self::Raw, Self::VhdDynamic, Self::VhdFixed, Self::Qcow2, Self::VhdTgz];
+    pub const ALL: [Self; 6] =
+        [Self::Raw, Self::VhdDynamic, Self::VhdFixed, Self::Qcow2, Self::VhdTgz, Self::Xva];
+
+    /// The unit in which stored zeros can be left out, in bytes; 0 where all are stored.
+    pub(crate) fn grain(self) -> u64 {
+        match self {
+            Self::Raw | Self::VhdFixed => 0,
+            Self::VhdDynamic | Self::VhdTgz => u64::from(DynamicHeader::DEFAULT_BLOCK_SIZE),
+            Self::Qcow2 => GRANULE,
+            Self::Xva => 1 << 20,
+        }
+    }
 
     /// The name that [`FromStr`] reads.
     pub fn as_str(self) -> &'static str {
@@ -53,6 +73,7 @@ impl TargetFormat {
             Self::VhdFixed => "vhd-fixed",
             Self::Qcow2 => "qcow2",
             Self::VhdTgz => "vhd-tgz",
+            Self::Xva => "xva",
         }
     }
 }
@@ -73,11 +94,12 @@ impl FromStr for TargetFormat {
             "vhd-fixed" => Self::VhdFixed,
             "qcow2" => Self::Qcow2,
             "vhd-tgz" | "tgz" => Self::VhdTgz,
+            "xva" => Self::Xva,
             _ => {
                 return Err(Error::new(
                     ErrorKind::Usage,
                     format!(
-                        "{:?} is not a target format: use raw, vhd, vhd-fixed, qcow2 or vhd-tgz",
+                        "{:?} is not a target format: use raw, vhd, vhd-fixed, qcow2, xva or vhd-tgz",
                         name.chars().take(40).collect::<String>()
                     ),
                 ));
@@ -99,19 +121,76 @@ pub(crate) trait Layout: Send + Sync + fmt::Debug {
 
     /// All segments in the order of the output.
     fn segments<'a>(&'a self, map: &'a BlockMap) -> SegmentIter<'a>;
+
+    /// Where data goes before the map is known, if the format lets that be told.
+    fn growth(&self) -> Option<Growth> {
+        None
+    }
 }
 
-/// The layout of `map` in `format`.
+/// How a file of a format grows with the data: the `n`th unit that is allocated, in guest order,
+/// lies at `first + n * stride`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Growth {
+    /// The unit of allocation in bytes; 0 if all data lies where it is in the disk.
+    pub(crate) unit: u64,
+    pub(crate) first: u64,
+    pub(crate) stride: u64,
+}
+
+impl Growth {
+    const IN_PLACE: Self = Self { unit: 0, first: 0, stride: 0 };
+}
+
+/// One disk of a plan: where it lies in the plan's map, and a map of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub(crate) base: u64,
+    pub(crate) map: BlockMap,
+}
+
+impl Part {
+    fn of(map: &BlockMap, range: &Range<u64>) -> Self {
+        if *range == (0..map.virtual_size()) {
+            return Self { base: 0, map: map.clone() };
+        }
+        let mut own = BlockMap::empty(range.end - range.start);
+        let mut at = range.start;
+        while let Some(run) = map.first_run(at..range.end) {
+            own.insert(run.start - range.start..run.end - range.start);
+            at = run.end;
+        }
+        Self { base: range.start, map: own }
+    }
+
+    /// A segment of this disk's layout as one of the plan.
+    fn shift(&self, segment: Segment) -> Segment {
+        match segment {
+            Segment::Guest { offset, len } => Segment::Guest { offset: offset + self.base, len },
+            other => other,
+        }
+    }
+}
+
+/// The layout of the disks of `map` that lie at `parts`, in `format`.
 pub(crate) fn layout(
     format: TargetFormat,
     map: &BlockMap,
+    parts: &[Range<u64>],
     options: &PlanOptions,
 ) -> Result<Box<dyn Layout>> {
+    let archive = matches!(format, TargetFormat::VhdTgz | TargetFormat::Xva);
+    if parts.is_empty() || (parts.len() > 1 && !archive) {
+        let message = format!("{format} holds one disk, not {}: choose one", parts.len());
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    let parts = || parts.iter().map(|range| Part::of(map, range)).collect::<Vec<_>>();
     Ok(match format {
         TargetFormat::Raw => Box::new(raw::Raw::new(map)),
         TargetFormat::VhdDynamic => Box::new(vhd_dynamic::VhdDynamic::new(map, options)?),
         TargetFormat::VhdFixed => Box::new(vhd_fixed::VhdFixed::new(map, options)?),
-        TargetFormat::Qcow2 => Box::new(qcow2::Qcow2::new(map)?),
-        TargetFormat::VhdTgz => Box::new(tgz::VhdTgz::new(map, options)?),
+        TargetFormat::Qcow2 => Box::new(qcow2::Qcow2::new(map, options.reserve)?),
+        TargetFormat::VhdTgz => Box::new(tgz::VhdTgz::new(parts(), options)?),
+        TargetFormat::Xva => Box::new(xva::Xva::new(parts(), options)?),
     })
 }

@@ -10,7 +10,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Layout, SegmentIter};
+use super::{Growth, Layout, SegmentIter};
 use crate::plan::{Segment, guest_segments};
 use crate::{BlockMap, Error, ErrorKind, GRANULE, Result};
 
@@ -38,10 +38,13 @@ pub(super) struct Qcow2 {
     l1_clusters: u64,
     l2_tables: u64,
     data_clusters: u64,
+    /// Whether there is a table for every L1 entry, needed or not.
+    reserve: bool,
 }
 
 impl Qcow2 {
-    pub(super) fn new(map: &BlockMap) -> Result<Self> {
+    /// With `reserve`, the data begins where it would if all of the disk were data.
+    pub(super) fn new(map: &BlockMap, reserve: bool) -> Result<Self> {
         // QEMU counts in sectors and would cut a partial one off.
         let size = map.virtual_size().checked_next_multiple_of(512).unwrap_or(u64::MAX);
         let l1_entries = size.div_ceil(L2_SPAN).max(1);
@@ -60,14 +63,20 @@ impl Qcow2 {
             refcount_blocks: 1,
             l1_entries,
             l1_clusters: (l1_entries * 8).div_ceil(CLUSTER),
-            l2_tables: (0..l1_entries).filter(|i| has_l2(map, *i)).count() as u64,
-            data_clusters: map.granules(),
+            l2_tables: l1_entries,
+            data_clusters: size.div_ceil(CLUSTER),
+            reserve,
         };
+        if !reserve {
+            this.l2_tables = map.blocks(L2_SPAN).count() as u64;
+            this.data_clusters = map.granules();
+        }
         // The reference counts count themselves: grow until they cover everything.
         loop {
             let blocks = this.clusters().div_ceil(REFCOUNTS_PER_BLOCK);
             let tables = (blocks * 8).div_ceil(CLUSTER);
             if blocks <= this.refcount_blocks && tables <= this.table_clusters {
+                this.data_clusters = map.granules();
                 return Ok(this);
             }
             this.refcount_blocks = this.refcount_blocks.max(blocks);
@@ -144,12 +153,16 @@ impl Qcow2 {
         })
     }
 
+    fn has_l2(&self, map: &BlockMap, index: u64) -> bool {
+        self.reserve || map.any(index * L2_SPAN..(index + 1) * L2_SPAN)
+    }
+
     fn l1_table<'a>(&'a self, map: &'a BlockMap) -> impl Iterator<Item = Segment> + Send + 'a {
         let mut next = self.first_l2();
         (0..self.l1_clusters).map(move |c| {
             table(|i| {
                 let index = c * ENTRIES_PER_TABLE + i;
-                (index < self.l1_entries && has_l2(map, index)).then(|| {
+                (index < self.l1_entries && self.has_l2(map, index)).then(|| {
                     next += 1;
                     ((next - 1) * CLUSTER) | COPIED
                 })
@@ -159,7 +172,7 @@ impl Qcow2 {
 
     fn l2_tables<'a>(&'a self, map: &'a BlockMap) -> impl Iterator<Item = Segment> + Send + 'a {
         let mut next = self.first_data();
-        (0..self.l1_entries).filter(|i| has_l2(map, *i)).map(move |index| {
+        (0..self.l1_entries).filter(|i| self.has_l2(map, *i)).map(move |index| {
             table(|i| {
                 let guest = index * L2_SPAN + i * CLUSTER;
                 map.any(guest..guest + CLUSTER).then(|| {
@@ -194,10 +207,11 @@ impl Layout for Qcow2 {
                 .chain(data),
         )
     }
-}
 
-fn has_l2(map: &BlockMap, index: u64) -> bool {
-    map.any(index * L2_SPAN..(index + 1) * L2_SPAN)
+    fn growth(&self) -> Option<Growth> {
+        let first = self.first_data() * CLUSTER;
+        Some(Growth { unit: CLUSTER, first, stride: CLUSTER })
+    }
 }
 
 /// A cluster of 64-bit entries.

@@ -1,6 +1,6 @@
 //! Raw: the guest-visible bytes and nothing else.
 
-use super::{Layout, SegmentIter};
+use super::{Growth, Layout, SegmentIter};
 use crate::BlockMap;
 use crate::plan::guest_segments;
 
@@ -26,5 +26,9 @@ impl Layout for Raw {
 
     fn segments<'a>(&'a self, map: &'a BlockMap) -> SegmentIter<'a> {
         Box::new(guest_segments(map, 0..self.size))
+    }
+
+    fn growth(&self) -> Option<Growth> {
+        Some(Growth::IN_PLACE)
     }
 }

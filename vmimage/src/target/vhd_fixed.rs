@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Layout, SegmentIter, vhd_meta};
+use super::{Growth, Layout, SegmentIter, vhd_meta};
 use crate::plan::{PlanOptions, Segment, guest_segments};
 use crate::vhd::{DiskType, Footer};
 use crate::{BlockMap, Result};
@@ -40,5 +40,9 @@ impl Layout for VhdFixed {
     fn segments<'a>(&'a self, map: &'a BlockMap) -> SegmentIter<'a> {
         let footer = Segment::Inline(self.footer.clone());
         Box::new(guest_segments(map, 0..self.size).chain(std::iter::once(footer)))
+    }
+
+    fn growth(&self) -> Option<Growth> {
+        Some(Growth::IN_PLACE)
     }
 }

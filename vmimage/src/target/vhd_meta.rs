@@ -32,17 +32,20 @@ pub(super) fn footer(
 ) -> Footer {
     let mut footer = Footer::new(disk_type, size);
     footer.timestamp = options.timestamp;
-    footer.uuid = options.uuid.unwrap_or_else(|| derived_uuid(disk_type, map));
+    footer.uuid = options.uuid.unwrap_or_else(|| derived_uuid(disk_type, map, options));
     footer
 }
 
-/// A UUID that is a function of the format and the block map, so that the same input gives the
-/// same bytes.
-fn derived_uuid(disk_type: DiskType, map: &BlockMap) -> [u8; 16] {
+/// A UUID that is a function of the format, the parent and the block map, so that the same input
+/// gives the same bytes.
+fn derived_uuid(disk_type: DiskType, map: &BlockMap, options: &PlanOptions) -> [u8; 16] {
     let mut hash = Sha256::new();
     hash.update(b"vmimage vhd uuid 1");
     hash.update(disk_type.code().to_be_bytes());
     hash.update(map.virtual_size().to_be_bytes());
+    if let Some(parent) = &options.parent {
+        hash.update(parent.uuid);
+    }
     for run in map.runs() {
         hash.update(run.start.to_be_bytes());
         hash.update(run.end.to_be_bytes());

@@ -27,7 +27,11 @@ const LOOK_AHEAD: u64 = 4 << 20;
 /// lies past a layer's own end is zero at that layer, even if an older one is larger.
 #[derive(Debug)]
 pub struct VhdDisk {
-    layers: Vec<Layer>,
+    layers: Arc<Vec<Layer>>,
+    /// The youngest layer that counts.
+    first: usize,
+    /// Whether the map shows only what that layer stores itself.
+    own_map: bool,
     /// The windows that were resolved last: a transfer comes back to each of them.
     windows: Mutex<[WindowSlot; 4]>,
     size: u64,
@@ -87,10 +91,12 @@ impl VhdDisk {
             let wanted = pair[0].sparse.as_ref().map(|s| s.header.parent_uuid);
             if !pair[0].is_differencing() || wanted != Some(pair[1].footer.uuid) {
                 let found = uuid_text(&pair[1].footer.uuid);
-                return Err(Error::new(
-                    ErrorKind::Reference,
-                    format!("the VHD {found} is not the parent of the one before it"),
-                ));
+                let message = format!("the VHD {found} is not the parent of the one before it");
+                if !pair[0].is_differencing() {
+                    return Err(Error::new(ErrorKind::Reference, message));
+                }
+                // Nova linked the layers anew by their order.
+                findings.violation_of(ErrorKind::Reference, "chain-uuid", message)?;
             }
         }
         if files.last().is_some_and(VhdFile::is_differencing) {
@@ -118,7 +124,15 @@ impl VhdDisk {
         if let Some(raw) = raw {
             layers.push(Layer::flat(raw.file, raw.len));
         }
-        Ok(Self { layers, windows: Mutex::default(), size, footer, header })
+        Ok(Self {
+            layers: Arc::new(layers),
+            first: 0,
+            own_map: false,
+            windows: Mutex::default(),
+            size,
+            footer,
+            header,
+        })
     }
 
     /// The footer of the youngest file.
@@ -136,6 +150,24 @@ impl VhdDisk {
         self.layers.len()
     }
 
+    /// The disk as layer `index` and those below it show it, with a map of only what that layer
+    /// stores itself: what it takes to write the layers of a chain one by one. Layer 0 is the
+    /// youngest; `None` if there is no such layer.
+    ///
+    /// A sector that the layer stores as zeros is in its map: it hides what the parent has.
+    pub fn layer_view(&self, index: usize) -> Option<Self> {
+        let size = if index == 0 { self.size } else { self.layers.get(index)?.size };
+        Some(Self {
+            layers: Arc::clone(&self.layers),
+            first: index,
+            own_map: true,
+            windows: Mutex::default(),
+            size,
+            footer: self.footer.clone(),
+            header: self.header.clone(),
+        })
+    }
+
     /// What the window `index` holds.
     fn window(&self, index: u64) -> Result<Arc<Window>> {
         let slot = (index % 4) as usize;
@@ -148,17 +180,18 @@ impl VhdDisk {
             }
         }
         // The lock is not held over the reads: two threads may resolve one window, to no harm.
-        let window = Arc::new(self.resolve(index)?);
+        let window = Arc::new(self.resolve(index, usize::MAX)?);
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         windows[slot] = Some((index, Arc::clone(&window)));
         Ok(window)
     }
 
-    fn resolve(&self, index: u64) -> Result<Window> {
+    /// Resolves a window by the first `depth` layers that count.
+    fn resolve(&self, index: u64, depth: usize) -> Result<Window> {
         let base = index * WINDOW;
         let sectors = self.size.saturating_sub(base).min(WINDOW) / SECTOR;
         let mut resolver = Resolver::new(sectors);
-        for (number, layer) in self.layers.iter().enumerate() {
+        for (number, layer) in self.layers.iter().enumerate().skip(self.first).take(depth) {
             if resolver.is_done() || layer.size <= base {
                 break;
             }
@@ -170,10 +203,11 @@ impl VhdDisk {
         Ok(resolver.finish())
     }
 
-    /// Where the next window that may hold data begins, at or after the one of `offset`.
-    fn next_window(&self, offset: u64) -> Result<Option<u64>> {
+    /// Where the next window that may hold data begins, at or after the one of `offset`, by the
+    /// first `depth` layers that count.
+    fn next_window(&self, offset: u64, depth: usize) -> Result<Option<u64>> {
         let mut next = None;
-        for layer in &self.layers {
+        for layer in self.layers.iter().skip(self.first).take(depth) {
             if let Some(at) = layer.next_stored(offset)? {
                 next = Some(next.map_or(at, |n: u64| n.min(at)));
             }
@@ -226,7 +260,7 @@ impl VhdDisk {
         let limit = if kind == ExtentKind::Zero { self.size } else { limit.min(self.size) };
         while end < limit {
             if kind == ExtentKind::Zero {
-                end = self.next_window(end)?.map_or(limit, |next| next.max(end));
+                end = self.next_window(end, usize::MAX)?.map_or(limit, |next| next.max(end));
                 if end >= limit {
                     break;
                 }
@@ -292,10 +326,11 @@ impl Disk for VhdDisk {
     }
 
     fn block_map(&self) -> Result<BlockMap> {
+        let depth = if self.own_map { 1 } else { usize::MAX };
         let mut map = BlockMap::empty(self.size);
         let mut at = 0;
-        while let Some(base) = self.next_window(at)? {
-            let window = self.window(base / WINDOW)?;
+        while let Some(base) = self.next_window(at, depth)? {
+            let window = self.resolve(base / WINDOW, depth)?;
             let mut pending: Option<Range<u64>> = None;
             for run in window.runs() {
                 let run = base + run.start * SECTOR..base + run.end * SECTOR;

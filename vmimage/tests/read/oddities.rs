@@ -296,6 +296,10 @@ fn other_formats_are_named_not_read_as_raw() {
         let error = sample.open().unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
     }
+    // A tar archive that is none of ours is not taken for a disk.
+    tar[257..262].copy_from_slice(b"ustar");
+    tar[0] = b'x';
+    assert!(Sample::new(&tar).open().unwrap_err().to_string().contains("tar archive"));
     let gzip = Sample::new(b"\x1f\x8b\x08 and so on");
     let raw = open(gzip.path(), &OpenOptions::new().with_format(Format::Raw)).unwrap();
     assert_eq!(raw.disks()[0].virtual_size(), 13);
