@@ -4,7 +4,6 @@
 
 use std::error::Error as StdError;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,16 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
-use vmimage::vhd::VhdStream;
-use vmimage::{
-    Comparison, DigestSet, Disk, DiskSource, ExtentKind, FileOptions, Format, Image, OpenOptions,
-    Plan, PlanOptions, Source, StreamOptions, TargetFormat, Verdict,
-};
+use vmimage::{Comparison, Disk, Format, Image, OpenOptions, SizePolicy, Verdict, Watch};
 
+#[path = "vmimg/convert.rs"]
+mod convert;
+#[path = "vmimg/map.rs"]
+mod map;
 #[path = "vmimg/streams.rs"]
 mod streams;
 
-use streams::{Stdin, progress_bar, stream_output, watch_signals};
+use streams::{progress_bar, spinner, watch_signals};
 
 type Result<T, E = Box<dyn StdError + Send + Sync>> = std::result::Result<T, E>;
 
@@ -29,7 +28,7 @@ type Result<T, E = Box<dyn StdError + Send + Sync>> = std::result::Result<T, E>;
 const FAILED: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
-/// Look at, convert, check and compare disk images: VHD (chains too), QCOW2, raw.
+/// Look at, convert, check and compare disk images: VHD (chains too), XVA, QCOW2, raw.
 #[derive(Debug, Parser)]
 #[command(name = "vmimg", version, after_help = EXAMPLES)]
 struct Cli {
@@ -43,10 +42,15 @@ Examples:
   vmimg convert -O qcow2 leaf.vhd disk.qcow2  a VHD and its parents, collapsed into one image
   vmimg convert -O vhd --parent /sr/base.vhd leaf.vhd whole.vhd
                                               with a parent that lies in another folder
-  curl ... | vmimg convert -O raw - disk.raw  a VHD stream, as XenServer exports it
+  curl ... | vmimg convert -O raw - disk.raw  a VHD or XVA stream, as XenServer exports it
+  vmimg convert -O qcow2 --disk 1 vm.xva d.qcow2
+                                              the second disk of an exported VM (.xva, .xva.gz,
+                                              .xva.zst)
+  vmimg convert -O xva leaf.vhd vm.xva        a VM to import into XenServer
   vmimg convert -O raw disk.vhd - | ssh ...   to a stream, without a file between
   vmimg compare disk.vhd disk.qcow2           do both hold the same bytes?
   vmimg digest disk.qcow2                     what sha256sum says of the raw disk
+  vmimg map leaf.vhd                          which layer has which part of the disk: a picture
   vmimg check disk.vhd                        is it sound?
 
 Exit codes: 0 success; 1 different (compare) or findings (check); 2 corrupt (check); 3 failure,
@@ -64,22 +68,29 @@ enum Command {
     Check(InfoArgs),
     /// Compare the disks of two images: exit code 0 same content, 1 different
     Compare(CompareArgs),
-    /// List which ranges of the disk hold data
-    Map(InfoArgs),
+    /// Show which ranges of the disk hold data, and in which layer
+    Map(MapArgs),
 }
 
 /// How to open an image.
 #[derive(Debug, Args)]
 struct OpenArgs {
-    /// Format of the input: raw, vhd or qcow2 (default: what its bytes say)
+    /// Format of the input: raw, vhd, qcow2, xva or tgz (default: what its bytes say)
     #[arg(short = 'f', value_name = "FMT")]
     format: Option<Format>,
     /// Allow this file as a parent or backing file, wherever it lies; may be repeated
     #[arg(long, value_name = "FILE")]
     parent: Vec<PathBuf>,
+    /// Which disk, by reference or index, of an image that holds several
+    #[arg(long, value_name = "DISK")]
+    disk: Option<String>,
     /// Go on where an image violates its format but can be read
     #[arg(long)]
     lenient: bool,
+    /// Which size of a VHD counts: current, geometry, or qemu (the geometry for what qemu and
+    /// Virtual PC wrote)
+    #[arg(long, value_name = "RULE", default_value = "current")]
+    size: SizePolicy,
 }
 
 #[derive(Debug, Args)]
@@ -94,17 +105,43 @@ struct InfoArgs {
 }
 
 #[derive(Debug, Args)]
+struct MapArgs {
+    #[command(flatten)]
+    open: OpenArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print a line for each run of data (default unless on a terminal)
+    #[arg(long, conflicts_with = "json")]
+    list: bool,
+    /// Draw a picture (default on a terminal)
+    #[arg(long, conflicts_with_all = ["json", "list"])]
+    draw: bool,
+    /// The image
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct ConvertArgs {
     #[command(flatten)]
     open: OpenArgs,
-    /// Format of the output: raw, vhd (dynamic, as XenServer writes it), vhd-fixed, qcow2 or tgz
-    /// (0.vhd in a gzipped tar)
+    /// Format of the output: raw, vhd (dynamic, as XenServer writes it), vhd-fixed, qcow2, xva (all
+    /// disks of the input, or the one named) or tgz (0.vhd in a gzipped tar)
     #[arg(short = 'O', value_name = "FMT")]
     output_format: String,
-    /// Which disk, by reference or index, of an image that holds several
-    #[arg(long, value_name = "DISK")]
-    disk: Option<String>,
-    /// The image, or - for a VHD stream on standard input
+    /// Checksums of an xva: xxhash (XenServer 8.1 and newer, XCP-ng) or sha1 (all)
+    #[arg(long, value_name = "KIND", default_value = "xxhash")]
+    checksum: String,
+    /// Keep the layers of a chain of VHDs: a tgz of 0.vhd, 1.vhd... in place of one disk
+    #[arg(long)]
+    keep_chain: bool,
+    /// Compression of a tgz: 0 stores, 1 is fast, 9 is small
+    #[arg(long, value_name = "LEVEL", default_value_t = 1)]
+    level: u32,
+    /// What an xva calls its VM
+    #[arg(long)]
+    name: Option<String>,
+    /// The image, or - for a VHD, XVA or tgz stream on standard input
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write, or - for standard output
@@ -158,11 +195,11 @@ fn main() -> ExitCode {
 fn run(command: &Command, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
     match command {
         Command::Info(args) => info(args),
-        Command::Convert(args) => convert(args, cancel),
-        Command::Digest(args) => digest(args),
+        Command::Convert(args) => convert::convert(args, cancel),
+        Command::Digest(args) => digest(args, cancel),
         Command::Check(args) => check(args),
-        Command::Compare(args) => compare(args),
-        Command::Map(args) => map(args),
+        Command::Compare(args) => compare(args, cancel),
+        Command::Map(args) => show_map(args),
     }
 }
 
@@ -191,56 +228,51 @@ fn info(args: &InfoArgs) -> Result<ExitCode> {
     let mut text = String::new();
     for (key, value) in value.as_object().into_iter().flatten() {
         match value {
-            serde_json::Value::Null => {}
+            serde_json::Value::Null | serde_json::Value::Array(_) => {}
             serde_json::Value::String(value) => text += &format!("{key}: {}\n", one_line(value)),
-            value => text += &format!("{key}: {value}\n"),
+            value => match value.as_u64() {
+                Some(bytes) => text += &format!("{key}: {bytes} ({})\n", size_text(bytes)),
+                None => text += &format!("{key}: {value}\n"),
+            },
         }
+    }
+    for (index, disk) in info.disks().iter().enumerate() {
+        let (name, size) = (one_line(disk.reference()), disk.virtual_size());
+        text += &format!("disk {index}: {name}, {size} bytes ({})\n", size_text(size));
+    }
+    for finding in info.findings() {
+        text += &format!("note: {}\n", one_line(&finding.to_string()));
     }
     print(&text)
 }
 
-fn convert(args: &ConvertArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
-    if args.output_format == "xva" {
-        return Err("XVA is not written yet: use vhd, which XenServer imports too".into());
-    }
-    let format: TargetFormat = args.output_format.parse()?;
-    let mut input = Input::open(args, format, cancel)?;
-    let plan = Plan::new(format, input.source().block_map(), &PlanOptions::new())?;
-    let bar = progress_bar(plan.output_len());
-    let watched = bar.clone();
-    let progress = move |bytes| watched.set_position(bytes);
-    if let Some(mut out) = stream_output(&args.output)? {
-        let options = StreamOptions::new()
-            .with_digests(DigestSet::NONE)
-            .with_content_root(false)
-            .with_cancel(Arc::clone(cancel))
-            .with_progress(progress);
-        vmimage::stream(&plan, input.source(), &mut |bytes| out.write_all(&bytes), &options)?;
-    } else {
-        let options = FileOptions::new().with_cancel(Arc::clone(cancel)).with_progress(progress);
-        match &mut input {
-            Input::Disk(source) => vmimage::to_file(&plan, source.disk(), &args.output, &options)?,
-            Input::Stream(source) => {
-                vmimage::stream_to_file(&plan, source.as_mut(), &args.output, &options)?
-            }
-        };
-    }
+fn digest(args: &DigestArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
+    let disk = args.open.open(&args.file)?;
+    let named = |e: vmimage::Error| e.with_path(&args.file);
+    let bar = match args.root {
+        true => progress_bar(Some(disk.block_map().map_err(named)?.allocated())),
+        false => progress_bar(Some(disk.virtual_size())),
+    };
+    let watch = watch(&bar, cancel);
+    let digest = match args.root {
+        true => vmimage::content_root_watched(disk.as_ref(), &watch),
+        false => vmimage::guest_sha256_watched(disk.as_ref(), &watch),
+    };
     bar.finish_and_clear();
-    Ok(ExitCode::SUCCESS)
+    print(&format!("{}\n", digest.map_err(named)?))
 }
 
-fn digest(args: &DigestArgs) -> Result<ExitCode> {
-    let disk = args.open.open(&args.file)?;
-    let digest = match args.root {
-        true => vmimage::content_root(disk.as_ref()),
-        false => vmimage::guest_sha256(disk.as_ref()),
-    };
-    let digest = digest.map_err(|e| e.with_path(&args.file))?;
-    print(&format!("{digest}\n"))
+/// Hooks that end with a signal and move a bar.
+fn watch(bar: &indicatif::ProgressBar, cancel: &Arc<AtomicBool>) -> Watch {
+    let bar = bar.clone();
+    Watch::new().with_cancel(Arc::clone(cancel)).with_progress(move |bytes| bar.set_position(bytes))
 }
 
 fn check(args: &InfoArgs) -> Result<ExitCode> {
-    let report = vmimage::check(&args.file, &args.open.options(args.open.format))?;
+    let spinner = spinner("checking");
+    let report = vmimage::check(&args.file, &args.open.options(args.open.format));
+    spinner.finish_and_clear();
+    let report = report?;
     let (word, code) = match report.verdict() {
         Verdict::Sound => ("sound", 0),
         Verdict::Findings => ("findings", 1),
@@ -273,10 +305,13 @@ fn check(args: &InfoArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-fn compare(args: &CompareArgs) -> Result<ExitCode> {
+fn compare(args: &CompareArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
     let a = args.open.open(&args.a)?;
     let b = args.open.open_as(&args.b, args.second_format)?;
-    match vmimage::compare(a.as_ref(), b.as_ref())? {
+    let bar = progress_bar(Some(a.virtual_size().max(b.virtual_size())));
+    let result = vmimage::compare_watched(a.as_ref(), b.as_ref(), &watch(&bar, cancel));
+    bar.finish_and_clear();
+    match result? {
         Comparison::Same => print("same content\n"),
         Comparison::DifferAt(offset) => {
             print(&format!("different: first at byte {offset}\n"))?;
@@ -286,68 +321,18 @@ fn compare(args: &CompareArgs) -> Result<ExitCode> {
     }
 }
 
-/// The words of `qemu-img map --output=json`.
-fn map(args: &InfoArgs) -> Result<ExitCode> {
-    let disk = args.open.open(&args.file)?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut write = || -> Result<()> {
-        let mut separator = "[";
-        let mut at = 0;
-        while at < disk.virtual_size() {
-            let (len, kind) = merged_extent(disk.as_ref(), at)?;
-            let data = !matches!(kind, ExtentKind::Zero);
-            let (depth, offset) = match kind {
-                ExtentKind::Data { layer, file_offset } => (layer, Some(file_offset)),
-                _ => (0, None),
-            };
-            if args.json {
-                let row = json!({
-                    "start": at, "length": len, "depth": depth, "zero": !data, "data": data,
-                    "offset": offset,
-                });
-                write!(out, "{separator}{row}")?;
-                separator = ",\n";
-            } else if data {
-                let place = offset.map_or_else(|| "-".to_owned(), |o| o.to_string());
-                writeln!(out, "{at} {len} layer {depth} at {place}")?;
-            }
-            at += len;
-        }
-        if args.json {
-            writeln!(out, "{}", if separator == "[" { "[]" } else { "]" })?;
-        }
-        Ok(out.flush()?)
-    };
-    match write() {
-        Err(error) if is_broken_pipe(error.as_ref()) => Ok(ExitCode::SUCCESS),
-        result => result.map(|()| ExitCode::SUCCESS),
-    }
-}
-
-/// One line of the map: neighbours of one kind that are also neighbours in the file.
-fn merged_extent(disk: &dyn Disk, start: u64) -> Result<(u64, ExtentKind)> {
-    let first = disk.extent_at(start)?;
-    let mut len = first.len;
-    while start + len < disk.virtual_size() {
-        let next = disk.extent_at(start + len)?;
-        let joins = match (first.kind, next.kind) {
-            (
-                ExtentKind::Data { layer, file_offset },
-                ExtentKind::Data { layer: next_layer, file_offset: next_offset },
-            ) => layer == next_layer && file_offset + len == next_offset,
-            (a, b) => a == b,
-        };
-        if !joins {
-            break;
-        }
-        len += next.len;
-    }
-    Ok((len, first.kind))
+fn show_map(args: &MapArgs) -> Result<ExitCode> {
+    let image = vmimage::open(&args.file, &args.open.options(args.open.format))?;
+    let disk = pick_disk(&image, args.open.disk.as_deref())?;
+    let files: Vec<_> =
+        std::iter::once(&args.file).chain(image.parents()).map(Clone::clone).collect();
+    map::show(disk.as_ref(), &files, map::Show::choose(args.json, args.list, args.draw))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl OpenArgs {
     fn options(&self, format: Option<Format>) -> OpenOptions {
-        let options = OpenOptions::new().lenient(self.lenient);
+        let options = OpenOptions::new().lenient(self.lenient).size_policy(self.size);
         let options = self.parent.iter().fold(options, OpenOptions::with_parent);
         match format {
             Some(format) => options.with_format(format),
@@ -360,7 +345,7 @@ impl OpenArgs {
     }
 
     fn open_as(&self, file: &Path, format: Option<Format>) -> Result<Arc<dyn Disk>> {
-        pick_disk(&vmimage::open(file, &self.options(format))?, None)
+        pick_disk(&vmimage::open(file, &self.options(format))?, self.disk.as_deref())
     }
 }
 
@@ -376,58 +361,6 @@ fn pick_disk(image: &Image, reference: Option<&str>) -> Result<Arc<dyn Disk>> {
     })
 }
 
-/// What is converted.
-enum Input {
-    Disk(DiskSource),
-    Stream(Box<VhdStream>),
-}
-
-impl Input {
-    fn open(args: &ConvertArgs, to: TargetFormat, cancel: &Arc<AtomicBool>) -> Result<Self> {
-        if args.input == Path::new("-") {
-            if args.open.format.is_some_and(|format| format != Format::Vhd) {
-                return Err("standard input is read as a VHD stream only: drop -f".into());
-            }
-            if !args.open.parent.is_empty() || args.disk.as_deref().is_some_and(|d| d != "0") {
-                let message = "a VHD stream holds one disk, 0, and has no parents: drop --disk \
-                               and --parent";
-                return Err(message.into());
-            }
-            let stdin = Stdin::start(Arc::clone(cancel))?;
-            return Ok(Self::Stream(Box::new(VhdStream::new(stdin)?)));
-        }
-        let image = vmimage::open(&args.input, &args.open.options(args.open.format))?;
-        let parts = image.parents().iter().chain(&args.open.parent);
-        for file in parts.chain(std::iter::once(&args.input)) {
-            if is_same_file(file, &args.output) {
-                let output = args.output.display();
-                return Err(format!("{output} is part of the input: name another output").into());
-            }
-        }
-        let disk = pick_disk(&image, args.disk.as_deref())?;
-        // A format with blocks leaves stored zeros out; in the others they cost nothing anyway.
-        let source = match to {
-            TargetFormat::Raw | TargetFormat::VhdFixed => DiskSource::new(disk),
-            _ => DiskSource::without_zeros(disk),
-        };
-        Ok(Self::Disk(source.map_err(|e| e.with_path(&args.input))?))
-    }
-
-    fn source(&mut self) -> &mut dyn Source {
-        match self {
-            Self::Disk(source) => source,
-            Self::Stream(source) => source.as_mut(),
-        }
-    }
-}
-
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    match (std::fs::metadata(a), std::fs::metadata(b)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
-}
-
 /// Prints; a reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<ExitCode> {
     let mut out = io::stdout().lock();
@@ -435,10 +368,6 @@ fn print(text: &str) -> Result<ExitCode> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
-}
-
-fn is_broken_pipe(error: &(dyn StdError + 'static)) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Help where it was asked for; else one line with what clap says before its usage text.
@@ -481,6 +410,11 @@ fn interrupted() -> ExitCode {
 
 fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "vmimg: {}", one_line(text));
+}
+
+/// A number of bytes for people.
+fn size_text(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
 }
 
 /// Control characters, which names from an image or a file system may hold, made visible.

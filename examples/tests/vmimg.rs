@@ -106,7 +106,9 @@ fn failures_are_one_line_and_leave_nothing() {
     fails(at, &[], "no command");
     fails(at, &["convert", "-O", "raw"], "<IN> <OUT>");
     fails(at, &["convert", "-O", "floppy", "disk.raw", "out"], "floppy");
-    fails(at, &["convert", "-O", "xva", "disk.raw", "out"], "XVA");
+    fails(at, &["convert", "-O", "xvb", "disk.raw", "out"], "xvb");
+    fails(at, &["convert", "-O", "xva", "--checksum", "md5", "disk.raw", "out"], "sha1");
+    fails(at, &["convert", "-O", "qcow2", "--keep-chain", "disk.raw", "out"], "--keep-chain");
     fails(at, &["convert", "-O", "raw", "cut.vhd", "out"], "past the end");
     fails(at, &["convert", "-O", "raw", "missing\nfile", "out"], "missing\\nfile");
     fails(at, &["convert", "-O", "raw", "disk.vhd", "no/such/folder/out"], "no/such");

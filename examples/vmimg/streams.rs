@@ -1,5 +1,6 @@
 //! The ends of a conversion: standard input and output, signals, the progress bar.
 
+use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
@@ -43,7 +44,7 @@ impl Stdin {
     pub(crate) fn start(cancel: Arc<AtomicBool>) -> Result<Self> {
         let stdin = io::stdin();
         if stdin.is_terminal() {
-            return Err("standard input is a terminal: pipe a VHD stream into it".into());
+            return Err("standard input is a terminal: pipe an image into it".into());
         }
         let mut stdin = File::from(stdin.as_fd().try_clone_to_owned()?);
         let (queue, pieces) = sync_channel(4);
@@ -133,4 +134,18 @@ pub(crate) fn progress_bar(len: Option<u64>) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+}
+
+/// A sign of life on a terminal, nothing elsewhere.
+pub(crate) fn spinner(what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let spinner = ProgressBar::new_spinner().with_message(what);
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    spinner
+}
+
+pub(crate) fn is_broken_pipe(error: &(dyn StdError + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -1,0 +1,197 @@
+//! The conversion: what comes in, what goes out, and by which way.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use indicatif::ProgressBar;
+use vmimage::{
+    DigestSet, DiskSource, FileOptions, Format, Image, Incoming, JoinedDisk, Outcome, Plan,
+    PlanOptions, Scan, ScanSource, Source, StreamOptions, TargetFormat, Watch,
+};
+
+use crate::streams::{Stdin, progress_bar, stream_output};
+use crate::{ConvertArgs, Result, pick_disk};
+
+pub(crate) fn convert(args: &ConvertArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
+    let format: TargetFormat = args.output_format.parse()?;
+    let options = plan_options(args)?;
+    let input = Input::open(args, format, cancel)?;
+    let out = stream_output(&args.output)?;
+    let job = Job { args, format, options, cancel };
+    match input {
+        Input::Disk(source, parts) => {
+            let plan = Plan::of_disks(format, source.block_map(), &parts, &job.options)?;
+            job.disk(source, &plan, out)?
+        }
+        Input::Source(mut source) => {
+            let plan = Plan::new(format, source.block_map(), &job.options)?;
+            job.stream(source.as_mut(), &plan, out)?
+        }
+        Input::Scan(scan) => job.scan(scan, out)?,
+    };
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plan_options(args: &ConvertArgs) -> Result<PlanOptions> {
+    let mut options = PlanOptions::new().with_gzip_level(args.level);
+    options = options.with_xva_checksum(args.checksum.parse()?);
+    if let Some(name) = &args.name {
+        options = options.with_name(name);
+    }
+    Ok(options)
+}
+
+/// What is to be done, whatever the input is.
+struct Job<'a> {
+    args: &'a ConvertArgs,
+    format: TargetFormat,
+    options: PlanOptions,
+    cancel: &'a Arc<AtomicBool>,
+}
+
+impl Job<'_> {
+    fn disk(&self, mut source: DiskSource, plan: &Plan, out: Option<File>) -> Result<Outcome> {
+        if out.is_some() {
+            return self.stream(&mut source, plan, out);
+        }
+        let bar = progress_bar(plan.output_len());
+        let options = FileOptions::new().with_watch(self.watch(&bar));
+        let outcome = vmimage::to_file(plan, source.disk(), &self.args.output, &options)?;
+        bar.finish_and_clear();
+        Ok(outcome)
+    }
+
+    fn stream(&self, source: &mut dyn Source, plan: &Plan, out: Option<File>) -> Result<Outcome> {
+        let bar = progress_bar(plan.output_len());
+        let outcome = match out {
+            Some(mut out) => {
+                let options = StreamOptions::new()
+                    .with_digests(DigestSet::NONE)
+                    .with_content_root(false)
+                    .with_watch(self.watch(&bar));
+                vmimage::stream(plan, source, &mut |bytes| out.write_all(&bytes), &options)?
+            }
+            None => {
+                let options = FileOptions::new().with_watch(self.watch(&bar));
+                vmimage::stream_to_file(plan, source, &self.args.output, &options)?
+            }
+        };
+        bar.finish_and_clear();
+        Ok(outcome)
+    }
+
+    /// A stream that does not tell ahead which parts of its disk hold data.
+    fn scan(&self, mut scan: Box<dyn Scan>, out: Option<File>) -> Result<Outcome> {
+        if out.is_some() {
+            let mut source = ScanSource::for_format(scan, self.format)?;
+            let plan = Plan::new(self.format, source.block_map(), &self.options)?;
+            return self.stream(&mut source, &plan, out);
+        }
+        let bar = progress_bar(scan.virtual_size());
+        let options = FileOptions::new().with_watch(self.watch(&bar));
+        let path = &self.args.output;
+        let outcome =
+            vmimage::scan_to_file(scan.as_mut(), self.format, path, &self.options, &options)?;
+        bar.finish_and_clear();
+        Ok(outcome)
+    }
+
+    fn watch(&self, bar: &ProgressBar) -> Watch {
+        let bar = bar.clone();
+        Watch::new()
+            .with_cancel(Arc::clone(self.cancel))
+            .with_progress(move |bytes| bar.set_position(bytes))
+    }
+}
+
+/// What is converted.
+enum Input {
+    /// One disk, or several side by side.
+    Disk(DiskSource, Vec<std::ops::Range<u64>>),
+    Source(Box<dyn Source>),
+    Scan(Box<dyn Scan>),
+}
+
+impl Input {
+    fn open(args: &ConvertArgs, to: TargetFormat, cancel: &Arc<AtomicBool>) -> Result<Self> {
+        if args.input == Path::new("-") {
+            return Self::stdin(args, cancel);
+        }
+        let mut options = args.open.options(args.open.format);
+        // Layers that must be unpacked first lie where the output will.
+        if let Some(folder) = args.output.parent().filter(|f| !f.as_os_str().is_empty()) {
+            options = options.with_scratch(folder);
+        }
+        let image = vmimage::open(&args.input, &options)?;
+        refuse_overwriting(args, &image)?;
+        let disks = match args.open.disk.as_deref() {
+            None if args.keep_chain => layers(&image, to)?,
+            None if to == TargetFormat::Xva => image.disks().to_vec(),
+            reference => vec![pick_disk(&image, reference)?],
+        };
+        // A sector that a layer stores as zeros hides what its parent has: it must stay.
+        let stored = if args.keep_chain { TargetFormat::Raw } else { to };
+        let [disk] = disks.as_slice() else {
+            let joined = JoinedDisk::new(disks)?;
+            let parts = joined.parts().to_vec();
+            let source = DiskSource::for_format(Arc::new(joined), stored);
+            return Ok(Self::Disk(source.map_err(|e| e.with_path(&args.input))?, parts));
+        };
+        let source = DiskSource::for_format(Arc::clone(disk), stored);
+        let whole = 0..disk.virtual_size();
+        Ok(Self::Disk(source.map_err(|e| e.with_path(&args.input))?, Vec::from([whole])))
+    }
+
+    fn stdin(args: &ConvertArgs, cancel: &Arc<AtomicBool>) -> Result<Self> {
+        if !args.open.parent.is_empty() || args.keep_chain {
+            return Err("a stream has no parents: drop --parent and --keep-chain".into());
+        }
+        let format = args.open.format;
+        if format == Some(Format::Qcow2) {
+            let message = "a qcow2 image has its tables in no order: it must be read from a file";
+            return Err(message.into());
+        }
+        let stdin = Stdin::start(Arc::clone(cancel))?;
+        let options = args.open.options(format);
+        Ok(match vmimage::incoming(stdin, &options, args.open.disk.as_deref())? {
+            Incoming::Source(source) => Self::Source(source),
+            Incoming::Scan(scan) => Self::Scan(scan),
+            _ => return Err("the stream is of a kind that this program does not know".into()),
+        })
+    }
+}
+
+/// The layers of a chain, each with what it stores itself.
+fn layers(image: &Image, to: TargetFormat) -> Result<Vec<Arc<dyn vmimage::Disk>>> {
+    if to != TargetFormat::VhdTgz {
+        return Err("only a tgz keeps the layers of a chain: drop --keep-chain".into());
+    }
+    let layers = image.layers();
+    if layers.is_empty() {
+        return Err("the image is no chain of VHDs: drop --keep-chain".into());
+    }
+    Ok(layers)
+}
+
+fn refuse_overwriting(args: &ConvertArgs, image: &Image) -> Result<()> {
+    let parts = image.parents().iter().chain(&args.open.parent);
+    for file in parts.chain(std::iter::once(&args.input)) {
+        if is_same_file(file, &args.output) {
+            let output = args.output.display();
+            return Err(format!("{output} is part of the input: name another output").into());
+        }
+    }
+    Ok(())
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    match (std::fs::metadata(a), std::fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
