@@ -218,4 +218,5 @@ def main():
         out.write("\n".join(listing) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
