@@ -15,7 +15,7 @@ use super::fill::{fill_chunk, is_zero};
 use super::stream::{Sink, StreamOptions, stream_into};
 use super::temporary::Temporary;
 use crate::plan::Segment;
-use crate::plan::unit::Units;
+use crate::plan::unit::{UNIT, Units};
 use crate::target::XvaChunk;
 use crate::{BlockMap, Disk, DiskSource, Error, ErrorKind, GRANULE, Plan, Result, Source, Watch};
 
@@ -24,6 +24,9 @@ const HOLE: usize = 64 * 1024;
 /// How much is read before it is written. It stays in a core's cache in between, which a whole
 /// unit would not.
 const PIECE: u64 = 256 * 1024;
+/// A disk that is no plain file may verify or unpack what it reads, in pieces of its own: it is
+/// asked for as much as there is.
+const WHOLE: u64 = UNIT as u64;
 
 /// How a file is written. The default is as fast as a copy: no digests.
 #[derive(Debug, Clone)]
@@ -238,6 +241,8 @@ struct Copy<'a> {
 /// Bytes on their way to the output.
 struct Pending {
     buf: Vec<u8>,
+    /// How many may wait.
+    piece: u64,
     /// How many there are.
     len: usize,
     /// Where they belong, in bytes of the output.
@@ -254,7 +259,8 @@ impl Copy<'_> {
     }
 
     fn copy_units(&self) -> Result<()> {
-        let mut pending = Pending { buf: vec![0; PIECE as usize], len: 0, offset: 0 };
+        let piece = if self.disk.layer(0).is_some() { PIECE } else { WHOLE };
+        let mut pending = Pending { buf: vec![0; piece as usize], piece, len: 0, offset: 0 };
         loop {
             self.watch.check()?;
             if self.failed.load(Ordering::Relaxed) {
@@ -312,8 +318,10 @@ impl Copy<'_> {
                     continue;
                 }
             }
-            let next = (at / GRANULE + 1) * GRANULE;
-            let n = next.min(end) - at;
+            let n = match pending.piece {
+                PIECE => ((at / GRANULE + 1) * GRANULE).min(end) - at,
+                whole => whole.min(end - at),
+            };
             self.disk.read_exact_at(self.room(pending, n)?, at)?;
             at += n;
         }
@@ -322,7 +330,7 @@ impl Copy<'_> {
 
     /// Room for `n` bytes, at most a piece, behind those that are pending.
     fn room<'p>(&self, pending: &'p mut Pending, n: u64) -> Result<&'p mut [u8]> {
-        if pending.len as u64 + n > PIECE {
+        if pending.len as u64 + n > pending.piece {
             self.flush(pending)?;
         }
         let start = pending.len;
