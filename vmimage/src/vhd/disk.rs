@@ -1,5 +1,6 @@
 //! The VHD reader: a fixed or dynamic disk, or a chain, resolved sector by sector.
 
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +63,7 @@ enum Body {
     /// All bytes, in place: a fixed VHD or a raw parent.
     Flat {
         file: Arc<dyn ReadAt>,
-        /// How many bytes there are; the last sector may be incomplete.
+        /// How many bytes there are in whole sectors.
         len: u64,
         holes: Holes,
     },
@@ -362,8 +363,11 @@ impl Layer {
     }
 
     fn flat(file: Arc<dyn ReadAt>, len: u64) -> Self {
-        let body = Body::Flat { holes: Holes::new(Arc::clone(&file)), file, len };
-        Self { size: len.next_multiple_of(SECTOR), body }
+        let size = len.next_multiple_of(SECTOR);
+        // Extents are whole sectors, and whoever copies them must find that many bytes.
+        let file = if size == len { file } else { Arc::new(WholeSectors { file, len }) };
+        let body = Body::Flat { holes: Holes::new(Arc::clone(&file)), file, len: size };
+        Self { size, body }
     }
 
     /// Tells `resolver` what this layer holds of the first `until` sectors from `base` on.
@@ -412,14 +416,9 @@ impl Layer {
     fn read(&self, buf: &mut [u8], at: u64) -> Result<()> {
         match &self.body {
             Body::Sparse(body) => body.file.read(buf, at),
-            Body::Flat { file, len, .. } => {
-                // Behind an incomplete last sector there are zeros.
-                let inside = len.saturating_sub(at).min(buf.len() as u64) as usize;
-                let (inside, outside) = buf.split_at_mut(inside);
-                outside.fill(0);
-                file.read_exact_at(inside, at)
-                    .map_err(|e| Error::io("cannot read the parent", e).with_offset(at))
-            }
+            Body::Flat { file, .. } => file
+                .read_exact_at(buf, at)
+                .map_err(|e| Error::io("cannot read the parent", e).with_offset(at)),
         }
     }
 
@@ -428,6 +427,35 @@ impl Layer {
             Body::Sparse(body) => &body.file.file,
             Body::Flat { file, .. } => file,
         }
+    }
+}
+
+/// A raw parent that ends within a sector: a child sees zeros in the rest of it. It is no file
+/// from which the system could copy.
+#[derive(Debug)]
+struct WholeSectors {
+    file: Arc<dyn ReadAt>,
+    len: u64,
+}
+
+impl ReadAt for WholeSectors {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.len.next_multiple_of(SECTOR)) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let inside = self.len.saturating_sub(offset).min(buf.len() as u64) as usize;
+        let (inside, outside) = buf.split_at_mut(inside);
+        outside.fill(0);
+        self.file.read_exact_at(inside, offset)
+    }
+
+    fn byte_len(&self) -> io::Result<u64> {
+        Ok(self.len.next_multiple_of(SECTOR))
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        self.file.next_data(offset)
     }
 }
 
