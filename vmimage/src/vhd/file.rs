@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::table::Table;
-use super::{Batmap, DiskType, DynamicHeader, Footer, Locator};
+use super::{Batmap, DiskType, DynamicHeader, Fields, Footer, Locator};
 use crate::finding::{Findings, Policy};
 use crate::{Error, ErrorKind, ReadAt, Result};
 
@@ -264,7 +264,9 @@ fn find_footer(file: &dyn ReadAt, len: u64, findings: &mut Findings) -> Result<F
     };
     let sound = |bytes: &[u8]| Footer::parse(bytes, &mut Findings::new(Policy::Strict));
     let poisoned = end.starts_with(Footer::POISON);
-    if let (Err(_), Some(copy), false) = (sound(&end), &copy, poisoned)
+    // A fixed disk begins with what its guest wrote, which may look like a copy of a footer.
+    let fixed = end.u64_at(16) == u64::MAX || end.u32_at(60) == DiskType::Fixed.code();
+    if let (Err(_), Some(copy), false) = (sound(&end), &copy, poisoned || fixed)
         && sound(copy).is_ok_and(|f| f.disk_type != DiskType::Fixed)
     {
         findings.note("footer-damaged", "the footer at the end is damaged; its copy was used");
