@@ -101,11 +101,18 @@ impl Locator {
     }
 }
 
-/// UTF-16 up to the first null; little-endian as Windows writes it, unless the text only makes
-/// sense the other way round.
+/// UTF-16 up to the first null; little-endian as Windows writes it, unless a byte order mark says
+/// otherwise or the text only makes sense the other way round.
 fn utf16(text: &[u8]) -> String {
     let pairs = text.as_chunks::<2>().0;
-    let big = pairs.iter().all(|&[a, _]| a == 0) && pairs.iter().any(|&[_, b]| b != 0);
+    let (big, pairs) = match pairs {
+        [[0xff, 0xfe], rest @ ..] => (false, rest),
+        [[0xfe, 0xff], rest @ ..] => (true, rest),
+        _ => {
+            let big = pairs.iter().all(|&[a, _]| a == 0) && pairs.iter().any(|&[_, b]| b != 0);
+            (big, pairs)
+        }
+    };
     let units = pairs
         .iter()
         .map(|&pair| if big { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) })
@@ -145,6 +152,8 @@ mod tests {
         let big: Vec<u8> = "a.vhd".encode_utf16().flat_map(u16::to_be_bytes).collect();
         assert_eq!(ru.path(&big).unwrap(), "a.vhd");
         assert_eq!(ru.path(&le("a\0b")).unwrap(), "a");
+        assert_eq!(ru.path(&le("\u{feff}.\\a")).unwrap(), "./a");
+        assert_eq!(ru.path(&[0xfe, 0xff, 0x4e, 0x2d]).unwrap(), "中");
         assert_eq!(ru.path(&[]), None);
         let mac = locator(PlatformCode::MACX);
         assert_eq!(mac.path(b"file://./p.vhd").unwrap(), "./p.vhd");
