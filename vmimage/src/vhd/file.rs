@@ -166,14 +166,15 @@ impl VhdFile {
         let block_size = u64::from(header.block_size);
         let mut tables_end = header.bat_end().unwrap_or(u64::MAX);
         tables_end = tables_end.max(self.footer.data_offset.saturating_add(1024));
+        let blocks_end = self.blocks_end()?;
         let mut starts: Vec<u32> = Vec::new();
         bat.learn(|index, start| {
             let left = self.size().saturating_sub(index * block_size);
             let data = start + header.bitmap_len();
-            if data + left.min(block_size) > self.len {
+            if data + left.min(block_size) > blocks_end {
                 let message = format!(
-                    "block {index} of the VHD lies past the end of the file: the file is \
-                     truncated or its allocation table is damaged"
+                    "block {index} of the VHD lies past the end of the file or on its footer: the \
+                     file is truncated or its allocation table is damaged"
                 );
                 findings
                     .violation_of(ErrorKind::Truncated, "block-outside", message)
@@ -194,6 +195,20 @@ impl VhdFile {
                 .map_err(|e| e.with_offset(u64::from(second) * super::SECTOR))?;
         }
         Ok(clash.is_some())
+    }
+
+    /// Where the last footer begins, or the end of a file that has none.
+    fn blocks_end(&self) -> Result<u64> {
+        let full = Footer::LEN as u64;
+        let Some(start) = self.len.checked_sub(full) else { return Ok(self.len) };
+        let mut tail = [0; Footer::LEN];
+        self.read(&mut tail, start)?;
+        let short = self.len % super::SECTOR == full - 1 && Footer::probe(&tail[1..]);
+        Ok(match (Footer::probe(&tail), short) {
+            (true, _) => start,
+            (false, true) => start + 1,
+            _ => self.len,
+        })
     }
 
     fn touches_tables(&self, header: &DynamicHeader, start: u64, end: u64, all: u64) -> bool {
