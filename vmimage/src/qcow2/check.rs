@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::disk::{Place, Qcow2Disk, read, read_header};
+use super::disk::{Entry, Place, Qcow2Disk, read, read_header};
 use super::header::Header;
 use crate::finding::Findings;
 use crate::vhd::Fields;
@@ -115,18 +115,8 @@ impl<'a> Uses<'a> {
         let mut at = 0;
         let mut complaints = 0_u32;
         while at < end {
-            match self.disk.place(at) {
-                Ok((place, until)) => {
-                    match place {
-                        // With extended L2 entries a cluster comes in parts; its first counts.
-                        Place::Stored(host) if self.first_part(at, host) => {
-                            self.count(host / size * size, size, false);
-                        }
-                        Place::Packed { at, len } => self.count(at, len, true),
-                        _ => {}
-                    }
-                    at = until;
-                }
+            match self.piece(at) {
+                Ok(until) => at = until,
                 Err(error) => {
                     let code = match error.kind() {
                         ErrorKind::Truncated => "cluster-outside",
@@ -144,22 +134,23 @@ impl<'a> Uses<'a> {
         }
     }
 
-    fn first_part(&self, at: u64, host: u64) -> bool {
+    /// Counts what the piece at guest `at` uses, and says where it ends. With extended L2 entries
+    /// a cluster comes in parts; its first counts.
+    fn piece(&mut self, at: u64) -> Result<u64> {
         let size = self.disk.cluster_size();
-        if !self.header().extended_l2 || at.is_multiple_of(size) {
-            return true;
-        }
-        // An earlier part of this cluster was counted if it was stored too.
-        let part = size / 32;
-        let mut before = at / size * size;
-        while before < at {
-            if matches!(self.disk.place(before), Ok((Place::Stored(h), _)) if h / size == host / size)
-            {
-                return false;
+        let (entry, bits) = match self.disk.entry(at)? {
+            Entry::None { until } => return Ok(until),
+            Entry::Of { entry, bits } => (entry, bits),
+        };
+        let (place, until) = self.disk.place_of(entry, bits, at)?;
+        match (place, self.disk.cluster_of(entry)) {
+            (Place::Packed { at, len }, _) => self.count(at, len, true),
+            (_, Some(host)) if at.is_multiple_of(size) => {
+                self.count(host / size * size, size, false);
             }
-            before += part;
+            _ => {}
         }
-        true
+        Ok(until)
     }
 
     /// The uses against the refcounts.

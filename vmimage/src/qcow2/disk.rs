@@ -52,6 +52,15 @@ pub(crate) enum Place {
     Packed { at: u64, len: u64 },
 }
 
+/// What the L2 tables have of a cluster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Entry {
+    /// Nothing, up to this guest offset.
+    None { until: u64 },
+    /// An entry, and the bits of an extended one.
+    Of { entry: u64, bits: u64 },
+}
+
 impl Qcow2Disk {
     /// Reads header and L1 table. An image that refers to other files is refused unless they are
     /// given: `backing` for its backing file, `data` for its data file.
@@ -106,11 +115,19 @@ impl Qcow2Disk {
 
     /// Where the piece at guest `offset` is, and where the piece ends.
     pub(crate) fn place(&self, offset: u64) -> Result<(Place, u64)> {
+        match self.entry(offset)? {
+            Entry::None { until } => Ok((Place::Absent, until)),
+            Entry::Of { entry, bits } => self.place_of(entry, bits, offset),
+        }
+    }
+
+    /// The L2 entry of the cluster at guest `offset`.
+    pub(crate) fn entry(&self, offset: u64) -> Result<Entry> {
         let span = self.header.l2_span();
         let index = usize::try_from(offset / span).unwrap_or(usize::MAX);
         let table = self.l1.get(index).copied().unwrap_or(0) & OFFSET_MASK;
         if table == 0 {
-            return Ok((Place::Absent, (offset / span + 1) * span));
+            return Ok(Entry::None { until: (offset / span + 1) * span });
         }
         let cluster = self.cluster_size();
         let entry_len = self.header.l2_entry_len();
@@ -120,19 +137,25 @@ impl Qcow2Disk {
             // All zero: nothing is here up to the end of the slice or of the table.
             let until = ((at / SLICE + 1) * SLICE).min(table + cluster);
             let end = (offset / cluster + (until - at) / entry_len) * cluster;
-            return Ok((Place::Absent, end));
+            return Ok(Entry::None { until: end });
         }
         let within = (at % SLICE) as usize;
         if within as u64 + entry_len > slice.len() as u64 {
             return Err(Error::truncated("the file ends within an L2 table").with_offset(at));
         }
-        let entry = slice.u64_at(within);
+        let bits = if self.header.extended_l2 { slice.u64_at(within + 8) } else { 0 };
+        Ok(Entry::Of { entry: slice.u64_at(within), bits })
+    }
+
+    /// As [`place`](Self::place), by the L2 entry of the cluster at guest `offset`.
+    pub(crate) fn place_of(&self, entry: u64, bits: u64, offset: u64) -> Result<(Place, u64)> {
+        let cluster = self.cluster_size();
         let end = (offset / cluster + 1) * cluster;
         if entry & COMPRESSED != 0 {
             return self.packed(entry).map(|place| (place, end));
         }
         if self.header.extended_l2 {
-            return self.subcluster(entry, slice.u64_at(within + 8), offset);
+            return self.subcluster(entry, bits, offset);
         }
         let host = entry & OFFSET_MASK;
         if self.header.version >= 3 && entry & 1 != 0 {
@@ -143,6 +166,12 @@ impl Qcow2Disk {
         }
         let place = self.stored(host, offset % cluster)?;
         Ok((place, end))
+    }
+
+    /// The cluster of the file that an L2 entry has, read or not: one that reads as zeros may keep
+    /// its cluster, and a preallocated one waits for its parts.
+    pub(crate) fn cluster_of(&self, entry: u64) -> Option<u64> {
+        (entry & COMPRESSED == 0 && self.holds(entry)).then_some(entry & OFFSET_MASK)
     }
 
     /// Whether an entry names a cluster; offset zero does so in a data file only.
