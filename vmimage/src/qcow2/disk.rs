@@ -184,6 +184,9 @@ impl Qcow2Disk {
         let size = cluster / 32;
         let index = offset % cluster / size;
         let end = (offset / size + 1) * size;
+        if bits >> 32 & bits != 0 {
+            return Err(Error::corrupt("an L2 entry has parts that are both stored and zero"));
+        }
         let place = if bits >> (32 + index) & 1 != 0 {
             Place::Zero
         } else if bits >> index & 1 != 0 && self.holds(entry) {
