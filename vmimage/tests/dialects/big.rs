@@ -16,7 +16,7 @@ use vmimage::{
 };
 
 use crate::builder::utf16le;
-use crate::forge::{DIFFERENCING, DYNAMIC, MIB, Recipe, Text, be};
+use crate::forge::{DIFFERENCING, DYNAMIC, FIXED, MIB, Recipe, Text, be};
 
 const SIZE: usize = 2040 << 30;
 const BLOCK: u64 = 2 << 20;
@@ -156,6 +156,60 @@ fn a_disk_of_2040_gib_costs_what_it_stores() {
         }
     }
     assert_eq!(crate::judge::codes(&path, &OpenOptions::new()), [""; 0]);
+}
+
+/// A fixed disk and a raw parent of 2040 GiB, both nearly all holes, below a child that adds two
+/// sectors: the file system's holes are what is not read.
+#[test]
+fn holes_of_2040_gib_below_a_child_cost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixed = Recipe { kind: FIXED, uuid: [7; 16], ..tap(FIXED) };
+    for parent in ["fixed.vhd", "parent.raw"] {
+        let is_fixed = parent == "fixed.vhd";
+        let path = dir.path().join(parent);
+        let file = File::create(&path).unwrap();
+        let written = file
+            .set_len(SIZE as u64)
+            .and_then(|()| file.write_all_at(&[0xBB; 65536], 1 << 40))
+            .and_then(|()| file.write_all_at(&[0xBB; 65536], SIZE as u64 - 65536));
+        let footer = if is_fixed { fixed.footer() } else { Vec::new() };
+        if let Err(e) = written.and_then(|()| file.write_all_at(&footer, SIZE as u64)) {
+            return println!("skipped: the file system takes no file of 2 TiB ({e})");
+        }
+        let mut child = tap(DIFFERENCING);
+        child.uuid = [8; 16];
+        (child.parent_uuid, child.parent_name) =
+            ([if is_fixed { 7 } else { 0 }; 16], parent.into());
+        // The last sector of the disk, and one in the middle of the parent's data.
+        let pieces = [(1 << 40) / BLOCK, LAST].map(|block| Piece {
+            block,
+            start: if block == LAST { 20_000 } else { 30_000 },
+            sectors: vec![if block == LAST { 4095 } else { 5 }],
+            fill: 0xCC,
+        });
+        let tip = dir.path().join(format!("over-{parent}.vhd"));
+        write(&tip, &child, &pieces).unwrap();
+        let options =
+            if is_fixed { OpenOptions::new() } else { OpenOptions::new().with_parent(&path) };
+        let image = open(&tip, &options).unwrap();
+        let disk = &image.disks()[0];
+        let Ok(Some(data)) = File::open(&path).unwrap().next_data(0) else { panic!("no data") };
+        if data.start != 1 << 40 || data.end != (1 << 40) + 65536 {
+            return println!("skipped: the file system does not know holes as small as 64 KiB");
+        }
+        let map = disk.block_map().unwrap();
+        let end = SIZE as u64 - GRANULE..SIZE as u64;
+        assert_eq!(map.runs().collect::<Vec<_>>(), [1 << 40..(1 << 40) + GRANULE, end]);
+        let extent = disk.extent_at(0).unwrap();
+        assert_eq!((extent.len, extent.kind), (1 << 40, ExtentKind::Zero));
+        let mut bytes = vec![0; 65536];
+        disk.read_exact_at(&mut bytes, SIZE as u64 - 65536).unwrap();
+        assert!(bytes[..65024] == [0xBB; 65024] && bytes[65024..] == [0xCC; 512]);
+        disk.read_exact_at(&mut bytes, 1 << 40).unwrap();
+        assert!(bytes[2560..3072] == [0xCC; 512] && bytes[3072..] == [0xBB; 62464]);
+        let kind = disk.extent_at((1 << 40) + 3072).unwrap().kind;
+        assert_eq!(kind, ExtentKind::Data { layer: 1, file_offset: (1 << 40) + 3072 });
+    }
 }
 
 /// What the youngest layer of the chain shows in the shared blocks.

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmimage::vhd::VhdDisk;
-use vmimage::{Disk, ErrorKind, Findings, OpenOptions, Policy, ReadAt, Result, Verdict, check};
+use vmimage::vhd::{VhdDisk, VhdStream};
+use vmimage::{
+    Disk, ErrorKind, Findings, OpenOptions, Policy, ReadAt, Result, Source, Verdict, check,
+};
 
 use crate::builder::{Block, Rng, SECTOR};
 use crate::forge::{DIFFERENCING, FIXED, MIB, Made, Recipe, Tail, be};
@@ -132,6 +134,45 @@ fn one_wrong_bit_of_the_metadata_is_an_error_or_no_matter() {
         }
     }
     assert!(cases > 1000 && right > 500 && refused > 500, "{cases}: {right}, {refused}");
+}
+
+/// The same of a stream, which has to notice before it is over.
+#[test]
+fn one_wrong_bit_of_a_streams_metadata_is_an_error_or_no_matter() {
+    let recipe = Recipe { bat_at: 2048, ..Recipe::new("caml", b"caml", 1, 5 * 65536 + 512) };
+    let made = Recipe { block_size: 65536, ..recipe }.make(&mut Rng::new(11));
+    let view = judge::view(std::slice::from_ref(&made), None);
+    let (mut right, mut refused) = (0, 0);
+    for at in metadata(&made).into_iter().chain(1536..2048) {
+        let bit = at % 8;
+        if moves_into_a_gap(&made, at, bit) {
+            continue;
+        }
+        let mut bytes = made.bytes.clone();
+        bytes[at] ^= 1 << bit;
+        let read = || -> Result<Vec<u8>> {
+            let mut stream = VhdStream::new(std::io::Cursor::new(bytes))?;
+            let mut all = vec![0; view.len()];
+            for run in stream.block_map().clone().runs() {
+                let part = &mut all[run.start as usize..run.end as usize];
+                stream.read_exact_at(part, run.start)?;
+            }
+            stream.finish()?;
+            Ok(all)
+        };
+        match read() {
+            Ok(all) => {
+                assert!(all == view, "byte {at}, bit {bit}");
+                right += 1;
+            }
+            Err(error) => {
+                assert_ne!(error.kind(), ErrorKind::Io, "{error:?}");
+                assert_ne!(error.kind(), ErrorKind::Usage, "{error:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(right >= 512 && refused > 1500, "{right}, {refused}");
 }
 
 #[test]
@@ -281,5 +322,30 @@ fn a_flipped_bit_of_a_bitmap_changes_its_sector_only() {
         let disk = disk_of(&[&changed.bytes, &base.bytes], Policy::Strict).unwrap();
         let chain = [changed, base.clone()];
         assert!(all_of(&disk).unwrap() == judge::view(&chain, None), "{index}, {sector}");
+    }
+}
+
+/// Disks of no and of one sector have all operations too.
+#[test]
+fn the_smallest_disks_are_disks() {
+    for size in [0, 512, 4096] {
+        for kind in [FIXED, crate::forge::DYNAMIC] {
+            let recipe = Recipe { kind, ..Recipe::new("small", b"win ", 0x000A_0000, size) };
+            let made = recipe.make(&mut Rng::new(1));
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("image");
+            std::fs::write(&path, &made.bytes).unwrap();
+            let image = vmimage::open(&path, &OpenOptions::new()).unwrap();
+            let disk = &image.disks()[0];
+            assert_eq!(disk.virtual_size(), size as u64);
+            let mut all = vec![0; size];
+            disk.read_exact_at(&mut all, 0).unwrap();
+            assert!(all == judge::view(std::slice::from_ref(&made), None));
+            assert!(disk.extent_at(size as u64).is_err());
+            let map = disk.block_map().unwrap();
+            assert_eq!(map.granules(), u64::from(size > 0));
+            judge::codes(&path, &OpenOptions::new());
+            judge::conversions(disk, &all, &[vmimage::TargetFormat::Raw]);
+        }
     }
 }

@@ -284,3 +284,137 @@ fn a_used_image_is_read() {
         assert_eq!(report.verdict(), Verdict::Sound, "{option}: {report:?}");
     }
 }
+
+/// Cut anywhere, an image is refused or whole; with a wrong bit anywhere in its tables there is an
+/// answer, and what `check` calls sound has the right content.
+#[test]
+fn damaged_images_are_errors_or_answers() {
+    let folder = Folder::new();
+    let bytes = sample(6, 400 << 10);
+    let raw = folder.raw(&bytes);
+    for more in [
+        &["-o", "cluster_size=4k"][..],
+        &["-c", "-o", "cluster_size=4k"],
+        &["-c", "-o", "compression_type=zstd,cluster_size=16k"],
+        &["-o", "extended_l2=on,cluster_size=16k"],
+    ] {
+        if convert(&raw, &folder.text("a.qcow2"), more).is_none() {
+            continue;
+        }
+        let whole = fs::read(folder.path("a.qcow2")).unwrap();
+        let read = |bytes: &[u8], lenient: bool| -> vmimage::Result<Vec<u8>> {
+            let path = folder.path("damaged.qcow2");
+            fs::write(&path, bytes).unwrap();
+            let options = OpenOptions::new().lenient(lenient).with_format(vmimage::Format::Qcow2);
+            let image = open(&path, &options)?;
+            let disk = &image.disks()[0];
+            disk.block_map()?;
+            let mut all = vec![0xAA; disk.virtual_size().min(1 << 20) as usize];
+            disk.read_exact_at(&mut all, 0)?;
+            Ok(all)
+        };
+        let mut rng = Rng::new(whole.len() as u64);
+        for _ in 0..200 {
+            let cut = rng.below(whole.len());
+            match read(&whole[..cut], false) {
+                Ok(all) => assert!(all == bytes, "{more:?} cut at {cut}"),
+                Err(error) => assert!(
+                    matches!(error.kind(), ErrorKind::Truncated | ErrorKind::Corrupt),
+                    "{more:?} cut at {cut}: {error:?}"
+                ),
+            }
+        }
+        let be = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap());
+        let l1 = be(40) as usize;
+        let l2 = (be(l1) & 0x00ff_ffff_ffff_fe00) as usize;
+        let tables = (0..112).chain(l1..l1 + 8).chain(l2..l2 + 400);
+        let options = OpenOptions::new().with_format(vmimage::Format::Qcow2);
+        // The size of the disk is a number like any other; that a cluster or a part of it is zero
+        // is one bit, of which nothing else tells.
+        let parts = more.iter().any(|m| m.contains("extended_l2"));
+        let has_no_check = |at: usize| {
+            let within = at.saturating_sub(l2);
+            (24..32).contains(&at) || at >= l2 && (within % 8 == 7 || parts && within % 16 >= 8)
+        };
+        for at in tables {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << rng.below(8);
+            let strict = read(&damaged, false);
+            let _ = read(&damaged, true);
+            // Features that are refused are no matter of a report.
+            let Ok(report) = check(folder.path("damaged.qcow2"), &options) else { continue };
+            match strict {
+                Ok(all) if report.verdict() == Verdict::Sound && !has_no_check(at) => {
+                    assert!(all == bytes, "{more:?}: byte {at}");
+                }
+                Err(error) if error.kind() == ErrorKind::Io => panic!("{error:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A part of a cluster cannot be stored and zero at once; qemu refuses to read it, too.
+#[test]
+fn a_part_that_is_stored_and_zero_is_refused() {
+    let folder = Folder::new();
+    let raw = folder.raw(&[7; 65536]);
+    if convert(&raw, &folder.text("a.qcow2"), &["-o", "extended_l2=on"]).is_none() {
+        return;
+    }
+    let mut bytes = fs::read(folder.path("a.qcow2")).unwrap();
+    let be = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let l2 = (be(be(40) as usize) & 0x00ff_ffff_ffff_fe00) as usize;
+    assert_eq!(bytes[l2 + 12..l2 + 16], [0xff; 4], "all parts are stored");
+    bytes[l2 + 11] |= 1;
+    fs::write(folder.path("a.qcow2"), &bytes).unwrap();
+    let image = open(folder.path("a.qcow2"), &OpenOptions::new()).unwrap();
+    let error = image.disks()[0].read_exact_at(&mut [0; 512], 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let report = check(folder.path("a.qcow2"), &OpenOptions::new()).unwrap();
+    assert_eq!(report.verdict(), Verdict::Corrupt);
+    let qemu = ["-f", "qcow2", "-c", "read 0 512", &folder.text("a.qcow2")];
+    if let Some(done) = tool("qemu-io", &qemu) {
+        assert!(!done.status.success(), "{done:?}");
+    }
+}
+
+/// Tables that name themselves, one another, or the header.
+#[test]
+fn tables_in_a_circle_are_refused_or_read_once() {
+    let folder = Folder::new();
+    let bytes = sample(7, 4 << 20);
+    if convert(&folder.raw(&bytes), &folder.text("a.qcow2"), &["-o", "cluster_size=4k"]).is_none() {
+        return;
+    }
+    let whole = fs::read(folder.path("a.qcow2")).unwrap();
+    let be = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap());
+    let l1 = be(40);
+    let first = be(l1 as usize) & 0x00ff_ffff_ffff_fe00;
+    for (what, at, value) in [
+        ("the L1 table as an L2 table", l1, l1),
+        ("the second L2 table is the first", l1 + 8, first),
+        ("an L2 table maps itself", first, first),
+        ("an L2 table maps the L1 table", first, l1),
+        ("an L2 table maps its neighbour's cluster", first, be(first as usize + 8) & !(1 << 63)),
+    ] {
+        let mut damaged = whole.clone();
+        let entry = (value | 1 << 63).to_be_bytes();
+        damaged[at as usize..at as usize + 8].copy_from_slice(&entry);
+        let path = folder.path("circle.qcow2");
+        fs::write(&path, &damaged).unwrap();
+        for lenient in [false, true] {
+            let answer = open(&path, &OpenOptions::new().lenient(lenient)).and_then(|image| {
+                image.disks()[0].block_map()?;
+                let mut all = vec![0; image.disks()[0].virtual_size() as usize];
+                image.disks()[0].read_exact_at(&mut all, 0)
+            });
+            if let Err(error) = answer {
+                let kinds = [ErrorKind::Corrupt, ErrorKind::Truncated];
+                assert!(kinds.contains(&error.kind()), "{what}: {error:?}");
+            }
+        }
+        let report = check(&path, &OpenOptions::new()).unwrap();
+        assert_eq!(report.verdict(), Verdict::Corrupt, "{what}");
+    }
+}
