@@ -199,7 +199,7 @@ pub fn probe(source: &dyn ReadAt) -> Result<Format> {
         return Ok(Format::Qcow2);
     }
     // A fixed VHD shows its cookie at the end only.
-    let short = tail.get(1..).unwrap_or_default();
+    let short = tail.get(1..).filter(|_| len % full == full - 1).unwrap_or_default();
     if Footer::probe(&start) || Footer::probe(&tail) || Footer::probe(short) {
         return Ok(Format::Vhd);
     }
