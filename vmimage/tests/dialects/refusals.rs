@@ -255,25 +255,32 @@ fn absurd_numbers_are_typed_errors() {
 fn a_cookie_alone_is_no_image() {
     for cookie in [&b"conectix"[..], b"v_poison", b"cxsparse", b"QFI\xfb"] {
         for len in [8, 511, 512, 513, 1023, 1024, 1535, 1536, 4096, 65536] {
-            for at_end in [0, 511, 512] {
+            for from_end in [0, 511, 512] {
                 let mut bytes = vec![0; len];
-                let at = if at_end == 0 { 0 } else { len.saturating_sub(at_end) };
+                let at = if from_end == 0 { 0 } else { len.saturating_sub(from_end) };
                 bytes[at..at + cookie.len()].copy_from_slice(cookie);
                 let sample = Sample::new(&bytes);
+                // A footer of 511 bytes ends a file that lacks its last byte; the guest of a raw
+                // disk may write what it likes there.
+                let short = from_end == 511 && len % 512 == 511;
+                let image = match cookie {
+                    b"QFI\xfb" => at == 0,
+                    b"cxsparse" => false,
+                    _ => at == 0 || from_end == 512 || short,
+                };
                 for options in [OpenOptions::new(), OpenOptions::new().lenient(true)] {
                     match open(sample.path(), &options) {
-                        // It may be the content of a raw disk, if it is no cookie that is probed.
-                        Ok(image) => {
-                            assert_eq!(image.info().format(), vmimage::Format::Raw);
-                            let probed = cookie != b"cxsparse" && (at_end == 0 || len >= 511);
-                            let hidden = cookie == b"QFI\xfb" && at != 0;
-                            let hidden = hidden || (at_end == 511 && len < 512 && at != 0);
-                            assert!(!probed || hidden, "{cookie:?} of {len} at {at}");
+                        Ok(found) => {
+                            assert_eq!(found.info().format(), vmimage::Format::Raw);
+                            assert!(!image, "{cookie:?} of {len} at {at}");
                         }
-                        Err(error) => assert!(matches!(
-                            error.kind(),
-                            ErrorKind::Corrupt | ErrorKind::Truncated | ErrorKind::Unsupported
-                        )),
+                        Err(error) => {
+                            assert!(image, "{cookie:?} of {len} at {at}: {error:?}");
+                            assert!(matches!(
+                                error.kind(),
+                                ErrorKind::Corrupt | ErrorKind::Truncated | ErrorKind::Unsupported
+                            ));
+                        }
                     }
                 }
             }
