@@ -254,12 +254,17 @@ impl Recipe {
         let mut out = BTreeMap::new();
         for index in 0..self.needed() {
             // The last block is always there, with mixed bytes in its bitmap: it may reach past the
-            // end of the disk.
+            // end of the disk. The first one is full, so that a batmap has its highest bit.
             let last = index + 1 == self.needed();
-            if self.kind != FIXED && !last && rng.one_in(3) {
+            if self.kind != FIXED && index > 0 && !last && rng.one_in(3) {
                 continue;
             }
-            let held = match if last { 1 } else { rng.below(4) } {
+            let held = match (last, index) {
+                (true, _) => 1,
+                (_, 0) => 0,
+                _ => rng.below(4),
+            };
+            let held = match held {
                 _ if self.full_bits || self.kind == FIXED => vec![true; sectors],
                 0 => vec![true; sectors],
                 1 => (0..sectors).map(|s| 0xC9 & (0x80 >> (s % 8)) != 0).collect(),
