@@ -16,7 +16,7 @@ use crate::{BlockMap, Disk, Error, ErrorKind, ReadAt, Result, ScanSource, Source
 /// How much of a compressed file is unpacked to see what it is.
 const START: usize = 512;
 /// How much compressed input that may take.
-const LOOK: u64 = 256 << 10;
+const LOOK: u64 = 4 << 20;
 
 /// Whether a file begins like gzip or Zstandard.
 pub(crate) fn is_compressed(start: &[u8]) -> bool {
