@@ -73,6 +73,7 @@
 mod archive;
 mod archived;
 mod check;
+mod commit;
 mod compare;
 mod content_root;
 mod error;
@@ -91,6 +92,7 @@ mod raw;
 mod replay;
 mod scan;
 mod source;
+mod store;
 mod target;
 pub mod tgz;
 pub mod vhd;
@@ -98,6 +100,7 @@ mod watch;
 pub mod xva;
 
 pub use check::check;
+pub use commit::{CommitOptions, CommitReport, commit};
 pub use compare::{Comparison, compare, compare_watched, guest_sha256, guest_sha256_watched};
 pub use content_root::{content_root, content_root_watched};
 pub use error::{Error, ErrorKind, Result};

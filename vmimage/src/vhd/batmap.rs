@@ -27,6 +27,13 @@ impl Batmap {
     pub const LEN: usize = 512;
     /// The first eight bytes of the header.
     pub const COOKIE: &'static [u8; 8] = b"tdbatmap";
+    /// Where the checksum is in the header.
+    pub(crate) const CHECKSUM_AT: u64 = 24;
+
+    /// How many sectors of map blktap sums for a disk of `size` bytes.
+    pub(crate) fn tap_sectors(size: u64) -> u64 {
+        (size >> 24).div_ceil(SECTOR).max(1)
+    }
 
     /// An empty batmap of `blocks` blocks whose map lies at `map_offset`.
     pub fn new(map_offset: u64, blocks: u32) -> Self {
@@ -106,8 +113,15 @@ impl Batmap {
             let bit = 0x80 >> (index % 8);
             if *byte & bit == 0 {
                 *byte |= bit;
-                // The checksum is a complement, so adding to the sum subtracts from it.
-                self.checksum = self.checksum.wrapping_sub(u32::from(bit));
+                // The checksum is a complement, so adding to the sum subtracts from it. The sign
+                // bit of a signed byte is worth -128.
+                let signed = self.version == 0x0001_0001 && bit == 0x80;
+                let value = u32::from(bit);
+                self.checksum = if signed {
+                    self.checksum.wrapping_add(value)
+                } else {
+                    self.checksum.wrapping_sub(value)
+                };
             }
         }
     }
@@ -171,5 +185,8 @@ mod tests {
         let mut map = vec![0; 512];
         map[0] = 0x80;
         assert!(batmap.load(map, &mut Findings::default()).is_ok());
+        // Also when bits are added.
+        (1..10).for_each(|block| batmap.set(block));
+        assert_eq!(batmap.checksum, batmap.sum(512));
     }
 }

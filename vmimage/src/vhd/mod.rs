@@ -17,7 +17,7 @@ mod header;
 mod locator;
 pub(crate) mod resolve;
 mod stream;
-mod table;
+pub(crate) mod table;
 mod window;
 
 pub use bat::{BAT_UNUSED, Bat};
@@ -57,6 +57,12 @@ pub fn uuid_text(uuid: &[u8; 16]) -> String {
     [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)]
         .map(|(a, b)| hex.get(a..b).unwrap_or_default())
         .join("-")
+}
+
+/// A raw parent in memory.
+#[cfg(test)]
+pub(crate) fn raw_parent(file: std::sync::Arc<dyn crate::ReadAt>, len: u64) -> disk::RawParent {
+    disk::RawParent { file, path: std::path::PathBuf::new(), len }
 }
 
 /// Big-endian fields of a byte slice; what lies outside of the slice reads as zero, and every

@@ -298,6 +298,14 @@ fn identity(path: &Path) -> Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
+/// Every file name by which `child` calls its parent.
+pub(crate) fn parent_names(child: &VhdFile) -> Vec<String> {
+    let Some(header) = child.sparse.as_ref().map(|s| &s.header) else { return Vec::new() };
+    let paths = locator_paths(child, header);
+    let names = paths.iter().map(String::as_str).chain([header.parent_name.as_str()]);
+    names.map(base_name).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
 /// The locators' paths: the relative one first, then the URL, then the absolute one.
 fn locator_paths(child: &VhdFile, header: &DynamicHeader) -> Vec<String> {
     let order = [PlatformCode::W2RU, PlatformCode::MACX, PlatformCode::W2KU];
