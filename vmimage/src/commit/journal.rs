@@ -71,8 +71,7 @@ impl Journal {
         let there = header.get(..there).unwrap_or_default();
         if !header.starts_with(MAGIC) || header.get(HASHED..) != Some(&hash(&[&header[..HASHED]])) {
             // Its header was not synced, so nothing was changed yet. A stranger is left alone.
-            let ours =
-                there.iter().all(|&b| b == 0) || MAGIC.starts_with(&there[..there.len().min(8)]);
+            let ours = there.iter().zip(MAGIC).all(|(&b, &m)| b == 0 || b == m);
             return if ours && len <= HEADER as u64 {
                 Ok(None)
             } else {

@@ -12,8 +12,8 @@ use crate::vhd::table::Table;
 use crate::vhd::{Batmap, DynamicHeader, Footer, Geometry, MAX_BAT_ENTRIES, SECTOR, checksum, put};
 use crate::{Error, ErrorKind, Result};
 
-/// How many new blocks share two syncs.
-const BATCH: usize = 64;
+/// How many new blocks share two syncs. Few in tests, whose disks are small.
+const BATCH: usize = if cfg!(test) { 3 } else { 64 };
 /// How much is copied at once.
 const PIECE: usize = 256 * 1024;
 /// New blocks begin so that their data is aligned to this, as tapdisk aligns it.

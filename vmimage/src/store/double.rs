@@ -2,15 +2,13 @@
 //!
 //! After the death [`World::killed`] gives what a killed process leaves (every write up to there,
 //! the last one torn), and [`World::powerless`] what a loss of power leaves: what was synced, and
-//! of the rest an arbitrary part, sector by sector.
+//! of the rest an arbitrary part.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Store;
 use crate::ReadAt;
-
-const SECTOR: usize = 512;
 
 /// The machine on which the files are.
 #[derive(Debug, Default)]
@@ -26,8 +24,6 @@ struct State {
     /// The change during which the machine dies, and how it tears: at multiples of this.
     death: Option<(u64, usize)>,
     dead: bool,
-    /// What a torn write was about to do, for the tests to look at: file, offset, length.
-    torn: Option<(usize, u64, usize)>,
     seed: u64,
 }
 
@@ -79,20 +75,16 @@ impl World {
         self.state().ops
     }
 
-    pub(crate) fn torn(&self) -> Option<(usize, u64, usize)> {
-        self.state().torn
-    }
-
     /// The files as a killed process leaves them.
     pub(crate) fn killed(&self) -> Vec<Vec<u8>> {
         self.state().files.iter().map(|f| f.now.clone()).collect()
     }
 
-    /// The files as a loss of power leaves them.
-    pub(crate) fn powerless(&self) -> Vec<Vec<u8>> {
+    /// The files as a loss of power leaves them; writes are torn at multiples of `grain`.
+    pub(crate) fn powerless(&self, grain: usize) -> Vec<Vec<u8>> {
         let mut state = self.state();
         let mut seed = state.seed;
-        let files = state.files.iter().map(|file| file.powerless(&mut seed)).collect();
+        let files = state.files.iter().map(|file| file.powerless(&mut seed, grain)).collect();
         state.seed = seed;
         files
     }
@@ -113,7 +105,6 @@ impl World {
         {
             state.dead = true;
             if let Op::Write(offset, bytes) = &mut op {
-                state.torn = Some((index, *offset, bytes.len()));
                 let cut = random(&mut state.seed) as usize % (bytes.len() + 1);
                 // Tears are at multiples of the grain within the file, not within the write.
                 let end = (*offset as usize + cut) / grain * grain;
@@ -131,7 +122,7 @@ impl World {
 }
 
 impl FileState {
-    fn powerless(&self, seed: &mut u64) -> Vec<u8> {
+    fn powerless(&self, seed: &mut u64, grain: usize) -> Vec<u8> {
         let mut out = self.durable.clone();
         for op in &self.pending {
             match (random(seed) % 3, op) {
@@ -141,7 +132,7 @@ impl FileState {
                 (_, Op::Write(offset, bytes)) => {
                     let (mut at, mut rest) = (*offset, bytes.as_slice());
                     while !rest.is_empty() {
-                        let n = (SECTOR - at as usize % SECTOR).min(rest.len());
+                        let n = (grain - at as usize % grain).min(rest.len());
                         if random(seed).is_multiple_of(2) {
                             Op::Write(at, rest[..n].to_vec()).apply(&mut out);
                         }
