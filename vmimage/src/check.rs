@@ -37,12 +37,20 @@ pub fn check(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Report> {
 
 fn examine(path: &Path, options: &OpenOptions, findings: &mut Findings) -> Result<()> {
     let (source, format) = door(path, options)?;
+    if crate::store::beside(path, ".commit").exists() {
+        let message = "a commit into this image is unfinished: read it through its child, and run \
+                       the commit again";
+        findings.corrupt("commit-unfinished", message, None);
+    }
     match format {
         Format::Vhd if archived::is_compressed_file(&source)? => {
             let image = archived::open_packed_vhd(source)?;
             read_all(&image)
         }
         Format::Vhd => {
+            if vhd::check::unknown_type(&source, findings) {
+                return Ok(());
+            }
             let tip = VhdFile::open(source, Some(path), findings)?;
             vhd::check::examine(&tip, findings)?;
             let chain = Chain::resolve(tip, path, options, findings)?;

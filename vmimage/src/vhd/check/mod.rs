@@ -1,15 +1,18 @@
 //! Checks of a VHD that need more than its tables: bitmaps, and what lies under them.
 
+mod layout;
+
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::file::{Sparse, VhdFile};
 use super::{
-    Bitmap, DiskType, DynamicHeader, Footer, Locator, MAX_VIRTUAL_SIZE, PlatformCode, SECTOR,
+    Batmap, Bitmap, DiskType, DynamicHeader, Fields, Footer, Geometry, Locator, MAX_VIRTUAL_SIZE,
+    PlatformCode, SECTOR,
 };
-use crate::Result;
 use crate::finding::Findings;
 use crate::raw::Holes;
+use crate::{ReadAt, Result};
 
 /// How far a clock may be ahead before vhd-util calls a time stamp wrong, in seconds.
 const CLOCK_SKEW: u64 = 1800;
@@ -19,11 +22,31 @@ pub(crate) fn examine(file: &VhdFile, findings: &mut Findings) -> Result<()> {
     footer(&file.footer, findings);
     let Some(sparse) = &file.sparse else { return Ok(()) };
     parent(file, sparse, findings);
+    layout::examine(file, sparse, findings)?;
+    batmap(file, sparse, findings)?;
     if file.tangled {
         // Blocks on one another would be read over and over again.
         return Ok(());
     }
     bitmaps(file, sparse, findings)
+}
+
+/// Whether the footer at the end names a type of disk that is not read at all; that is a finding
+/// of its own, as no more can be said.
+pub(crate) fn unknown_type(file: &dyn ReadAt, findings: &mut Findings) -> bool {
+    let mut raw = [0; Footer::LEN];
+    let Ok(len) = file.byte_len() else { return false };
+    let Some(at) = len.checked_sub(Footer::LEN as u64) else { return false };
+    if file.read_exact_at(&mut raw, at).is_err() || !raw.starts_with(Footer::COOKIE) {
+        return false;
+    }
+    let code = raw.as_slice().u32_at(60);
+    let unknown = !(2..=4).contains(&code);
+    if unknown {
+        let message = format!("disk type {code} is not fixed (2), dynamic (3) or differencing (4)");
+        findings.corrupt("disk-type", message, Some(at));
+    }
+    unknown
 }
 
 fn footer(footer: &Footer, findings: &mut Findings) {
@@ -36,6 +59,21 @@ fn footer(footer: &Footer, findings: &mut Findings) {
     }
     if footer.disk_type != DiskType::Fixed && footer.data_offset != Footer::LEN as u64 {
         findings.note("header-place", "the header is not right behind the footer's copy");
+    }
+    if footer.disk_type == DiskType::Fixed && footer.data_offset != u64::MAX {
+        findings.note("footer-data-offset", "the data offset of a fixed disk is not all ones");
+    }
+    // Of these writers QEMU takes the geometry for the size; floor geometry is a little smaller.
+    if matches!(&footer.creator_app, b"vpc " | b"qemu")
+        && footer.geometry != Geometry::MAX
+        && footer.geometry.bytes() != footer.current_size
+    {
+        let message = format!(
+            "the geometry says {} bytes and the size {}: QEMU takes the former",
+            footer.geometry.bytes(),
+            footer.current_size
+        );
+        findings.note("geometry-size", message);
     }
 }
 
@@ -50,7 +88,18 @@ fn parent(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) {
     if header.locators.is_empty() && header.parent_name.is_empty() {
         findings.note("parent-nameless", "the disk does not say where its parent is");
     }
+    names(file, findings);
     for locator in &header.locators {
+        if locator.data_offset.checked_add(u64::from(locator.data_len)).is_none_or(|e| e > file.len)
+        {
+            let message = format!("locator {} lies past the end of the file", locator.code);
+            findings.note_at("locator-outside", message, locator.data_offset);
+            continue;
+        }
+        if !is_known(locator.code) {
+            let message = format!("the platform code {} of a locator is unknown", locator.code);
+            findings.note("locator-unknown", message);
+        }
         let known = [PlatformCode::W2RU, PlatformCode::W2KU, PlatformCode::MACX];
         if known.contains(&locator.code) && file.locator_path(locator).is_none() {
             let message = format!("the text of locator {} cannot be read", locator.code);
@@ -65,6 +114,57 @@ fn parent(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) {
     }
 }
 
+/// The codes of the specification, and blktap's.
+fn is_known(code: PlatformCode) -> bool {
+    [b"W2ru", b"W2ku", b"MacX", b"Mac ", b"Wi2r", b"Wi2k"].contains(&&code.bytes())
+}
+
+/// Locators and header that call the parent by different names: readers would open different
+/// files.
+fn names(file: &VhdFile, findings: &mut Findings) {
+    let names = super::resolve::parent_names(file);
+    if let Some(first) = names.first()
+        && let Some(other) = names.iter().find(|name| *name != first)
+    {
+        let message = format!("the parent is called both {first:?} and {other:?}");
+        findings.note("locator-names", message);
+    }
+}
+
+/// Bits of the batmap without a block.
+fn batmap(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<()> {
+    let (Some(batmap), Some(at)) = (&sparse.batmap, sparse.header.bat_end()) else {
+        return Ok(());
+    };
+    if batmap.map_offset != at.saturating_add(Batmap::LEN as u64) {
+        findings.note_at("batmap-place", "the batmap is not right behind its header", at);
+    }
+    if u64::from(batmap.sectors) < Batmap::tap_sectors(file.size()) {
+        findings.note_at("batmap-size", "the batmap is shorter than vhd-util expects", at);
+    }
+    let blocks = sparse.header.blocks_for(file.size());
+    let (mut absent, mut beyond) = (0_u64, 0_u64);
+    for (i, &byte) in batmap.map_bytes().iter().enumerate().filter(|(_, b)| **b != 0) {
+        for bit in (0..8).filter(|bit| byte & (0x80 >> bit) != 0) {
+            let index = i as u64 * 8 + bit;
+            if index >= blocks {
+                beyond += 1;
+            } else if sparse.bat.block(index).map_err(|e| file.named(e))?.is_none() {
+                absent += 1;
+            }
+        }
+    }
+    if absent > 0 {
+        let message = format!("{absent} blocks are full by the batmap, but not stored");
+        findings.corrupt("batmap-absent-block", message, Some(batmap.map_offset));
+    }
+    if beyond > 0 {
+        let message = format!("{beyond} bits of the batmap are past the end of the disk");
+        findings.note_at("batmap-past-end", message, batmap.map_offset);
+    }
+    Ok(())
+}
+
 /// The bitmaps against the batmap and, in dynamic disks, against the data below their zeros:
 /// other readers take those sectors for data.
 fn bitmaps(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<()> {
@@ -72,7 +172,8 @@ fn bitmaps(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<(
     let sectors = block_size / SECTOR;
     let mut buf = vec![0; 64 * 1024];
     let holes = Holes::new(Arc::clone(&file.file));
-    let (mut disagree, mut hidden) = (Tally::default(), Tally::default());
+    let (mut disagree, mut unmarked, mut hidden) =
+        (Tally::default(), Tally::default(), Tally::default());
     for block in sparse.bat.stored() {
         let (index, start) = block.map_err(|e| file.named(e))?;
         let left = file.size().saturating_sub(index * block_size).div_ceil(SECTOR);
@@ -81,8 +182,11 @@ fn bitmaps(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<(
             continue;
         }
         let bitmap = load_bitmap(file, &sparse.header, start)?;
-        if sparse.batmap.as_ref().is_some_and(|b| b.get(index)) && !bitmap.is_full() {
-            disagree.add(index, start);
+        let marked = sparse.batmap.as_ref().map(|b| b.get(index));
+        match (marked, bitmap.is_full()) {
+            (Some(true), false) => disagree.add(index, start),
+            (Some(false), true) => unmarked.add(index, start),
+            _ => {}
         }
         if file.is_differencing() || bitmap.is_full() {
             continue;
@@ -103,6 +207,12 @@ fn bitmaps(file: &VhdFile, sparse: &Sparse, findings: &mut Findings) -> Result<(
             "{count} blocks (first {index}) are full by the batmap, but not by their bitmap"
         );
         findings.corrupt("batmap-bitmap", message, Some(at));
+    }
+    if let Some((count, index, at)) = unmarked.first {
+        let message = format!(
+            "{count} blocks (first {index}) are full by their bitmap, but not by the batmap"
+        );
+        findings.note_at("batmap-incomplete", message, at);
     }
     if let Some((count, index, at)) = hidden.first {
         let message = format!(
