@@ -55,7 +55,8 @@
 //! | lay out an output | [`Plan`], [`TargetFormat`], [`BlockMap`] |
 //! | write it | [`stream()`], [`to_file`], [`stream_to_file`] |
 //! | look at the content | [`content_root()`], [`guest_sha256`], [`compare()`] |
-//! | look for damage | [`check()`] |
+//! | look for damage, and mend it | [`check()`], [`plan_repair`], [`repair()`], [`undo_repair`] |
+//! | merge a differencing disk into its parent | [`commit()`] |
 //!
 //! Parse a chain that is not in files (an SR, an HTTP range client) by implementing [`ReadAt`]
 //! and handing it to [`vhd::VhdDisk`].
@@ -89,6 +90,7 @@ mod options;
 mod plan;
 pub mod qcow2;
 mod raw;
+mod repair;
 mod replay;
 mod scan;
 mod source;
@@ -118,6 +120,7 @@ pub use open::{info, open, probe};
 pub use options::{Format, OpenOptions, SizePolicy};
 pub use plan::{Plan, PlanOptions, Segment, Segments};
 pub use raw::{MAX_DISK, RawDisk};
+pub use repair::{RepairAction, RepairOptions, RepairReport, plan_repair, repair, undo_repair};
 pub use scan::{Scan, ScanSource, scan_map};
 pub use source::{Disk, DiskSource, Extent, ExtentKind, Source};
 pub use target::{TargetFormat, VhdParent, XvaChecksum, XvaChunk};

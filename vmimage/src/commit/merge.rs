@@ -314,6 +314,8 @@ impl<'a> Merge<'a> {
         let base = block * self.block_size();
         let start = self.place(self.cursor);
         let data = start + self.header.bitmap_len();
+        // The old footer, or what an earlier attempt left.
+        self.zero(self.cursor, start - self.cursor)?;
         self.cursor = data + self.block_size();
         if self.resumed {
             // An earlier attempt may have left another block's data here.
@@ -512,10 +514,10 @@ mod unit {
     #[test]
     fn gaps_are_what_runs_leave() {
         let run = |start, end| Run { start, end, place: 0 };
-        assert_eq!(gaps(&[], 5, 9), [5..9]);
+        assert_eq!(gaps(&[], 5, 9), vec![5..9; 1]);
         assert_eq!(gaps(&[], 9, 5), []);
         assert_eq!(gaps(&[run(0, 4), run(6, 8)], 2, 10), [4..6, 8..10]);
         assert_eq!(gaps(&[run(0, 4), run(6, 8)], 7, 8), []);
-        assert_eq!(gaps(&[run(6, 8)], 0, 8), [0..6]);
+        assert_eq!(gaps(&[run(6, 8)], 0, 8), vec![0..6; 1]);
     }
 }

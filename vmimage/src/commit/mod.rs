@@ -1,37 +1,4 @@
 //! The merge of a differencing VHD into its parent, in place, so that a kill loses nothing.
-//!
-//! # Why nothing is lost
-//!
-//! The child is never written. A sector that the child holds is read from the child, whatever the
-//! parent says; so the parent may be anything there, at any moment. For every other sector the
-//! parent must go on to say what it said. That is kept so:
-//!
-//! - **Blocks that the parent has.** Only sectors that the child holds are written, and only bits
-//!   of such sectors are set. The order does not matter.
-//! - **Blocks that it does not have** are written behind its blocks, where no entry of the BAT
-//!   points to: data, then the bitmap (with bits of the child's sectors only). When they are
-//!   durable, their entries are recorded in the journal, and when that is durable they are
-//!   written. A block that is seen is whole.
-//! - **The footer.** Before anything is written over the one at the end, the file gets its final
-//!   length and the footer at that end, and both are made durable. Until then the footer's copy
-//!   at byte 0 serves. The copy is only written (if the disk grows) when the new one at the end
-//!   is durable, so one of the two is always sound.
-//! - **A larger child.** First the header says that the BAT is longer, whose new entries are
-//!   unused; sectors behind the parent's end become zeros, as the child reads them; when all of
-//!   that is durable, the footers say the new size. Sectors that appear with it read as zeros,
-//!   as they did before, when they lay past the parent's end. A parent that hides a still larger
-//!   disk below it is refused.
-//! - **The batmap** is last, when all bitmaps are durable: each of its new bits is true. While
-//!   its checksum lags behind its map, it is not believed and the bitmaps are read.
-//!
-//! All of it assumes that a sector (512 bytes) is written whole or not at all, which disks
-//! promise and page caches keep. Should a BAT entry, the header or a footer be torn within a
-//! sector all the same, the parent may be unreadable until the commit is run again: the journal
-//! holds what the sector should be.
-//!
-//! Running the commit again does the recorded changes of tables again and then everything else:
-//! that gives the same bytes, also if the child was written in between. Whatever the parent says
-//! *in its own right* in between is neither the old nor the new disk: open it through the child.
 
 mod flat;
 mod held;
@@ -42,7 +9,7 @@ mod siblings;
 mod tests;
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::FlockOperation;
 
 use crate::finding::{Findings, Policy};
-use crate::store::{self, Writer};
+use crate::store::{self, Locked, Writer};
 use crate::vhd::file::VhdFile;
 use crate::vhd::resolve::{Chain, open_file};
 use crate::vhd::{DiskType, uuid_text};
@@ -156,6 +123,39 @@ pub struct CommitReport {
 /// journal beside the parent, `<parent>.commit`, holds what that needs; it is removed at the end.
 /// In between, the parent must only be used through the child. The parent is locked (`flock`).
 ///
+/// # Why nothing is lost
+///
+/// The child is never written. A sector that the child holds is read from the child, whatever the
+/// parent says; so the parent may be anything there, at any moment. For every other sector the
+/// parent must go on to say what it said. That is kept so:
+///
+/// - **Blocks that the parent has.** Only sectors that the child holds are written, and only bits
+///   of such sectors are set. The order does not matter.
+/// - **Blocks that it does not have** are written behind its blocks, where no entry of the BAT
+///   points to: data, then the bitmap (with bits of the child's sectors only). When they are
+///   durable, their entries are recorded in the journal, and when that is durable they are
+///   written. A block that is seen is whole.
+/// - **The footer.** Before anything is written over the one at the end, the file gets its final
+///   length and the footer at that end, and both are made durable. Until then the footer's copy
+///   at byte 0 serves. The copy is only written (if the disk grows) when the new one at the end
+///   is durable, so one of the two is always sound.
+/// - **A larger child.** First the header says that the BAT is longer, whose new entries are
+///   unused; sectors behind the parent's end become zeros, as the child reads them; when all of
+///   that is durable, the footers say the new size. Sectors that appear with it read as zeros,
+///   as they did before, when they lay past the parent's end. A parent that hides a still larger
+///   disk below it is refused.
+/// - **The batmap** is last, when all bitmaps are durable: each of its new bits is true. While
+///   its checksum lags behind its map, it is not believed and the bitmaps are read.
+///
+/// All of it assumes that a sector (512 bytes) is written whole or not at all, which disks
+/// promise and page caches keep. Should a BAT entry, the header or a footer be torn within a
+/// sector all the same, the parent may be unreadable until the commit is run again: the journal
+/// holds what the sector should be.
+///
+/// Running the commit again does the recorded changes of tables again and then everything else:
+/// that gives the same bytes, also if the child was written in between. Whatever the parent says
+/// *in its own right* in between is neither the old nor the new disk: open it through the child.
+///
 /// # Errors
 /// `Usage` if other children were not [excluded](CommitOptions::with_no_other_children) or one
 /// was found, if the image is no differencing VHD, or if the commit of another child is
@@ -179,10 +179,11 @@ pub fn commit(child: impl AsRef<Path>, options: &CommitOptions) -> Result<Commit
         return Err(Error::new(ErrorKind::Usage, message).with_path(path));
     }
     let file = open_file(path)?;
-    store::lock(&file, path, FlockOperation::NonBlockingLockShared)?;
     let child_id = store::identity(&file)
         .map_err(|e| Error::io("cannot look at the image", e).with_path(path))?;
-    let child = VhdFile::open(Arc::new(file), Some(path), &mut Findings::new(Policy::Strict))?;
+    let file = Locked::new(file, path, FlockOperation::NonBlockingLockShared)?;
+    let child = Arc::clone(&file.0);
+    let child = VhdFile::open(child, Some(path), &mut Findings::new(Policy::Strict))?;
     held::Held::new(&child).map_err(|e| e.with_path(path))?;
     let target = Target::find(path, options)?;
     target.refuse_siblings(path, &child, child_id, options)?;
@@ -265,7 +266,7 @@ impl Target {
     }
 
     fn merge(&self, child: &VhdFile, hooks: &Hooks) -> Result<CommitReport> {
-        let parent: Arc<File> = Arc::new(store::open_locked(&self.path)?);
+        let parent = Locked::for_changes(&self.path)?;
         let journal_path = store::beside(&self.path, ".commit");
         let journal = store::open_beside(&journal_path, false).map_err(|e| {
             Error::io(format!("cannot open the journal: {e}"), e).with_path(&journal_path)
@@ -273,7 +274,7 @@ impl Target {
         store::sync_folder(&journal_path)?;
         let task = Task {
             child,
-            parent: Writer::new(parent, &self.path),
+            parent: parent.writer(&self.path),
             journal: Writer::new(Arc::new(journal), &journal_path),
             journal_path: &journal_path,
             below: self.below,

@@ -5,14 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
+use crate::builder::{Block, Kind, Layer, Rng, SECTOR};
 use crate::store::double::{Double, World};
 use crate::vhd::VhdDisk;
 use crate::{Disk, ReadAt, Verdict};
-use builder::{Block, Kind, Layer, Rng, SECTOR};
-
-#[path = "../../tests/read/builder.rs"]
-#[allow(dead_code)]
-mod builder;
 
 /// A chain: child, parent, and what may be below; and what a guest sees through the child.
 struct Case {
@@ -434,7 +430,7 @@ fn the_journal_of_another_commit_is_respected() {
     let at = other.child.len() - 512;
     for at in [0, at] {
         other.child[at + 70] ^= 1;
-        builder::seal(&mut other.child[at..at + 512], 64);
+        crate::builder::seal(&mut other.child[at..at + 512], 64);
     }
     let world = World::new(1);
     let error = other.commit(world.file(&files[0]), world.file(&files[1])).unwrap_err();

@@ -82,30 +82,50 @@ impl Writer {
     }
 }
 
-/// Opens a regular file for changes and locks it: whoever changes an image in place must be
-/// alone.
-pub(crate) fn open_locked(path: &Path) -> Result<File> {
-    let io = |e| Error::io(format!("cannot open the image for changes: {e}"), e).with_path(path);
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        let message = "is no regular file; only those are changed in place";
-        return Err(Error::new(ErrorKind::Usage, message).with_path(path));
+/// An open file with an advisory lock, which ends with this value.
+///
+/// Closing the file would not do: a process that is just being started by another thread shares
+/// it for a moment.
+#[derive(Debug)]
+pub(crate) struct Locked(pub(crate) Arc<File>);
+
+impl Locked {
+    /// Locks `file` without waiting.
+    pub(crate) fn new(file: File, path: &Path, how: FlockOperation) -> Result<Self> {
+        flock(&file, how).map_err(|e| {
+            let message = match e {
+                rustix::io::Errno::WOULDBLOCK => {
+                    "is locked by another process; wait for it or stop it".to_owned()
+                }
+                e => format!("cannot lock the image: {e}"),
+            };
+            Error::new(ErrorKind::Io, message).with_source(io::Error::from(e)).with_path(path)
+        })?;
+        Ok(Self(Arc::new(file)))
     }
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
-    lock(&file, path, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(file)
+
+    /// Opens a regular file for changes and locks it: whoever changes an image in place must be
+    /// alone.
+    pub(crate) fn for_changes(path: &Path) -> Result<Self> {
+        let io =
+            |e| Error::io(format!("cannot open the image for changes: {e}"), e).with_path(path);
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            let message = "is no regular file; only those are changed in place";
+            return Err(Error::new(ErrorKind::Usage, message).with_path(path));
+        }
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+        Self::new(file, path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    pub(crate) fn writer(&self, path: &Path) -> Writer {
+        Writer::new(Arc::clone(&self.0) as _, path)
+    }
 }
 
-/// Takes an advisory lock without waiting for it.
-pub(crate) fn lock(file: &File, path: &Path, how: FlockOperation) -> Result<()> {
-    flock(file, how).map_err(|e| {
-        let message = match e {
-            rustix::io::Errno::WOULDBLOCK => {
-                "is locked by another process; wait for it or stop it".to_owned()
-            }
-            e => format!("cannot lock the image: {e}"),
-        };
-        Error::new(ErrorKind::Io, message).with_source(io::Error::from(e)).with_path(path)
-    })
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = flock(&*self.0, FlockOperation::Unlock);
+    }
 }
 
 /// Opens a file of ours beside an image, mode 0600, without following a link.
