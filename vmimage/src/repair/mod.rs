@@ -128,7 +128,8 @@ pub fn plan_repair(path: impl AsRef<Path>, options: &RepairOptions) -> Result<Re
 /// - A geometry larger than the disk becomes the floor geometry, a creation time in the future
 ///   becomes [the present](RepairOptions::with_time), the header's data offset all ones.
 /// - A batmap that is missing (where tapdisk demands one), damaged or contradicted by the bitmaps
-///   is rebuilt from those.
+///   is rebuilt from those. Where it called a block full that is not, the bitmap wins: sectors
+///   that only the batmap vouched for read as zeros, or as the parent's, from then on.
 /// - Checksums of footer and header are computed anew [if asked](
 ///   RepairOptions::with_checksums).
 ///
@@ -173,23 +174,26 @@ pub fn repair(path: impl AsRef<Path>, options: &RepairOptions) -> Result<RepairR
         _ => Error::io(format!("cannot create the undo file: {e}"), e).with_path(&undo_path),
     })?;
     let undo = Writer::new(Arc::new(undo), &undo_path);
-    apply(&file, &undo, &patches, || store::sync_folder(&undo_path))?;
+    let kept = keep(&file, &undo, &patches).and_then(|()| store::sync_folder(&undo_path));
+    if kept.is_err() {
+        // Nothing was changed, and an incomplete undo file would be in the way of the next try.
+        let _ = std::fs::remove_file(&undo_path);
+    }
+    kept?;
+    apply(&file, &patches)?;
     Ok(RepairReport { actions, remaining, undo: Some(undo_path) })
 }
 
-/// The undo file first, then the patches.
-fn apply(
-    file: &Writer,
-    undo: &Writer,
-    patches: &[Patch],
-    sync_names: impl FnOnce() -> Result<()>,
-) -> Result<()> {
+/// Writes the undo file.
+fn keep(file: &Writer, undo: &Writer, patches: &[Patch]) -> Result<()> {
     undo.write(&Undo::of(file, patches)?.to_bytes(), 0)?;
-    undo.sync()?;
-    sync_names()?;
+    undo.sync()
+}
+
+/// Writes the patches one at a time: of the two footers, one is sound at any moment.
+fn apply(file: &Writer, patches: &[Patch]) -> Result<()> {
     for patch in patches {
         file.write(&patch.bytes, patch.at)?;
-        // One at a time: of the two footers, one is sound at any moment.
         file.sync()?;
     }
     Ok(())
