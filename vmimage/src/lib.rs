@@ -73,6 +73,10 @@
 
 mod archive;
 mod archived;
+#[cfg(test)]
+#[path = "../tests/read/builder.rs"]
+#[allow(dead_code)]
+mod builder;
 mod check;
 mod commit;
 mod compare;
