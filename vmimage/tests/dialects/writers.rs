@@ -300,10 +300,20 @@ fn judge_root(recipe: &Recipe, seed: u64) {
     } else {
         judge::extents(&**disk, &owners, &mut Rng::new(seed));
     }
-    assert_eq!(judge::codes(&path, &options), recipe.codes);
+    assert_eq!(judge::codes(&path, &options), expected_codes(recipe));
     judge_info(&path, &options, recipe);
     let formats = [TargetFormat::Raw, TargetFormat::VhdDynamic, TargetFormat::Qcow2];
     judge::conversions(disk, &view, &formats);
+}
+
+/// What `check` says of a recipe: its own codes, and a word where QEMU would cut the disk.
+fn expected_codes(recipe: &Recipe) -> Vec<&'static str> {
+    let mut codes = recipe.codes.to_vec();
+    let by_qemu = matches!(&recipe.app, b"qemu" | b"vpc ") && recipe.chs != CHS_MAX;
+    if by_qemu && recipe.geometry_bytes() != recipe.size as u64 {
+        codes.push("geometry-size");
+    }
+    codes
 }
 
 /// Runs `each` for every recipe and says which one it was that failed.
@@ -400,9 +410,10 @@ fn each_writers_child_is_resolved_over_anyones_parent() {
             if parent.recipe.kind != FIXED {
                 judge::extents(&*disk, &judge::owners(&chain, None), &mut rng);
             }
-            let all = [recipe.codes, parent.recipe.codes].concat();
+            let all = [expected_codes(&recipe), expected_codes(&parent.recipe)].concat();
             let mut found = judge::codes(&path, &OpenOptions::new());
-            found.retain(|code| *code != "footer-short");
+            // Some samples name the parent differently here and there, as moved files do.
+            found.retain(|code| !matches!(*code, "footer-short" | "locator-names"));
             let expected: Vec<_> = all.into_iter().filter(|c| *c != "footer-short").collect();
             assert_eq!(found, expected, "over {}", parent.recipe.name);
             if number % 3 == 0 {
