@@ -160,10 +160,14 @@ impl Finder {
     fn raw_parent_of(&mut self, child: &VhdFile) -> Result<RawParent> {
         let hint = hint(child);
         let name = hint.as_ref().map_or("", |h| h.name.as_str());
-        let fits = |n: &Named| !n.used && n.uuid.is_none();
+        // A guest can write a VHD's footer into its raw disk: that makes it no VHD, because the
+        // child says so. A file that looks raw comes first all the same.
+        let raw = |n: &Named| !n.used && n.uuid.is_none();
         let same = |n: &Named| n.path.file_name().is_some_and(|f| f == name);
-        let index = self.named.iter().position(|n| fits(n) && same(n));
-        let Some(index) = index.or_else(|| self.named.iter().position(fits)) else {
+        let index = self.named.iter().position(|n| raw(n) && same(n));
+        let index = index.or_else(|| self.named.iter().position(raw));
+        let index = index.or_else(|| self.named.iter().position(|n| !n.used && same(n)));
+        let Some(index) = index.or_else(|| self.named.iter().position(|n| !n.used)) else {
             let message = format!(
                 "its parent {name:?} is a raw disk (null UUID) and was not named; name it with \
                  --parent FILE"
@@ -196,7 +200,9 @@ impl Finder {
         names.retain(|n| !n.is_empty() && !n.chars().any(char::is_control));
         let mut out: Vec<(PathBuf, PathBuf)> = Vec::new();
         for folder in self.folders_of(child) {
-            for name in &names {
+            // Windows does not tell upper from lower case.
+            let others = other_cases(&folder, &names);
+            for name in names.iter().chain(&others) {
                 let pair = (folder.clone(), folder.join(name));
                 if !out.contains(&pair) {
                     out.push(pair);
@@ -273,6 +279,18 @@ fn folders(path: &Path) -> Vec<PathBuf> {
         out.push(real);
     }
     out
+}
+
+/// The names in `folder` that differ from one of `names` by upper and lower case only.
+fn other_cases(folder: &Path, names: &[String]) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let differs = |file: &String| {
+        names.iter().any(|name| name != file && name.to_lowercase() == file.to_lowercase())
+    };
+    let mut found: Vec<String> = files.filter(differs).collect();
+    found.sort_unstable();
+    found
 }
 
 /// The candidate's real path, if it exists, is a regular file and lies inside its folder.

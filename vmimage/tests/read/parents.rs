@@ -188,3 +188,32 @@ fn files_in_a_folder_are_the_chain_in_memory() {
         assert_ne!(report.verdict(), vmimage::Verdict::Corrupt, "{report:?}");
     }
 }
+
+#[test]
+fn names_are_found_whatever_their_case() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = child();
+    child.parent_name = "C:\\disks\\BÄSE.vhd".into();
+    let tip = put(dir.path(), "child.vhd", &child);
+    assert_eq!(plain(&tip).unwrap_err().kind(), ErrorKind::Reference);
+    put(dir.path(), "Bäse.VHD", &base());
+    assert_eq!(plain(&tip).unwrap(), 0xBB);
+}
+
+#[test]
+fn a_raw_parent_may_hold_what_looks_like_a_vhd() {
+    let dir = tempfile::tempdir().unwrap();
+    // The guest has a VHD inside of its disk: the child still says that the disk is raw.
+    let raw = dir.path().join("base.raw");
+    let bytes = base().build();
+    fs::write(&raw, &bytes).unwrap();
+    let mut child = child();
+    child.parent_uuid = [0; 16];
+    child.blocks.clear();
+    let tip = put(dir.path(), "child.vhd", &child);
+    let image = open(&tip, &OpenOptions::new().with_parent(&raw)).unwrap();
+    let disk = &image.disks()[0];
+    let mut start = vec![1; 512];
+    disk.read_exact_at(&mut start, 0).unwrap();
+    assert_eq!(start, bytes[..512]);
+}
