@@ -17,6 +17,8 @@ use vmimage::{Comparison, Disk, Format, Image, OpenOptions, SizePolicy, Verdict,
 mod convert;
 #[path = "vmimg/map.rs"]
 mod map;
+#[path = "vmimg/mend.rs"]
+mod mend;
 #[path = "vmimg/streams.rs"]
 mod streams;
 
@@ -52,9 +54,13 @@ Examples:
   vmimg digest disk.qcow2                     what sha256sum says of the raw disk
   vmimg map leaf.vhd                          which layer has which part of the disk: a picture
   vmimg check disk.vhd                        is it sound?
+  vmimg repair disk.vhd                       what could be mended? (--write does it, with an
+                                              undo file)
+  vmimg commit --no-other-children leaf.vhd   merge the leaf into its parent, in place
 
-Exit codes: 0 success; 1 different (compare) or findings (check); 2 corrupt (check); 3 failure,
-with one line on standard error; 130 interrupted. A failure leaves no output file behind.";
+Exit codes: 0 success; 1 different (compare), findings (check) or work to do (repair); 2 corrupt
+(check); 3 failure, with one line on standard error; 130 interrupted. A failure leaves no output
+file behind.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -70,6 +76,10 @@ enum Command {
     Compare(CompareArgs),
     /// Show which ranges of the disk hold data, and in which layer
     Map(MapArgs),
+    /// Mend the metadata of a VHD in place: tells what it would do unless --write is given
+    Repair(mend::RepairArgs),
+    /// Merge a differencing VHD into its parent, in place and safe to kill
+    Commit(mend::CommitArgs),
 }
 
 /// How to open an image.
@@ -200,6 +210,8 @@ fn run(command: &Command, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
         Command::Check(args) => check(args),
         Command::Compare(args) => compare(args, cancel),
         Command::Map(args) => show_map(args),
+        Command::Repair(args) => mend::repair(args),
+        Command::Commit(args) => mend::commit(args, cancel),
     }
 }
 

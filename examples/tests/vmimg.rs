@@ -221,3 +221,120 @@ fn handles_signals(status: &str) -> bool {
         .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .any(|mask| mask & (1 << 14) != 0)
 }
+
+/// Feeds `input` to the program.
+fn pipe(folder: &Path, input: &[u8], args: &[&str]) -> Output {
+    let mut child = vmimg()
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = input.to_vec();
+    let feeder = std::thread::spawn(move || {
+        // A program that refuses its input reads no more of it.
+        let _ = stdin.write_all(&bytes);
+    });
+    let output = child.wait_with_output().unwrap();
+    feeder.join().unwrap();
+    output
+}
+
+#[test]
+fn archives_go_in_and_out() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "xva", "--name", "web01", "disk.raw", "vm.xva"]);
+    let info: serde_json::Value =
+        serde_json::from_str(&ok(at, &["info", "--json", "vm.xva"])).unwrap();
+    assert_eq!((&info["format"], &info["disks"][0]["ref"]), (&"xva".into(), &"Ref:100000".into()));
+    ok(at, &["compare", "disk.raw", "vm.xva"]);
+    ok(at, &["check", "vm.xva"]);
+    ok(at, &["convert", "-O", "tgz", "vm.xva", "image.tgz"]);
+    assert!(ok(at, &["info", "image.tgz"]).contains("format: tgz"));
+    ok(at, &["compare", "image.tgz", "disk.raw"]);
+    ok(at, &["check", "image.tgz"]);
+    for format in ["raw", "vhd", "vhd-fixed", "qcow2", "xva", "tgz"] {
+        for disk in ["0", "Ref:100000"] {
+            ok(at, &["convert", "-O", format, "--disk", disk, "vm.xva", "out"]);
+            ok(at, &["compare", "out", "disk.raw"]);
+        }
+    }
+    fails(at, &["convert", "-O", "raw", "--disk", "Ref:7", "vm.xva", "no"], "Ref:100000");
+    // Damage is found before anything is left.
+    let mut bytes = std::fs::read(at.join("vm.xva")).unwrap();
+    let data = bytes.iter().rposition(|b| *b == 0xa5).unwrap();
+    bytes[data] ^= 1;
+    std::fs::write(at.join("bad.xva"), &bytes).unwrap();
+    fails(at, &["convert", "-O", "raw", "bad.xva", "no"], "checksum");
+    assert_eq!(run(at, &["check", "bad.xva"]).status.code(), Some(2));
+    ok(at, &["convert", "-O", "raw", "--lenient", "bad.xva", "out"]);
+}
+
+#[test]
+fn streams_of_archives_become_files_and_what_can_be_a_stream() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "xva", "disk.raw", "vm.xva"]);
+    ok(at, &["convert", "-O", "tgz", "disk.raw", "image.tgz"]);
+    let xva = std::fs::read(at.join("vm.xva")).unwrap();
+    for format in ["raw", "vhd", "vhd-fixed", "qcow2"] {
+        let output = pipe(at, &xva, &["convert", "-O", format, "-", "out"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ok(at, &["compare", "out", "disk.raw"]);
+    }
+    let raw = std::fs::read(at.join("disk.raw")).unwrap();
+    let output = pipe(at, &xva, &["convert", "-O", "raw", "-", "-"]);
+    assert!(output.stdout.starts_with(&raw) && output.stdout.len() - raw.len() < 1 << 20);
+    for format in ["vhd", "qcow2", "xva", "tgz"] {
+        let output = pipe(at, &xva, &["convert", "-O", format, "-", "-"]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{format}");
+    }
+    let tgz = std::fs::read(at.join("image.tgz")).unwrap();
+    for (input, args) in [
+        (&tgz, vec!["convert", "-O", "qcow2", "-", "out"]),
+        (&raw, vec!["convert", "-f", "raw", "-O", "raw", "-", "out"]),
+    ] {
+        let output = pipe(at, input, &args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ok(at, &["compare", "out", "disk.raw"]);
+    }
+    std::fs::remove_file(at.join("out")).unwrap();
+    for cut in [0, 600, xva.len() / 2, xva.len() - 1] {
+        let output = pipe(at, &xva[..cut], &["convert", "-O", "qcow2", "-", "out"]);
+        assert_eq!(output.status.code(), Some(3), "{cut}");
+        assert!(!at.join("out").exists(), "{cut}");
+    }
+}
+
+#[test]
+fn the_map_is_a_picture_or_a_list() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "vhd", "disk.raw", "disk.vhd"]);
+    let picture = ok(at, &["map", "--draw", "disk.vhd"]);
+    assert!(picture.contains("disk.vhd") && picture.contains('0') && picture.contains("zeros"));
+    assert!(ok(at, &["map", "disk.vhd"]).lines().all(|line| line.contains("layer 0 at")));
+}
+
+#[test]
+fn repair_tells_first_and_can_be_undone() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "vhd", "disk.raw", "disk.vhd"]);
+    assert_eq!(ok(at, &["repair", "disk.vhd"]), "nothing to repair\n");
+    let path = at.join("disk.vhd");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len() - 512;
+    bytes[end + 70] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(run(at, &["repair", "disk.vhd"]).status.code(), Some(1));
+    assert!(std::fs::read(&path).unwrap() == bytes, "a plan has written");
+    assert!(ok(at, &["repair", "--write", "disk.vhd"]).contains("repaired"));
+    assert_eq!(ok(at, &["check", "disk.vhd"]), "sound\n");
+    ok(at, &["repair", "--undo", "disk.vhd"]);
+    assert!(std::fs::read(&path).unwrap() == bytes, "not as it was");
+}
