@@ -1,10 +1,11 @@
-//! Disk images of virtual machines: VHD chains, QCOW2, raw; conversion with the exact length
+//! Disk images of virtual machines: VHD chains, XVA, QCOW2, raw; conversion with the exact length
 //! known before byte one.
 //!
 //! - **Read**: VHD (fixed, dynamic, and chains of differencing disks, collapsed sector by sector),
-//!   the VHD stream that XenServer exports, QCOW2, raw.
-//! - **Write**: raw, VHD as XenServer's own tools write it, fixed VHD, QCOW2, and `0.vhd` in a
-//!   gzipped tar; to a file, or in order to a stream.
+//!   XVA with every checksum verified, QCOW2, raw, `0.vhd` in a tar; the streams that XenServer
+//!   exports; gzip and Zstandard around archives and VHDs.
+//! - **Write**: raw, VHD as XenServer's own tools write it (differencing, too), fixed VHD, QCOW2,
+//!   XVA, and `0.vhd` or a chain of them in a gzipped tar; to a file, or in order to a stream.
 //! - **Know**: the length of the output before its first byte, its digests and the
 //!   [content root](content_root()) of the disk from the same pass.
 //! - **Doubt**: images come from strangers. Arithmetic is checked, memory is bounded by what is
@@ -51,15 +52,90 @@
 //! | what | with |
 //! |---|---|
 //! | open a file by its content, with its parents | [`open()`], [`OpenOptions`], [`info()`] |
+//! | open a stream by what it begins with | [`incoming()`]: a [`Source`] with its map, or a [`Scan`] without |
 //! | read a disk anywhere, or once and forwards | [`Disk`], [`Source`], [`DiskSource`], [`vhd::VhdStream`] |
+//! | several disks, or the layers of a chain | [`JoinedDisk`], [`Image::layers`], [`Plan::of_disks`] |
 //! | lay out an output | [`Plan`], [`TargetFormat`], [`BlockMap`] |
-//! | write it | [`stream()`], [`to_file`], [`stream_to_file`] |
+//! | write it | [`stream()`], [`to_file`], [`stream_to_file`], [`scan_to_file`] |
 //! | look at the content | [`content_root()`], [`guest_sha256`], [`compare()`] |
+//! | watch and stop what takes long | [`Watch`] |
 //! | look for damage, and mend it | [`check()`], [`plan_repair`], [`repair()`], [`undo_repair`] |
 //! | merge a differencing disk into its parent | [`commit()`] |
 //!
 //! Parse a chain that is not in files (an SR, an HTTP range client) by implementing [`ReadAt`]
 //! and handing it to [`vhd::VhdDisk`].
+//!
+//! # Recipes
+//!
+//! The second disk of an exported VM becomes a VHD, whatever the archive is compressed with:
+//!
+//! ```no_run
+//! use vmimage::{DiskSource, FileOptions, OpenOptions, Plan, PlanOptions, Source, TargetFormat};
+//!
+//! # fn main() -> vmimage::Result<()> {
+//! let image = vmimage::open("web01.xva.zst", &OpenOptions::new())?;
+//! let source = DiskSource::for_format(image.disks()[1].clone(), TargetFormat::VhdDynamic)?;
+//! let plan = Plan::new(TargetFormat::VhdDynamic, source.block_map(), &PlanOptions::new())?;
+//! vmimage::to_file(&plan, source.disk(), "disk2.vhd".as_ref(), &FileOptions::new())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What arrives on standard input becomes a file; formats that begin with tables are written as
+//! well, because a file can be written out of order:
+//!
+//! ```no_run
+//! use vmimage::{FileOptions, Incoming, OpenOptions, Plan, PlanOptions, TargetFormat};
+//!
+//! # fn main() -> vmimage::Result<()> {
+//! let (format, path) = (TargetFormat::Qcow2, "disk.qcow2".as_ref());
+//! let options = FileOptions::new();
+//! match vmimage::incoming(std::io::stdin(), &OpenOptions::new(), None)? {
+//!     Incoming::Source(mut source) => {
+//!         let plan = Plan::new(format, source.block_map(), &PlanOptions::new())?;
+//!         vmimage::stream_to_file(&plan, source.as_mut(), path, &options)?;
+//!     }
+//!     Incoming::Scan(mut scan) => {
+//!         vmimage::scan_to_file(scan.as_mut(), format, path, &PlanOptions::new(), &options)?;
+//!     }
+//!     _ => unreachable!("there are two kinds of streams"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What a disk has that its base has not becomes a differencing VHD:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use vmimage::{DiskSource, FileOptions, OpenOptions, Plan, PlanOptions, Source, TargetFormat, VhdParent};
+//! # let folder = tempfile::tempdir()?;
+//! # let path = |name: &str| folder.path().join(name);
+//! # std::fs::write(path("old.raw"), vec![1; 4 << 20])?;
+//! # let mut new = vec![1; 4 << 20];
+//! # new[3 << 20..].fill(2);
+//! # std::fs::write(path("new.raw"), new)?;
+//! # let open = |name: &str| -> vmimage::Result<_> {
+//! #     Ok(vmimage::open(path(name), &OpenOptions::new())?.disks()[0].clone())
+//! # };
+//! # let vhd = TargetFormat::VhdDynamic;
+//! # let base = DiskSource::new(open("old.raw")?)?;
+//! let uuid = *b"an identity, ok?";
+//! let plan = Plan::new(vhd, base.block_map(), &PlanOptions::new().with_uuid(uuid))?;
+//! vmimage::to_file(&plan, base.disk(), &path("base.vhd"), &FileOptions::new())?;
+//!
+//! let delta = DiskSource::difference(open("new.raw")?, base.disk().as_ref())?;
+//! let options = PlanOptions::new().with_parent(VhdParent::new(uuid, "base.vhd"));
+//! let plan = Plan::new(vhd, delta.block_map(), &options)?;
+//! vmimage::to_file(&plan, delta.disk(), &path("child.vhd"), &FileOptions::new())?;
+//!
+//! let chain = vmimage::open(path("child.vhd"), &OpenOptions::new())?;
+//! assert_eq!(chain.parents().len(), 1);
+//! # let same = vmimage::compare(chain.disks()[0].as_ref(), open("new.raw")?.as_ref())?;
+//! # assert_eq!(same, vmimage::Comparison::Same);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Errors
 //!

@@ -108,7 +108,7 @@ impl FileOptions {
 /// was there; before, it has no name (or, where the system knows no nameless files, a temporary
 /// one in the same folder that every error removes). It is not synced to the device.
 ///
-/// Digests, a content root and compression need the order of [`stream`]; this function then
+/// Digests, a content root and compression need the order of [`stream`](crate::stream()); this function then
 /// works as [`stream_to_file`] does.
 ///
 /// # Errors
@@ -144,10 +144,10 @@ pub fn to_file(
 }
 
 /// Writes the output of `plan` to the file `path` in one pass over `source`, with the care of
-/// [`to_file`] for the file and with the digests of [`stream`].
+/// [`to_file`] for the file and with the digests of [`stream`](crate::stream()).
 ///
 /// # Errors
-/// Those of [`stream`] and of [`to_file`]. After an error `path` is as it was before.
+/// Those of [`stream`](crate::stream()) and of [`to_file`]. After an error `path` is as it was before.
 pub fn stream_to_file(
     plan: &Plan,
     source: &mut dyn Source,
