@@ -1,9 +1,11 @@
-//! Chores of this workspace: `cargo xtask e2e`, `cargo xtask codegen`, `cargo xtask ci`.
+//! Chores of this workspace: `cargo xtask e2e`, `cargo xtask codegen`, `cargo xtask compare-images`,
+//! `cargo xtask ci`.
 //!
 //! Nothing here links the crates of the workspace. The end-to-end runs drive the built examples as
 //! processes, the way a user does, and judge them by tools that share no code with them.
 
 mod codegen;
+mod compare;
 mod e2e;
 mod process;
 mod tools;
@@ -25,6 +27,8 @@ enum Command {
     E2e(e2e::Args),
     /// Write the class modules of xenapi from the model of the API, or check them
     Codegen(codegen::Args),
+    /// Measure vmimg beside cp, qemu-img and others, on a RAM disk; write a table and a chart
+    CompareImages(compare::Args),
     /// Run every check that a change must pass (the script `.ci/run`)
     Ci,
 }
@@ -32,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::E2e(args) => e2e::run(&args),
+        Command::CompareImages(args) => compare::run(&args),
         Command::Codegen(args) => codegen::run(&args).map(|()| true),
         Command::Ci => {
             process::passes(std::process::Command::new("bash").arg(tools::root().join(".ci/run")))

@@ -67,6 +67,18 @@ pub(crate) fn build(release: bool) -> Result<Built> {
     Ok(built)
 }
 
+/// Builds the example `vmimg` alone, with the optimisation that a user would have.
+pub(crate) fn build_vmimg() -> Result<PathBuf> {
+    let mut command = cargo(true);
+    command.args(["--example", "vmimg"]);
+    if !crate::process::passes(&mut command)? {
+        return Err("the build failed".to_owned());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), |dir| root().join(dir));
+    Ok(target.join("release/examples/vmimg"))
+}
+
 fn cargo(release: bool) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
