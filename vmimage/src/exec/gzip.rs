@@ -3,10 +3,11 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Scope;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 use super::QUEUE;
+use super::deflate::Deflater;
 use super::digest::thread_died;
 use crate::plan::gzip_len::STORED_MAX;
 use crate::plan::unit::UNIT;
@@ -74,22 +75,42 @@ impl Compressors {
 /// One worker's state.
 #[derive(Debug)]
 struct Gzip {
-    level: u32,
-    deflate: Compress,
+    method: Method,
     /// The member of a unit of zeros, once it was needed.
     zeros: Option<Bytes>,
-    /// What samples compress into.
-    scratch: BytesMut,
+}
+
+/// How a unit becomes a deflate stream.
+#[derive(Debug)]
+enum Method {
+    Store,
+    Fast(Deflater),
+    Library(Library),
+}
+
+impl Method {
+    fn new(level: u32) -> Self {
+        match level {
+            0 => Self::Store,
+            1 => Self::Fast(Deflater::new()),
+            // The library's level 2 is larger than our level 1 on some text.
+            _ => Self::Library(Library::new(level.max(3))),
+        }
+    }
+
+    fn deflate(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        match self {
+            Self::Store => store(unit, out),
+            Self::Fast(deflater) => deflater.compress(unit, out),
+            Self::Library(library) => return library.deflate(unit, out),
+        }
+        Ok(())
+    }
 }
 
 impl Gzip {
     fn new(level: u32) -> Self {
-        Self {
-            level,
-            deflate: Compress::new(Compression::new(level), false),
-            zeros: None,
-            scratch: BytesMut::new(),
-        }
+        Self { method: Method::new(level), zeros: None }
     }
 
     fn member(&mut self, unit: &Bytes) -> Result<Bytes> {
@@ -97,48 +118,45 @@ impl Gzip {
         if zeros && let Some(member) = &self.zeros {
             return Ok(member.clone());
         }
-        let mut out = BytesMut::with_capacity(unit.len() / 2 + 1024);
+        let mut out = Vec::with_capacity(unit.len() / 2 + 1024);
         out.put_slice(&HEADER);
-        if self.level == 0 || !self.is_compressible(unit)? {
-            store(unit, &mut out);
-        } else {
-            self.deflate(unit, &mut out)?;
-        }
+        self.method.deflate(unit, &mut out)?;
         let mut crc = Crc::new();
         crc.update(unit);
         out.put_u32_le(crc.sum());
         out.put_u32_le(unit.len() as u32);
-        let member = out.freeze();
+        let member = Bytes::from(out);
         if zeros {
             self.zeros = Some(member.clone());
         }
         Ok(member)
     }
+}
 
-    /// Whether any of a few samples shrinks. What is compressed or encrypted already costs a
-    /// deflate most of its time and gains nothing.
-    fn is_compressible(&mut self, unit: &[u8]) -> Result<bool> {
-        const SAMPLES: usize = 8;
-        const SAMPLE: usize = 4096;
-        if unit.len() < 2 * SAMPLES * SAMPLE {
-            return Ok(true);
+/// Levels at which the output counts for more than the time.
+#[derive(Debug)]
+struct Library {
+    deflate: Compress,
+    /// Looks at samples.
+    probe: Deflater,
+    /// What samples compress into.
+    scratch: Vec<u8>,
+}
+
+impl Library {
+    fn new(level: u32) -> Self {
+        Self {
+            deflate: Compress::new(Compression::new(level), false),
+            probe: Deflater::new(),
+            scratch: Vec::new(),
         }
-        for n in 0..SAMPLES {
-            let at = unit.len() / SAMPLES * n;
-            let sample = &unit[at..at + SAMPLE];
-            self.scratch.clear();
-            let mut scratch = std::mem::take(&mut self.scratch);
-            self.deflate(sample, &mut scratch)?;
-            let shrinks = scratch.len() < SAMPLE - SAMPLE / 32;
-            self.scratch = scratch;
-            if shrinks {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
-    fn deflate(&mut self, unit: &[u8], out: &mut BytesMut) -> Result<()> {
+    fn deflate(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        if !self.is_compressible(unit) {
+            store(unit, out);
+            return Ok(());
+        }
         self.deflate.reset();
         let mut buf = [0_u8; 32 * 1024];
         loop {
@@ -155,15 +173,107 @@ impl Gzip {
             }
         }
     }
+
+    /// Whether any of a few samples shrinks. What is compressed or encrypted already costs the
+    /// library most of its time and gains nothing.
+    fn is_compressible(&mut self, unit: &[u8]) -> bool {
+        const SAMPLES: usize = 8;
+        const SAMPLE: usize = 4096;
+        if unit.len() < 2 * SAMPLES * SAMPLE {
+            return true;
+        }
+        (0..SAMPLES).any(|n| {
+            let at = unit.len() / SAMPLES * n;
+            self.scratch.clear();
+            self.probe.compress(&unit[at..at + SAMPLE], &mut self.scratch);
+            self.scratch.len() < SAMPLE - SAMPLE / 32
+        })
+    }
 }
 
 /// Deflate's stored blocks: the length of the result follows from the length of the input.
-fn store(unit: &[u8], out: &mut BytesMut) {
+fn store(unit: &[u8], out: &mut Vec<u8>) {
     let blocks = unit.len().div_ceil(STORED_MAX);
     for (i, chunk) in unit.chunks(STORED_MAX).enumerate() {
         out.put_u8(u8::from(i + 1 == blocks));
         out.put_u16_le(chunk.len() as u16);
         out.put_u16_le(!(chunk.len() as u16));
         out.put_slice(chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::exec::deflate::tests::{noise, samples};
+
+    /// What a program writes when it is given `input`; `None` if there is no such program.
+    fn run(command: &[&str], input: &[u8]) -> Option<Vec<u8>> {
+        let mut child = match Command::new(command[0])
+            .args(&command[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+        {
+            Ok(child) => child,
+            Err(e) => {
+                println!("skipped: {} cannot be run ({e})", command[0]);
+                return None;
+            }
+        };
+        let mut stdin = child.stdin.take().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || stdin.write_all(input).unwrap());
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{command:?}");
+            Some(output.stdout)
+        })
+    }
+
+    fn members(level: u32, units: &[Vec<u8>]) -> Vec<u8> {
+        let mut gzip = Gzip::new(level);
+        let member = |unit: &Vec<u8>| gzip.member(&Bytes::from(unit.clone())).unwrap();
+        units.iter().flat_map(member).collect()
+    }
+
+    #[test]
+    fn other_programs_read_the_members_of_each_level() {
+        let mut units = samples();
+        units.retain(|unit| !unit.is_empty()); // There is no such unit.
+        units.extend([vec![0; UNIT], noise(1, UNIT), vec![0; UNIT], vec![1; 3 * UNIT]]);
+        let all = units.concat();
+        for level in [0, 1, 2, 6, 9] {
+            let packed = members(level, &units);
+            if run(&["gzip", "-t"], &packed).is_some() {
+                assert!(run(&["gzip", "-dc"], &packed).unwrap() == all, "level {level}: gzip");
+            }
+            let python = "import gzip, sys; \
+                          sys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))";
+            if let Some(back) = run(&["python3", "-c", python], &packed) {
+                assert!(back == all, "level {level}: python3");
+            }
+        }
+    }
+
+    #[test]
+    fn a_higher_level_is_not_larger() {
+        let words = noise(1, 300_000);
+        let text = words.iter().flat_map(|n| format!("{} of {}, ", n % 50, n / 16).into_bytes());
+        let unit = [text.collect::<Vec<_>>()];
+        let sizes = [0, 1, 2, 6, 9].map(|level| members(level, &unit).len());
+        assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+        assert!(sizes[1] < sizes[0] / 2, "{sizes:?}");
+    }
+
+    #[test]
+    fn noise_is_stored_at_each_level() {
+        let unit = [noise(1, UNIT)];
+        let stored = members(0, &unit);
+        for level in 1..=9 {
+            assert!(members(level, &unit).len() <= stored.len(), "level {level}");
+        }
     }
 }

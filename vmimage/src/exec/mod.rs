@@ -1,5 +1,6 @@
 //! The executors: a plan to an ordered stream of bytes, or to a file.
 
+mod deflate;
 mod digest;
 mod direct;
 mod file;
