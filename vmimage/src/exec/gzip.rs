@@ -1,28 +1,51 @@
-//! Gzip members: each unit is compressed on its own, so that all cores can work.
+//! Gzip: each unit is compressed on its own, so that all cores can work, and ends with a whole byte,
+//! so that the parts are one stream. Not every reader knows files of several members.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Scope;
 
 use bytes::{BufMut, Bytes};
-use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use flate2::{Compress, Compression, Crc, FlushCompress};
 
 use super::QUEUE;
-use super::deflate::Deflater;
+use super::deflate::{Deflater, END};
 use super::digest::thread_died;
-use crate::plan::gzip_len::STORED_MAX;
+use crate::plan::gzip_len::{OVERHEAD, STORED_MAX};
 use crate::plan::unit::UNIT;
 use crate::{Error, ErrorKind, Result};
 
 /// Deflate, no flags, no time, unknown operating system: nothing that differs between runs.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Units in, members out, in the same order.
+/// The length of the trailer: the last block, checksum, length.
+const TRAILER: usize = END.len() + 8;
+const _: () = assert!(HEADER.len() + TRAILER == OVERHEAD as usize);
+
+/// A unit of the input as a part of the stream.
+#[derive(Debug)]
+struct Part {
+    bytes: Bytes,
+    /// Of what it stands for.
+    crc: Crc,
+}
+
+impl Part {
+    fn again(&self) -> Self {
+        let mut crc = Crc::new();
+        crc.combine(&self.crc);
+        Self { bytes: self.bytes.clone(), crc }
+    }
+}
+
+/// Units in, parts of the stream out, in the same order.
 #[derive(Debug)]
 pub(super) struct Compressors {
     inputs: Vec<SyncSender<Bytes>>,
-    outputs: Vec<Receiver<Result<Bytes>>>,
+    outputs: Vec<Receiver<Result<Part>>>,
     sent: usize,
     received: usize,
+    /// Of all units whose parts were received.
+    crc: Crc,
 }
 
 impl Compressors {
@@ -34,41 +57,57 @@ impl Compressors {
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         for _ in 0..workers.max(1) {
             let (input, units): (SyncSender<Bytes>, _) = sync_channel(1);
-            let (members, output) = sync_channel(QUEUE);
+            let (parts, output) = sync_channel(QUEUE);
             inputs.push(input);
             outputs.push(output);
             scope.spawn(move || {
                 let mut gzip = Gzip::new(level);
                 for unit in units {
-                    if members.send(gzip.member(&unit)).is_err() {
+                    if parts.send(gzip.part(&unit)).is_err() {
                         return;
                     }
                 }
             });
         }
-        Self { inputs, outputs, sent: 0, received: 0 }
+        Self { inputs, outputs, sent: 0, received: 0, crc: Crc::new() }
     }
 
-    /// Hands a unit to the next worker, and gives a finished member back when all are busy.
+    /// Hands a unit to the next worker, and gives a finished part back when all are busy.
     pub(super) fn push(&mut self, unit: Bytes) -> Result<Option<Bytes>> {
         // As many in flight as there are workers and one waiting for each: `send` never blocks
-        // while a finished member waits to be taken.
+        // while a finished part waits to be taken.
         let full = self.sent - self.received >= 2 * self.inputs.len();
-        let member = if full { self.pop()? } else { None };
+        let part = if full { self.pop()? } else { None };
         let worker = self.sent % self.inputs.len();
         self.inputs[worker].send(unit).map_err(|_| thread_died("compression"))?;
         self.sent += 1;
-        Ok(member)
+        Ok(part)
     }
 
-    /// The next member in order; `None` when all are out.
+    /// The next part in order; `None` when all are out.
     pub(super) fn pop(&mut self) -> Result<Option<Bytes>> {
         if self.received == self.sent {
             return Ok(None);
         }
         let worker = self.received % self.outputs.len();
         self.received += 1;
-        self.outputs[worker].recv().map_err(|_| thread_died("compression"))?.map(Some)
+        let part = self.outputs[worker].recv().map_err(|_| thread_died("compression"))??;
+        self.crc.combine(&part.crc);
+        Ok(Some(part.bytes))
+    }
+
+    /// What comes before the first part.
+    pub(super) fn header() -> Bytes {
+        Bytes::from_static(&HEADER)
+    }
+
+    /// What comes after the last part: an empty last block, the checksum, the length.
+    pub(super) fn trailer(&self) -> Bytes {
+        let mut out = Vec::with_capacity(TRAILER);
+        out.put_slice(&END);
+        out.put_u32_le(self.crc.sum());
+        out.put_u32_le(self.crc.amount());
+        Bytes::from(out)
     }
 }
 
@@ -76,11 +115,11 @@ impl Compressors {
 #[derive(Debug)]
 struct Gzip {
     method: Method,
-    /// The member of a unit of zeros, once it was needed.
-    zeros: Option<Bytes>,
+    /// The part for a unit of zeros, once it was needed.
+    zeros: Option<Part>,
 }
 
-/// How a unit becomes a deflate stream.
+/// How a unit becomes a part of a deflate stream.
 #[derive(Debug)]
 enum Method {
     Store,
@@ -101,7 +140,7 @@ impl Method {
     fn deflate(&mut self, unit: &[u8], out: &mut Vec<u8>) -> Result<()> {
         match self {
             Self::Store => store(unit, out),
-            Self::Fast(deflater) => deflater.compress(unit, out),
+            Self::Fast(deflater) => deflater.part(unit, out),
             Self::Library(library) => return library.deflate(unit, out),
         }
         Ok(())
@@ -113,23 +152,20 @@ impl Gzip {
         Self { method: Method::new(level), zeros: None }
     }
 
-    fn member(&mut self, unit: &Bytes) -> Result<Bytes> {
+    fn part(&mut self, unit: &Bytes) -> Result<Part> {
         let zeros = unit.len() == UNIT && super::fill::is_zero(unit);
-        if zeros && let Some(member) = &self.zeros {
-            return Ok(member.clone());
+        if zeros && let Some(part) = &self.zeros {
+            return Ok(part.again());
         }
         let mut out = Vec::with_capacity(unit.len() / 2 + 1024);
-        out.put_slice(&HEADER);
         self.method.deflate(unit, &mut out)?;
         let mut crc = Crc::new();
         crc.update(unit);
-        out.put_u32_le(crc.sum());
-        out.put_u32_le(unit.len() as u32);
-        let member = Bytes::from(out);
+        let part = Part { bytes: Bytes::from(out), crc };
         if zeros {
-            self.zeros = Some(member.clone());
+            self.zeros = Some(part.again());
         }
-        Ok(member)
+        Ok(part)
     }
 }
 
@@ -162,13 +198,13 @@ impl Library {
         loop {
             let consumed = self.deflate.total_in() as usize;
             let before = self.deflate.total_out();
-            let status = self
-                .deflate
-                .compress(&unit[consumed..], &mut buf, FlushCompress::Finish)
+            self.deflate
+                .compress(&unit[consumed..], &mut buf, FlushCompress::Sync)
                 .map_err(|e| Error::new(ErrorKind::Io, "gzip failed").with_source(e))?;
             let produced = (self.deflate.total_out() - before) as usize;
             out.put_slice(&buf[..produced]);
-            if status == Status::StreamEnd {
+            // All was taken, and nothing waits for more room.
+            if produced < buf.len() && self.deflate.total_in() as usize == unit.len() {
                 return Ok(());
             }
         }
@@ -185,7 +221,7 @@ impl Library {
         (0..SAMPLES).any(|n| {
             let at = unit.len() / SAMPLES * n;
             self.scratch.clear();
-            self.probe.compress(&unit[at..at + SAMPLE], &mut self.scratch);
+            self.probe.part(&unit[at..at + SAMPLE], &mut self.scratch);
             self.scratch.len() < SAMPLE - SAMPLE / 32
         })
     }
@@ -193,9 +229,8 @@ impl Library {
 
 /// Deflate's stored blocks: the length of the result follows from the length of the input.
 fn store(unit: &[u8], out: &mut Vec<u8>) {
-    let blocks = unit.len().div_ceil(STORED_MAX);
-    for (i, chunk) in unit.chunks(STORED_MAX).enumerate() {
-        out.put_u8(u8::from(i + 1 == blocks));
+    for chunk in unit.chunks(STORED_MAX) {
+        out.put_u8(0);
         out.put_u16_le(chunk.len() as u16);
         out.put_u16_le(!(chunk.len() as u16));
         out.put_slice(chunk);
@@ -233,25 +268,36 @@ mod tests {
         })
     }
 
-    fn members(level: u32, units: &[Vec<u8>]) -> Vec<u8> {
-        let mut gzip = Gzip::new(level);
-        let member = |unit: &Vec<u8>| gzip.member(&Bytes::from(unit.clone())).unwrap();
-        units.iter().flat_map(member).collect()
+    fn packed(level: u32, units: &[Vec<u8>]) -> Vec<u8> {
+        std::thread::scope(|scope| {
+            let mut gzip = Compressors::start(scope, level, 2);
+            let mut out = Compressors::header().to_vec();
+            for unit in units {
+                out.extend(gzip.push(Bytes::from(unit.clone())).unwrap().into_iter().flatten());
+            }
+            while let Some(part) = gzip.pop().unwrap() {
+                out.extend(part);
+            }
+            out.extend(gzip.trailer());
+            out
+        })
     }
 
     #[test]
-    fn other_programs_read_the_members_of_each_level() {
+    fn other_programs_read_each_level() {
         let mut units = samples();
         units.retain(|unit| !unit.is_empty()); // There is no such unit.
         units.extend([vec![0; UNIT], noise(1, UNIT), vec![0; UNIT], vec![1; 3 * UNIT]]);
         let all = units.concat();
         for level in [0, 1, 2, 6, 9] {
-            let packed = members(level, &units);
+            let packed = packed(level, &units);
             if run(&["gzip", "-t"], &packed).is_some() {
                 assert!(run(&["gzip", "-dc"], &packed).unwrap() == all, "level {level}: gzip");
             }
-            let python = "import gzip, sys; \
-                          sys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))";
+            // One member, and nothing behind it: what Python's readers of streams want.
+            let python = "import sys, zlib; z = zlib.decompressobj(31); \
+                          sys.stdout.buffer.write(z.decompress(sys.stdin.buffer.read())); \
+                          sys.exit(not z.eof or len(z.unused_data))";
             if let Some(back) = run(&["python3", "-c", python], &packed) {
                 assert!(back == all, "level {level}: python3");
             }
@@ -263,7 +309,7 @@ mod tests {
         let words = noise(1, 300_000);
         let text = words.iter().flat_map(|n| format!("{} of {}, ", n % 50, n / 16).into_bytes());
         let unit = [text.collect::<Vec<_>>()];
-        let sizes = [0, 1, 2, 6, 9].map(|level| members(level, &unit).len());
+        let sizes = [0, 1, 2, 6, 9].map(|level| packed(level, &unit).len());
         assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
         assert!(sizes[1] < sizes[0] / 2, "{sizes:?}");
     }
@@ -271,9 +317,10 @@ mod tests {
     #[test]
     fn noise_is_stored_at_each_level() {
         let unit = [noise(1, UNIT)];
-        let stored = members(0, &unit);
+        let stored = packed(0, &unit);
         for level in 1..=9 {
-            assert!(members(level, &unit).len() <= stored.len(), "level {level}");
+            // What is left of the last block may be packed, and then ends within a byte.
+            assert!(packed(level, &unit).len() <= stored.len() + 5, "level {level}");
         }
     }
 }

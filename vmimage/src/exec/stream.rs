@@ -318,6 +318,7 @@ impl Output<'_, '_> {
                 Piece::Zeros(len) => self.send_zeros(len),
             });
         };
+        self.send(Compressors::header())?;
         for piece in pieces {
             match piece {
                 Piece::Bytes(unit) => self.compress(&mut gzip, unit)?,
@@ -326,15 +327,15 @@ impl Output<'_, '_> {
                 }
             }
         }
-        while let Some(member) = gzip.pop()? {
-            self.send(member)?;
+        while let Some(part) = gzip.pop()? {
+            self.send(part)?;
         }
-        Ok(())
+        self.send(gzip.trailer())
     }
 
     fn compress(&mut self, gzip: &mut Compressors, unit: Bytes) -> Result<()> {
         match gzip.push(unit)? {
-            Some(member) => self.send(member),
+            Some(part) => self.send(part),
             None => Ok(()),
         }
     }

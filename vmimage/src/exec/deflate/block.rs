@@ -183,7 +183,7 @@ impl Block {
 
     /// Appends the block, in the shortest of its three forms, to `out` and `carry`. `input` is
     /// what it stands for.
-    pub(super) fn write(&self, input: &[u8], last: bool, out: &mut Vec<u8>, carry: &mut Carry) {
+    pub(super) fn write(&self, input: &[u8], out: &mut Vec<u8>, carry: &mut Carry) {
         let (litlens, slots) = (self.counts.litlens(), self.counts.slots);
         let dynamic = CodeLengths {
             litlens: huffman::lengths(&litlens, LITLEN_LIMIT),
@@ -194,17 +194,17 @@ impl Block {
         let fixed_bits = 3 + CodeLengths::FIXED.bits(&litlens, &slots);
         let bits = dynamic_bits.min(fixed_bits);
         if stored_bits(*carry) + 8 * input.len() <= bits {
-            return store(input, last, out, carry);
+            return store(input, out, carry);
         }
         let from = out.len();
         out.resize(from + (carry.count as usize + bits).div_ceil(8) + SLACK, 0);
         let mut writer = BitWriter::new(&mut out[from..], *carry);
         let codes = if dynamic_bits < fixed_bits {
-            writer.put(u64::from(last) | 2 << 1, 3);
+            writer.put(2 << 1, 3);
             header.write(&mut writer);
             Codes::new(&dynamic)
         } else {
-            writer.put(u64::from(last) | 1 << 1, 3);
+            writer.put(1 << 1, 3);
             writer.flush();
             Codes::new(&CodeLengths::FIXED)
         };
@@ -262,11 +262,11 @@ fn stored_bits(carry: Carry) -> usize {
     (count + 3).next_multiple_of(8) - count + 2 * 16
 }
 
-/// Appends a stored block.
-fn store(input: &[u8], last: bool, out: &mut Vec<u8>, carry: &mut Carry) {
-    let bits = carry.bits | u64::from(last) << carry.count;
+/// Appends a stored block, which ends with a whole byte.
+pub(super) fn store(input: &[u8], out: &mut Vec<u8>, carry: &mut Carry) {
+    // Not the last one, of the form 0: three bits that are not set.
     let bytes = (carry.count + 3).div_ceil(8) as usize;
-    out.extend_from_slice(&bits.to_le_bytes()[..bytes]);
+    out.extend_from_slice(&carry.bits.to_le_bytes()[..bytes]);
     let len = input.len() as u16;
     out.extend_from_slice(&len.to_le_bytes());
     out.extend_from_slice(&(!len).to_le_bytes());

@@ -62,25 +62,32 @@ impl Deflater {
 
     /// Appends a complete stream of `input` to `out`. The same input gives the same stream,
     /// whatever came before.
-    pub(super) fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) {
+    #[cfg(test)]
+    fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) {
+        self.part(input, out);
+        out.extend_from_slice(&END);
+    }
+
+    /// Appends a part of a stream that ends with a whole byte: more parts or [`END`] follow.
+    pub(super) fn part(&mut self, input: &[u8], out: &mut Vec<u8>) {
         self.matcher.reset();
         let mut carry = Carry::default();
         let mut at = 0;
-        loop {
+        while at < input.len() {
             self.block.clear();
             let to = self.matcher.fill(input, at, &mut self.block);
-            let last = to == input.len();
-            self.block.write(&input[at..to], last, out, &mut carry);
+            self.block.write(&input[at..to], out, &mut carry);
             at = to;
-            if last {
-                break;
-            }
         }
         if carry.count > 0 {
-            out.push(carry.bits as u8);
+            // An empty block, whose length begins with a byte.
+            block::store(&[], out, &mut carry);
         }
     }
 }
+
+/// What ends a stream: a last block with nothing in it.
+pub(super) const END: [u8; 2] = [3, 0];
 
 #[cfg(test)]
 pub(super) mod tests;
