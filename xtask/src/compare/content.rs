@@ -307,6 +307,6 @@ mod tests {
         owned[0] = 0b1011;
         owned[7] = 1 << 63;
         assert_eq!(runs(&owned), [0..2 * PAGE, 3 * PAGE..4 * PAGE, BLOCK - PAGE..BLOCK]);
-        assert_eq!(runs(&ALL), [0..BLOCK]);
+        assert!(runs(&ALL).into_iter().eq(std::iter::once(0..BLOCK)));
     }
 }

@@ -130,6 +130,7 @@ impl Maker<'_> {
             self.conversion("raw to vhd", Form::Raw, Form::Vhd, Some(1.0)),
             self.conversion("raw to qcow2", Form::Raw, Form::Qcow2, None),
             self.conversion("qcow2 to raw", Form::Qcow2, Form::Raw, None),
+            self.conversion("fixed vhd to qcow2", Form::Fixed, Form::Qcow2, None),
             self.conversion("vhd to xva", Form::Vhd, Form::Xva, None),
         ]
     }
