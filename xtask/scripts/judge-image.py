@@ -13,6 +13,8 @@ such writers write: no compression, no snapshots, no backing files. Holes are no
 of 2 TiB costs what its data costs.
 """
 
+import bisect
+import gzip
 import hashlib
 import os
 import struct
@@ -39,8 +41,12 @@ class Image:
 
     def __init__(self, path, size, extents):
         self.fd = os.open(path, os.O_RDONLY)
+        self.clip(extents, size)
+
+    def clip(self, extents, size):
         self.size = size
         self.extents = joined(extents, size)
+        self.starts = [guest for guest, _, _ in self.extents]
 
     def pieces(self):
         """Guest offset and bytes, in pieces that do not cross a multiple of 1 MiB."""
@@ -52,6 +58,19 @@ class Image:
                 want(len(data) == count, f"the file ends inside the data of guest byte {guest + done}")
                 yield guest + done, data
                 done += count
+
+    def read(self, guest, length):
+        """The bytes of a range, of which only parts may be stored."""
+        out = bytearray(length)
+        i = bisect.bisect_right(self.starts, guest)
+        for i in range(max(0, i - 1), len(self.extents)):
+            start, count, at = self.extents[i]
+            if start >= guest + length:
+                break
+            begin, end = max(start, guest), min(start + count, guest + length)
+            if begin < end:
+                out[begin - guest : end - guest] = os.pread(self.fd, end - begin, at + begin - start)
+        return bytes(out)
 
 
 def joined(extents, size):
@@ -95,7 +114,7 @@ def vhd(path):
         size, kind = struct.unpack_from(">Q4xI", footer, 48)
         if kind == 2:
             image = raw(path)
-            image.size, image.extents = size, joined(image.extents, size)
+            image.clip(image.extents, size)
             return image
         want(kind == 3, f"a VHD of type {kind}")
         file.seek(0)
@@ -179,7 +198,8 @@ def xva(path):
 
 def tgz(path):
     with tempfile.NamedTemporaryFile(dir=os.path.dirname(path)) as inner:
-        with tarfile.open(path, "r|gz") as tar:
+        # Not "r|gz", which reads the first of several gzip members only.
+        with gzip.open(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as tar:
             names = []
             for member in tar:
                 names.append(member.name)
@@ -208,43 +228,11 @@ def same(image, truth):
     difference = image.size - truth.size
     want(0 <= difference < BLOCK, f"a disk of {image.size} bytes instead of {truth.size}")
     for one, other, what in ((image, truth, "wrong"), (truth, image, "missing")):
-        window, start, extents = b"", 0, iter(other.extents)
-        extent = next(extents, None)
         for guest, data in one.pieces():
-            expected = None
-            while extent and extent[0] + extent[1] <= guest:
-                extent = next(extents, None)
-            if extent and extent[0] <= guest and guest + len(data) <= extent[0] + extent[1]:
-                expected = os.pread(other.fd, len(data), extent[2] + guest - extent[0])
-            else:
-                expected = gather(other, extent, extents, guest, len(data))
-                # `gather` may use up extents that the next piece needs in part.
-                extents = iter(other.extents[bisect(other.extents, guest + len(data)) :])
-                extent = next(extents, None)
+            expected = other.read(guest, len(data))
             if data != expected:
-                raise Unsound(f"{what} bytes from guest byte {guest + first_difference(data, expected)} on")
-
-
-def bisect(extents, guest):
-    low, high = 0, len(extents)
-    while low < high:
-        middle = (low + high) // 2
-        if extents[middle][0] + extents[middle][1] <= guest:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def gather(image, extent, extents, guest, length):
-    """The bytes of a range of which only parts are stored."""
-    out = bytearray(length)
-    while extent and extent[0] < guest + length:
-        start, end = max(extent[0], guest), min(extent[0] + extent[1], guest + length)
-        if start < end:
-            out[start - guest : end - guest] = os.pread(image.fd, end - start, extent[2] + start - extent[0])
-        extent = next(extents, None)
-    return bytes(out)
+                at = guest + first_difference(data, expected)
+                raise Unsound(f"{what} bytes from guest byte {at} on")
 
 
 def first_difference(a, b):
