@@ -53,9 +53,16 @@ pub(crate) fn draw(outcomes: &[Outcome]) -> String {
          <rect class=\"other\" x=\"580\" y=\"32\" width=\"12\" height=\"12\"/>\
          <text class=\"s\" x=\"598\" y=\"42\">others</text>\n\
          <line class=\"aim\" x1=\"666\" x2=\"666\" y1=\"30\" y2=\"46\"/>\
-         <text class=\"s\" x=\"674\" y=\"42\">our target</text>\n{line}{body}</svg>\n"
+         <text class=\"s\" x=\"674\" y=\"42\">our target</text>\n{body}{line}</svg>\n"
     );
     svg
+}
+
+/// Where the figure of a bar stands: behind its end, but on none of the lines at these ratios.
+fn beside(width: f64, lines: &[Option<f64>]) -> f64 {
+    let at = LEFT + width + 8.0;
+    let lines = lines.iter().flatten().map(|ratio| LEFT + ratio * UNIT);
+    lines.fold(at, |at, line| if at < line + 6.0 && at + 34.0 > line { line + 8.0 } else { at })
 }
 
 /// Draws a job from `y` on; gives where the next one begins.
@@ -84,7 +91,7 @@ fn draw_job(body: &mut String, outcome: &Outcome, mut y: f64) -> f64 {
                 body,
                 "<rect class=\"{class}\" x=\"{LEFT}\" y=\"{y:.0}\" width=\"{width:.1}\" height=\"{BAR}\"/>\
                  <text x=\"{:.1}\" y=\"{middle:.0}\">{:.2}{cut}</text>",
-                LEFT + width + 12.0,
+                beside(width, &[Some(1.0), outcome.job.target.filter(|_| entry.ours)]),
                 f.ratio
             );
             if let Some(target) = outcome.job.target.filter(|_| entry.ours) {

@@ -266,7 +266,9 @@ impl Maker<'_> {
             let out = self.out(if disk == Disk::Small { "small" } else { "large" });
             let (vmimg, input) = (text(&self.places.vmimg), self.text((disk, Form::Vhd)));
             let made = entry(&[&vmimg, "digest", "--root", &input], out.clone());
-            Entry { tool, ours: true, stdout: Some(out), ..made }
+            // The root does not depend on the disk's size: both have the one of the same truth.
+            let check = self.judge(&["root", &self.text((Disk::Small, Form::Raw)), &text(&out)]);
+            Entry { tool, ours: true, stdout: Some(out), check: Some(check), ..made }
         };
         vec![
             job("scale: vhd to raw", Form::Vhd, Form::Raw),
@@ -274,7 +276,11 @@ impl Maker<'_> {
             job("scale: vhd to qcow2", Form::Vhd, Form::Qcow2),
             Job {
                 name: "scale: content root",
-                inputs: vec![(Disk::Small, Form::Vhd), (Disk::Large, Form::Vhd)],
+                inputs: vec![
+                    (Disk::Small, Form::Vhd),
+                    (Disk::Large, Form::Vhd),
+                    (Disk::Small, Form::Raw),
+                ],
                 target: Some(1.1),
                 size_target: None,
                 entries: vec![

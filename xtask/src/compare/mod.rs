@@ -24,6 +24,8 @@ use crate::tools;
 use jobs::{Job, Places, jobs};
 use workload::Workshop;
 
+/// Begins the name of the folder of a run; its process id follows.
+const PREFIX: &str = "compare-images-";
 /// Seconds that one process may take.
 const LIMIT: u32 = 300;
 /// How much of the RAM disk is touched before each job: the first touch of memory that the
@@ -47,7 +49,8 @@ pub(crate) struct Args {
     /// The disk of a real guest, raw or VHD, for the archive (default: libraries of this machine)
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
-    /// Where the table, the chart and the figures go
+    /// Where the table, the chart and the figures go (default: benches/results, or with --quick or
+    /// --only target/compare)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -84,13 +87,17 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         None if shm.is_dir() => shm.to_owned(),
         None => std::env::temp_dir(),
     };
-    let dir = parent.join(format!("compare-images-{}", std::process::id()));
+    remove_stale(&parent);
+    let dir = parent.join(format!("{PREFIX}{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let result = measure_all(args, &vmimg, &dir);
     // Gigabytes of memory, whatever happened.
     let _ = std::fs::remove_dir_all(&dir);
     let outcomes = result?;
-    let out = args.out.clone().unwrap_or_else(|| tools::root().join("benches/results"));
+    // Figures of a part or of small disks must not replace those of a full run unasked.
+    let part = args.quick || !args.only.is_empty();
+    let results = if part { "target/compare" } else { "benches/results" };
+    let out = args.out.clone().unwrap_or_else(|| tools::root().join(results));
     report::write(&outcomes, args.quick, args.runs, &out)?;
     println!("written: {}", out.display());
     let ours = |o: &Outcome| -> Vec<String> {
@@ -101,6 +108,18 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let bad: Vec<String> = outcomes.iter().flat_map(ours).collect();
     bad.iter().for_each(|line| eprintln!("FAILED {line}"));
     Ok(bad.is_empty())
+}
+
+/// A run that was killed leaves gigabytes of memory behind: the next one removes them.
+fn remove_stale(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Another user's folder stays; it is not ours to complain about.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn measure_all(args: &Args, vmimg: &Path, dir: &Path) -> Result<Vec<Outcome>> {
