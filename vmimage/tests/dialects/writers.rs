@@ -222,10 +222,10 @@ fn children() -> Vec<Recipe> {
         }),
         child(Recipe {
             bat_at: 1536 + 2 * 512,
-            parent_name: "/home/user/VirtualBox VMs/base.vhd".into(),
+            parent_name: "/vms/VirtualBox VMs/base.vhd".into(),
             texts: vec![
                 text(b"W2ru", 512, 1536, utf16le("base.vhd")),
-                text(b"W2ku", 512, 2048, utf16le("/home/user/VirtualBox VMs/base.vhd")),
+                text(b"W2ku", 512, 2048, utf16le("/vms/VirtualBox VMs/base.vhd")),
             ],
             full_bits: false,
             ..Recipe::new("VirtualBox", b"vbox", 0x0004_0003, odd)

@@ -204,11 +204,7 @@ impl Maker<'_> {
             self.judge(&["same", "tgz", &text(&ours), &self.text((Disk::Guest, Form::Raw))]);
         let made = entry(&command, ours);
         entries.push(Entry { tool: "vmimg", ours: true, check: Some(check), ..made });
-        for (tool, packer) in [
-            ("tar + pigz -6", "pigz -6"),
-            ("tar + gzip -1", "gzip -1"),
-            ("tar + igzip -1", "igzip -1"),
-        ] {
+        for (tool, packer) in [("tar + pigz -1", "pigz -1"), ("tar + igzip -1", "igzip -1")] {
             let found = packer.split(' ').next().and_then(tools::find);
             if found.is_some() {
                 let command =
