@@ -445,11 +445,20 @@ fn times(run: &Run) -> Vec<StepTime> {
     for step in run.state().steps() {
         let name = step.key.split('/').next().unwrap_or(&step.key);
         match times.iter_mut().find(|t| t.name == name) {
-            Some(t) => t.seconds += step.seconds,
-            None => times.push(StepTime { name: name.to_owned(), seconds: step.seconds }),
+            Some(t) => t.seconds = milliseconds(t.seconds + step.seconds),
+            None => {
+                let seconds = milliseconds(step.seconds);
+                times.push(StepTime { name: name.to_owned(), seconds });
+            }
         }
     }
     times
+}
+
+/// A sum of times has digits that the journal's numbers do not keep: a finished run would not tell
+/// the same times again.
+fn milliseconds(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
 }
 
 /// The report that a journal already holds, if its run is finished; needs neither end.
