@@ -168,12 +168,6 @@ impl Qcow2Disk {
         Ok((place, end))
     }
 
-    /// The cluster of the file that an L2 entry has, read or not: one that reads as zeros may keep
-    /// its cluster, and a preallocated one waits for its parts.
-    pub(crate) fn cluster_of(&self, entry: u64) -> Option<u64> {
-        (entry & COMPRESSED == 0 && self.holds(entry)).then_some(entry & OFFSET_MASK)
-    }
-
     /// Whether an entry names a cluster; offset zero does so in a data file only.
     fn holds(&self, entry: u64) -> bool {
         entry & OFFSET_MASK != 0 || (self.header.external_data && entry & COPIED != 0)

@@ -51,12 +51,16 @@ pub struct Header {
     pub refcount_order: u32,
     /// How many internal snapshots there are.
     pub snapshots: u32,
+    /// Where the list of snapshots lies.
+    pub(crate) snapshots_offset: u64,
     /// How compressed clusters are stored.
     pub compression: Compression,
     /// Whether L2 entries have 128 bits and clusters 32 parts.
     pub extended_l2: bool,
     /// Whether there are persistent bitmaps of changes, which take clusters.
     pub bitmaps: bool,
+    /// The list of these bitmaps, unless a writer that did not know them has made them stale.
+    pub(crate) bitmap_list: Option<BitmapList>,
     /// Whether the refcounts may be stale.
     pub dirty: bool,
     /// The name of the backing file; outside data.
@@ -67,6 +71,25 @@ pub struct Header {
     pub external_data: bool,
     /// The name of that file; outside data.
     pub data_file: Option<String>,
+}
+
+/// Where the list of persistent bitmaps lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BitmapList {
+    /// How many bitmaps there are.
+    pub(crate) bitmaps: u32,
+    /// The length of the list in bytes.
+    pub(crate) len: u64,
+    /// Where it begins.
+    pub(crate) offset: u64,
+}
+
+impl BitmapList {
+    /// The header extension, if the autoclear bits say that it is current.
+    fn parse(data: &[u8], autoclear: u64) -> Option<Self> {
+        let (bitmaps, len, offset) = (data.u32_at(0), data.u64_at(8), data.u64_at(16));
+        (autoclear & 1 != 0 && bitmaps != 0).then_some(Self { bitmaps, len, offset })
+    }
 }
 
 impl Header {
@@ -123,9 +146,11 @@ impl Header {
             refcount_clusters: bytes.u32_at(56),
             refcount_order: if version >= 3 { bytes.u32_at(96) } else { 4 },
             snapshots: bytes.u32_at(60),
+            snapshots_offset: bytes.u64_at(64),
             compression: Compression::Deflate,
             extended_l2: false,
             bitmaps: false,
+            bitmap_list: None,
             dirty: false,
             backing_file: None,
             backing_format: None,
@@ -193,7 +218,10 @@ impl Header {
             match kind {
                 EXT_BACKING_FORMAT => self.backing_format = Some(text(data)),
                 EXT_DATA_FILE => self.data_file = Some(text(data)),
-                EXT_BITMAPS => self.bitmaps = true,
+                EXT_BITMAPS => {
+                    self.bitmaps = true;
+                    self.bitmap_list = BitmapList::parse(data, bytes.u64_at(88));
+                }
                 _ => {}
             }
             at = end.next_multiple_of(8);
