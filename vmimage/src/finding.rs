@@ -122,6 +122,16 @@ impl Findings {
         self.violation_of(ErrorKind::Corrupt, code, message)
     }
 
+    /// As [`violation`](Self::violation) where the guest's bytes are not in doubt: an error under
+    /// [`Policy::Strict`], a note otherwise.
+    pub(crate) fn oddity(&mut self, code: &'static str, message: impl Into<String>) -> Result<()> {
+        if self.policy == Policy::Strict {
+            return Err(Error::corrupt(message));
+        }
+        self.note(code, message);
+        Ok(())
+    }
+
     /// As [`violation`](Self::violation) with another kind of error.
     ///
     /// # Errors

@@ -86,9 +86,21 @@ pub(crate) struct BitmapList {
 
 impl BitmapList {
     /// The header extension, if the autoclear bits say that it is current.
-    fn parse(data: &[u8], autoclear: u64) -> Option<Self> {
+    fn parse(data: &[u8], autoclear: u64, findings: &mut Findings) -> Result<Option<Self>> {
+        if data.len() != 24 {
+            let message = format!("the extension of bitmaps has {} bytes, not 24", data.len());
+            findings.violation("qcow2-extension", message)?;
+            return Ok(None);
+        }
+        if autoclear & 1 == 0 {
+            return Ok(None);
+        }
         let (bitmaps, len, offset) = (data.u32_at(0), data.u64_at(8), data.u64_at(16));
-        (autoclear & 1 != 0 && bitmaps != 0).then_some(Self { bitmaps, len, offset })
+        if bitmaps == 0 || data.u32_at(4) != 0 {
+            let message = "the extension of bitmaps has none, or reserved bits";
+            findings.violation("qcow2-extension", message)?;
+        }
+        Ok(Some(Self { bitmaps, len, offset }))
     }
 }
 
@@ -176,9 +188,14 @@ impl Header {
         }
         if features & bit::CORRUPT != 0 {
             let message = "the image is marked corrupt; repair it with qemu-img check -r";
-            findings.violation("qcow2-corrupt", message)?;
+            // A mark is no damage: whether there is some, the tables tell.
+            findings.oddity("qcow2-corrupt", message)?;
         }
         self.external_data = features & bit::DATA_FILE != 0;
+        if !self.external_data && bytes.u64_at(88) & 0b10 != 0 {
+            let message = "the image claims a raw data file, and has no data file";
+            findings.violation("qcow2-data-file", message)?;
+        }
         self.extended_l2 = features & bit::EXTENDED_L2 != 0;
         if self.extended_l2 && self.cluster_bits < 14 {
             return Err(Error::corrupt("extended L2 entries need clusters of 16 KiB or more"));
@@ -206,21 +223,46 @@ impl Header {
                 _ => return Err(Error::corrupt("the backing file's name is out of its place")),
             }
         }
+        self.extensions(bytes, findings)
+    }
+
+    /// The header extensions: up to the first of kind zero, the backing file's name, or the end of
+    /// the cluster.
+    fn extensions(&mut self, bytes: &[u8], findings: &mut Findings) -> Result<()> {
+        let cluster = 1_usize << self.cluster_bits;
         let mut at = if self.version >= 3 { bytes.u32_at(100) as usize } else { 72 };
-        if self.version >= 3 && (at < 104 || !at.is_multiple_of(8)) {
+        if self.version >= 3 && !(104..=cluster).contains(&at) {
             findings.violation("qcow2-header-length", format!("the header's length is {at}"))?;
             return Ok(());
         }
-        while let Some(ext) = bytes.get(at..at.saturating_add(8)) {
-            let (kind, len) = (ext.u32_at(0), ext.u32_at(4) as usize);
+        if !at.is_multiple_of(8) {
+            findings.oddity("qcow2-header-length", format!("the header's length is {at}"))?;
+        }
+        let limit = match usize::try_from(bytes.u64_at(8)) {
+            Ok(0) => cluster,
+            Ok(name) => name.min(cluster),
+            Err(_) => cluster,
+        };
+        while at < limit {
+            // Behind the end of a short file there is nothing, which is the end of the list.
+            let (kind, len) = (bytes.u32_at(at), bytes.u32_at(at + 4) as usize);
             let end = at.saturating_add(8).saturating_add(len);
+            if end > limit {
+                let message = format!("the header extension {kind:#x} is too long");
+                findings.violation("qcow2-extension", message)?;
+                return Ok(());
+            }
             let Some(data) = bytes.get(at + 8..end).filter(|_| kind != 0) else { break };
             match kind {
+                EXT_BACKING_FORMAT if len > 15 => {
+                    let message = "the backing file's format has a name of more than 15 bytes";
+                    findings.violation("qcow2-extension", message)?;
+                }
                 EXT_BACKING_FORMAT => self.backing_format = Some(text(data)),
                 EXT_DATA_FILE => self.data_file = Some(text(data)),
                 EXT_BITMAPS => {
                     self.bitmaps = true;
-                    self.bitmap_list = BitmapList::parse(data, bytes.u64_at(88));
+                    self.bitmap_list = BitmapList::parse(data, bytes.u64_at(88), findings)?;
                 }
                 _ => {}
             }
@@ -236,7 +278,8 @@ impl Header {
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
         if !self.size.is_multiple_of(512) {
-            findings.violation("size-unaligned", format!("the disk has {} bytes", self.size))?;
+            let message = format!("the disk has {} bytes, which are no whole sectors", self.size);
+            findings.oddity("size-unaligned", message)?;
         }
         if self.refcount_order > 6 {
             findings.violation("qcow2-refcount-order", "refcounts of more than 64 bits")?;

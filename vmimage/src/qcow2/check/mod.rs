@@ -109,7 +109,12 @@ impl Check {
                 let what = "an entry of an L1 table has bits that are reserved";
                 check.faults.add("table-reserved", what, place);
             }
+            if entry == 0 {
+                return;
+            }
             if table == 0 {
+                let what = "an entry of an L1 table is not zero, and names no table";
+                check.faults.add("table-reserved", what, place);
                 return;
             }
             if !table.is_multiple_of(size) {
@@ -201,6 +206,8 @@ fn skip_hole(file: &dyn ReadAt, at: u64) -> Option<u64> {
 struct Faults {
     list: BTreeMap<&'static str, Fault>,
     leaked: Option<(u64, u64)>,
+    /// Entries with a bit that has no meaning there, and no effect.
+    odd: Option<(u64, u64)>,
 }
 
 struct Fault {
@@ -220,6 +227,11 @@ impl Faults {
         self.leaked = Some(self.leaked.map_or((1, at), |(times, first)| (times + 1, first)));
     }
 
+    /// An extended entry whose bit zero is set: reserved, and nobody looks at it.
+    fn odd(&mut self, at: u64) {
+        self.odd = Some(self.odd.map_or((1, at), |(times, first)| (times + 1, first)));
+    }
+
     fn report(&self, findings: &mut Findings) {
         for (code, fault) in &self.list {
             let more = match fault.times {
@@ -230,6 +242,10 @@ impl Faults {
         }
         if let Some((leaked, at)) = self.leaked {
             findings.note_at("refcount-leak", format!("{leaked} clusters are leaked"), at);
+        }
+        if let Some((times, at)) = self.odd {
+            let message = format!("{times} extended L2 entries have bit 0 set, which is reserved");
+            findings.note_at("zero-bit", message, at);
         }
     }
 }

@@ -9,6 +9,8 @@ use crate::vhd::Fields;
 const MAX_SNAPSHOTS: u32 = 65_536;
 const MAX_BITMAPS: u32 = 65_535;
 const MAX_EXTRA: u64 = 1024;
+/// The longest bitmap: 512 MiB.
+const MAX_BITMAP: u64 = 512 << 20;
 /// What a snapshot of version 3 adds at least: two sizes.
 const MIN_EXTRA: u64 = 16;
 /// The longest L1 table, as in QEMU: 32 MiB.
@@ -53,7 +55,7 @@ impl Check {
     /// look at.
     pub(super) fn bitmaps(&mut self) -> Option<()> {
         let Some(list) = self.header.bitmap_list else { return Some(()) };
-        let end = list.offset.saturating_add(list.len).min(self.len);
+        let end = list.offset.saturating_add(list.len);
         self.take(list.offset, list.len, Kind::FIXED);
         if list.bitmaps > MAX_BITMAPS || !list.offset.is_multiple_of(self.uses.cluster()) {
             self.bad_bitmap("the list of bitmaps is too long or not at a cluster", list.offset);
@@ -65,7 +67,7 @@ impl Check {
                 self.bad_bitmap("the list of bitmaps ends early", at);
                 return Some(());
             };
-            self.bitmap(head.u64_at(0), head.u32_at(8), at)?;
+            self.bitmap(&head, at)?;
             let names = u64::from(head.u32_at(20)) + u64::from(head.u16_at(18));
             at = at.saturating_add((24 + names).next_multiple_of(8));
         }
@@ -76,12 +78,13 @@ impl Check {
     }
 
     /// The table of one bitmap, and its clusters.
-    fn bitmap(&mut self, table: u64, entries: u32, at: u64) -> Option<()> {
+    fn bitmap(&mut self, head: &[u8], at: u64) -> Option<()> {
         const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
         const ALL_ONES: u64 = 1;
         let size = self.uses.cluster();
-        if !table.is_multiple_of(size) {
-            self.bad_bitmap("the table of a bitmap does not begin at a cluster", at);
+        let (table, entries) = (head.u64_at(0), head.u32_at(8));
+        if let Some(what) = self.odd_bitmap(head) {
+            self.bad_bitmap(what, at);
             return Some(());
         }
         self.take(table, u64::from(entries) * 8, Kind::FIXED);
@@ -94,6 +97,34 @@ impl Check {
                 check.take(host, size, Kind::FIXED);
             }
         })
+    }
+
+    /// What is wrong with the entry of a bitmap in the list.
+    fn odd_bitmap(&self, head: &[u8]) -> Option<&'static str> {
+        const IN_USE: u32 = 1;
+        const KNOWN: u32 = 0b11;
+        const TRACKS_WRITES: u8 = 1;
+        let (table, entries, flags) = (head.u64_at(0), head.u32_at(8), head.u32_at(12));
+        let (grain, name, extra) = (head.u8_at(17), head.u16_at(18), head.u32_at(20));
+        let size = self.uses.cluster();
+        if table == 0 || !table.is_multiple_of(size) {
+            return Some("the table of a bitmap does not begin at a cluster");
+        }
+        if flags & !KNOWN != 0 || head.u8_at(16) != TRACKS_WRITES || extra != 0 {
+            return Some("a bitmap is of an unknown kind");
+        }
+        if !(9..=31).contains(&grain) || !(1..=1023).contains(&name) {
+            return Some("a bitmap has an odd granularity or name");
+        }
+        let bytes = u64::from(entries) * size;
+        if entries == 0 || bytes > MAX_BITMAP {
+            return Some("a bitmap is empty or too long");
+        }
+        // One that was in use is not read, and may be of another size of the disk.
+        let bits = self.header.size.div_ceil(1 << grain);
+        let needed = (bits.div_ceil(64) * 8).div_ceil(size);
+        (flags & IN_USE == 0 && u64::from(entries) != needed)
+            .then_some("a bitmap is too short or too long for the disk")
     }
 
     /// The first bytes of an entry of a list.

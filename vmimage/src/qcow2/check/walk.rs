@@ -77,10 +77,14 @@ impl Table<'_> {
             self.packed(entry, bits, at);
             return;
         }
-        // Bit zero says that the cluster is zero, but in extended entries and in version 2.
-        let has_zero = !self.header.extended_l2 && self.header.version >= 3;
-        let reserved = if has_zero { RESERVED } else { RESERVED | ZERO };
-        if entry & reserved != 0 {
+        // Bit zero says that the cluster is zero; but QEMU does not look at it in extended entries,
+        // and in version 2 it refuses to read the cluster, of which its own check says nothing.
+        if entry & ZERO != 0 && self.header.version < 3 {
+            self.faults.add("zero-in-version-2", "an L2 entry of version 2 has bit 0 set", at);
+        } else if entry & ZERO != 0 && self.header.extended_l2 {
+            self.faults.odd(at);
+        }
+        if entry & RESERVED != 0 {
             let what = "an entry of an L2 table has bits that are reserved";
             self.faults.add("table-reserved", what, at);
         }
