@@ -17,12 +17,12 @@ use crate::{ErrorKind, ReadAt, Result};
 /// not matter.
 ///
 /// # Errors
-/// `Io`, `Usage`, and `Unsupported` for what is not read at all.
+/// `Io`, `Usage`, `Unsupported` for what is not read at all, and `Cancelled`.
 pub fn check(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Report> {
     let path = path.as_ref();
     let options = options.clone().lenient(true);
     let mut findings = Findings::new(Policy::Lenient);
-    let result = examine(path, &options, &mut findings);
+    let result = options.unless_cancelled(examine(path, &options, &mut findings));
     if let Err(error) = result {
         match error.kind() {
             ErrorKind::Corrupt | ErrorKind::Truncated | ErrorKind::TooLarge => {

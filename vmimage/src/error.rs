@@ -70,8 +70,13 @@ impl Error {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// An I/O failure while doing `what`.
+    /// An I/O failure while doing `what`. An error of this crate that was carried by an I/O error
+    /// comes out as itself.
     pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        let source = match source.downcast::<Self>() {
+            Ok(own) => return own,
+            Err(source) => source,
+        };
         let kind = match source.kind() {
             std::io::ErrorKind::UnexpectedEof => ErrorKind::Truncated,
             _ => ErrorKind::Io,

@@ -36,7 +36,11 @@ use crate::{Disk, Error, ReadAt, Result};
 /// # }
 /// ```
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
-    let path = path.as_ref();
+    let result = open_any(path.as_ref(), options);
+    options.unless_cancelled(result)
+}
+
+fn open_any(path: &Path, options: &OpenOptions) -> Result<Image> {
     let (source, format) = door(path, options)?;
     match format {
         Format::Raw => open_raw(source).map_err(|e| e.with_path(path)),
@@ -55,7 +59,11 @@ pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
 /// # Errors
 /// As [`open`], without those about parents.
 pub fn info(path: impl AsRef<Path>, options: &OpenOptions) -> Result<ImageInfo> {
-    let path = path.as_ref();
+    let result = info_any(path.as_ref(), options);
+    options.unless_cancelled(result)
+}
+
+fn info_any(path: &Path, options: &OpenOptions) -> Result<ImageInfo> {
     let (source, format) = door(path, options)?;
     match format {
         Format::Raw => open_raw(source).map(|i| i.info().clone()).map_err(|e| e.with_path(path)),
@@ -82,7 +90,7 @@ pub fn info(path: impl AsRef<Path>, options: &OpenOptions) -> Result<ImageInfo> 
 
 /// The opened file and its format.
 pub(crate) fn door(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn ReadAt>, Format)> {
-    let source: Arc<dyn ReadAt> = Arc::new(resolve::open_file(path)?);
+    let source = options.watched(resolve::open_file(path)?);
     let format = match options.format() {
         Some(format) => format,
         None => probe(&source).map_err(|e| e.with_path(path))?,
@@ -143,7 +151,7 @@ fn open_qcow2(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
     if header.external_data {
         let wanted = header.data_file.as_deref().unwrap_or_default();
         if let Some(path) = options.take_parent(wanted) {
-            data = Some(Arc::new(resolve::open_file(&path)?));
+            data = Some(options.watched(resolve::open_file(&path)?));
         }
     }
     let mut backing = None;

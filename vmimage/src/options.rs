@@ -3,9 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::finding::Policy;
-use crate::{Error, ErrorKind};
+use crate::watch::{Cancellable, cancelled};
+use crate::{Error, ErrorKind, ReadAt, Result};
 
 /// The formats of image files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,6 +104,7 @@ pub struct OpenOptions {
     policy: Policy,
     size_policy: SizePolicy,
     scratch: Option<PathBuf>,
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 impl OpenOptions {
@@ -147,6 +151,35 @@ impl OpenOptions {
         self
     }
 
+    /// A flag that, once set, ends the opening or the check with
+    /// [`ErrorKind::Cancelled`], and every later read of the image: it is looked at whenever the
+    /// file is read. Opening is quick but for archives, whose content is read for the map; a
+    /// check reads all tables. A deadline is a flag that a clock sets.
+    ///
+    /// Conversions, which may copy without a read, have a flag of their own:
+    /// [`FileOptions::with_cancel`](crate::FileOptions::with_cancel).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("disk.raw");
+    /// # std::fs::write(&path, [0; 512])?;
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::AtomicBool;
+    ///
+    /// let late = Arc::new(AtomicBool::new(true));
+    /// let options = vmimage::OpenOptions::new().with_cancel(late);
+    /// let error = vmimage::check(&path, &options).unwrap_err();
+    /// assert_eq!(error.kind(), vmimage::ErrorKind::Cancelled);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_cancel(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.cancel = Some(flag);
+        self
+    }
+
     /// The format that the caller named.
     pub fn format(&self) -> Option<Format> {
         self.format
@@ -159,6 +192,22 @@ impl OpenOptions {
 
     pub(crate) fn scratch(&self) -> PathBuf {
         self.scratch.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// The file as the flag lets it be read.
+    pub(crate) fn watched(&self, file: impl ReadAt + 'static) -> Arc<dyn ReadAt> {
+        match &self.cancel {
+            Some(flag) => Arc::new(Cancellable::new(file, Arc::clone(flag))),
+            None => Arc::new(file),
+        }
+    }
+
+    /// The result of reading an image; what came of a cancelled read is not one.
+    pub(crate) fn unless_cancelled<T>(&self, result: Result<T>) -> Result<T> {
+        match &self.cancel {
+            Some(flag) if flag.load(Ordering::Relaxed) => Err(cancelled()),
+            _ => result,
+        }
     }
 
     pub(crate) fn policy(&self) -> Policy {

@@ -1,10 +1,13 @@
 //! How long work is watched and stopped.
 
 use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, ReadAt, Result};
 
 /// Hooks of work that takes its time: a flag that ends it, and a function that is told how far it
 /// is. A deadline is a flag that a clock sets.
@@ -61,9 +64,7 @@ impl Watch {
 
     pub(crate) fn check(&self) -> Result<()> {
         match &self.cancel {
-            Some(flag) if flag.load(Ordering::Relaxed) => {
-                Err(Error::new(ErrorKind::Cancelled, "the work was cancelled"))
-            }
+            Some(flag) if flag.load(Ordering::Relaxed) => Err(cancelled()),
             _ => Ok(()),
         }
     }
@@ -72,5 +73,67 @@ impl Watch {
         if let Some(progress) = &self.progress {
             progress(bytes);
         }
+    }
+}
+
+pub(crate) fn cancelled() -> Error {
+    Error::new(ErrorKind::Cancelled, "the work was cancelled")
+}
+
+/// A file whose reads fail once a flag is set: work that reads it ends then, wherever it is.
+#[derive(Debug)]
+pub(crate) struct Cancellable<F> {
+    file: F,
+    flag: Arc<AtomicBool>,
+}
+
+impl<F> Cancellable<F> {
+    pub(crate) fn new(file: F, flag: Arc<AtomicBool>) -> Self {
+        Self { file, flag }
+    }
+
+    fn go_on(&self) -> io::Result<()> {
+        match self.flag.load(Ordering::Relaxed) {
+            true => Err(io::Error::other(cancelled())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<F: ReadAt> ReadAt for Cancellable<F> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.go_on()?;
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn byte_len(&self) -> io::Result<u64> {
+        self.file.byte_len()
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        self.go_on()?;
+        self.file.next_data(offset)
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        self.file.as_file()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancelled_read_is_told_as_such_through_all_layers() {
+        let flag = Arc::new(AtomicBool::new(false));
+        let file = Cancellable::new(vec![7; 4096], Arc::clone(&flag));
+        let mut buf = [0; 16];
+        file.read_exact_at(&mut buf, 100).unwrap();
+        flag.store(true, Ordering::Relaxed);
+        let error = Error::io("cannot read", file.read_exact_at(&mut buf, 0).unwrap_err());
+        assert_eq!((error.kind(), buf), (ErrorKind::Cancelled, [7; 16]));
+        assert!(file.next_data(0).is_err());
+        assert_eq!(file.byte_len().unwrap(), 4096);
     }
 }

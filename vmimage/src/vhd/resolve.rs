@@ -62,7 +62,8 @@ impl Chain {
                 break;
             };
             let mut own = Findings::new(options.policy());
-            let file = VhdFile::open(Arc::new(open_file(&parent)?), Some(&parent), &mut own)?;
+            let file = options.watched(open_file(&parent)?);
+            let file = VhdFile::open(file, Some(&parent), &mut own)?;
             findings.absorb(&parent.display().to_string(), &own);
             chain.files.push(file);
         }

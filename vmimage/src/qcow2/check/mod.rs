@@ -7,14 +7,16 @@ mod uses;
 mod walk;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use self::refcounts::Refcounts;
 use self::uses::{Kind, Uses};
 use super::disk::{Qcow2Disk, read, read_header};
 use super::header::Header;
 use crate::finding::Findings;
-use crate::{ReadAt, Result};
+use crate::{Error, ReadAt, Result};
 
 /// Three bytes are kept for a cluster of the file; beyond so many (1 TiB at the usual size) the
 /// refcounts are not checked.
@@ -28,7 +30,47 @@ const MAX_ENTRIES: u64 = 64 << 20;
 const PIECE: u64 = 64 << 10;
 
 /// Examines one image, without its backing file.
+///
+/// A table that cannot be read is passed over here and there; the report would be of an image that
+/// is not there, and the error comes in its place.
 pub(crate) fn examine(file: Arc<dyn ReadAt>, findings: &mut Findings) -> Result<()> {
+    let file = Arc::new(Remembering { file, failure: OnceLock::new() });
+    let result = examine_tables(Arc::clone(&file) as Arc<dyn ReadAt>, findings);
+    match file.failure.get() {
+        Some((kind, text)) => {
+            let failure = io::Error::new(*kind, text.clone());
+            Err(Error::io("cannot read the QCOW2 image", failure))
+        }
+        None => result,
+    }
+}
+
+/// Keeps the first failure that is not about the end of the file.
+#[derive(Debug)]
+struct Remembering {
+    file: Arc<dyn ReadAt>,
+    failure: OnceLock<(io::ErrorKind, String)>,
+}
+
+impl ReadAt for Remembering {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::UnexpectedEof {
+                self.failure.get_or_init(|| (error.kind(), error.to_string()));
+            }
+        })
+    }
+
+    fn byte_len(&self) -> io::Result<u64> {
+        self.file.byte_len()
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        self.file.next_data(offset)
+    }
+}
+
+fn examine_tables(file: Arc<dyn ReadAt>, findings: &mut Findings) -> Result<()> {
     let header = read_header(&file, findings)?;
     let disk = Qcow2Disk::with_header(Arc::clone(&file), header, None, None, findings)?;
     let (header, len) = (disk.header().clone(), disk.len);
@@ -253,7 +295,50 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
     use crate::finding::Policy;
+
+    /// Fails where data would be.
+    #[derive(Debug)]
+    struct BadSector(Vec<u8>, u64);
+
+    impl ReadAt for BadSector {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            if (offset..offset + buf.len() as u64).contains(&self.1) {
+                return Err(io::Error::other("a bad sector"));
+            }
+            self.0.read_exact_at(buf, offset)
+        }
+
+        fn byte_len(&self) -> io::Result<u64> {
+            self.0.byte_len()
+        }
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_no_clean_image() {
+        let mut image = vec![0_u8; 6 * 65536];
+        image[..8].copy_from_slice(b"QFI\xfb\0\0\0\x02");
+        image[23] = 16;
+        image[24..32].copy_from_slice(&(1_u64 << 20).to_be_bytes());
+        image[39] = 1;
+        image[40..48].copy_from_slice(&0x30000_u64.to_be_bytes());
+        image[48..56].copy_from_slice(&0x10000_u64.to_be_bytes());
+        image[59] = 1;
+        image[0x10000..0x10008].copy_from_slice(&0x20000_u64.to_be_bytes());
+        for cluster in 0..5 {
+            image[0x20000 + 2 * cluster + 1] = 1;
+        }
+        image[0x30000..0x30008].copy_from_slice(&0x8000_0000_0004_0000_u64.to_be_bytes());
+        let mut findings = Findings::new(Policy::Lenient);
+        examine(Arc::new(image.clone()), &mut findings).unwrap();
+        assert_eq!(findings.list(), []);
+        for at in [0x10000, 0x20000, 0x30000, 0x40000] {
+            let file = Arc::new(BadSector(image.clone(), at));
+            let error = examine(file, &mut Findings::new(Policy::Lenient)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io, "{at:#x}");
+        }
+    }
 
     #[test]
     fn a_header_that_lies_about_its_tables_is_reported() {
