@@ -113,7 +113,7 @@ fn a_backing_file_and_a_data_file_are_no_matter() {
 fn converted_and_compressed() {
     let folder = Folder::new();
     let (raw, image) = (folder.text("raw"), folder.path("a.qcow2"));
-    let bytes: Vec<u8> = (0..3_u64 << 20).map(|i| (i / 777 * i >> 9) as u8).collect();
+    let bytes: Vec<u8> = (0..3_u64 << 20).map(|i| ((i / 777 * i) >> 9) as u8).collect();
     std::fs::write(&raw, bytes).unwrap();
     for kind in ["zlib", "zstd"] {
         for cluster in ["512", "4k", "64k", "2M"] {
