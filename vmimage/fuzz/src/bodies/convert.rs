@@ -1,0 +1,132 @@
+//! Whole conversions: an image becomes every format that can be written, and is read again.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use vmimage::qcow2::Qcow2Disk;
+use vmimage::vhd::VhdDisk;
+use vmimage::xva::XvaFile;
+use vmimage::{
+    DigestSet, Disk, DiskSource, Findings, Format, Image, Incoming, JoinedDisk, OpenOptions, Plan,
+    PlanOptions, Policy, RawDisk, ReadAt, Source, StreamOptions, TargetFormat,
+};
+
+use super::place::{named, with_image};
+
+/// Disks that are longer are only opened: a few bytes can stand for terabytes.
+const LONGEST: u64 = 16 << 20;
+/// Disks up to this length are read again from what they became.
+const READ_AGAIN: u64 = 4 << 20;
+
+pub(crate) fn convert(data: &[u8]) -> bool {
+    let (options, bytes) = named(data);
+    with_image(bytes, |place| {
+        let options = options.with_scratch(place.folder());
+        let image = vmimage::open(place.image(), &options);
+        let Ok(image) = image.or_else(|_| vmimage::open(place.image(), &options.lenient(true)))
+        else {
+            return false;
+        };
+        // All bytes are a raw disk, and it says little that they can be copied.
+        let unknown = image.info().format() == Format::Raw && bytes.len() > 65_536;
+        let small = |disk: &Arc<dyn Disk>| disk.virtual_size() <= LONGEST && !unknown;
+        for disk in image.disks().iter().filter(|disk| small(disk)).take(2) {
+            TargetFormat::ALL.into_iter().for_each(|format| one(disk, format, data.len()));
+        }
+        if image.disks().iter().all(small) {
+            joined(&image);
+        }
+        true
+    })
+}
+
+/// One disk in one format. A disk whose data cannot be read has no output, which is an answer.
+fn one(disk: &Arc<dyn Disk>, format: TargetFormat, salt: usize) {
+    let source = match salt % 2 {
+        0 => DiskSource::new(Arc::clone(disk)),
+        _ => DiskSource::for_format(Arc::clone(disk), format),
+    };
+    let Ok(mut source) = source else { return };
+    let options = PlanOptions::new().with_gzip_level(salt as u32 / 2 % 2);
+    let Ok(plan) = Plan::new(format, source.block_map(), &options) else { return };
+    let Some((output, root)) = output(&plan, &mut source) else { return };
+    if disk.virtual_size() <= READ_AGAIN {
+        assert_eq!(vmimage::content_root(disk.as_ref()).expect("it was read before"), root);
+        assert_eq!(root_of(format, output), root, "{format} shows another content");
+    }
+}
+
+/// All disks of an archive, and all layers of a chain, in one archive.
+fn joined(image: &Image) {
+    let of = |disks: Vec<Arc<dyn Disk>>, format| {
+        let Ok(disk) = JoinedDisk::new(disks) else { return };
+        let parts = disk.parts().to_vec();
+        let Ok(mut source) = DiskSource::new(Arc::new(disk)) else { return };
+        let options = PlanOptions::new().with_gzip_level(0);
+        if let Ok(plan) = Plan::of_disks(format, source.block_map(), &parts, &options) {
+            let _ = output(&plan, &mut source);
+        }
+    };
+    if image.disks().len() > 1 && image.disks().len() < 8 {
+        of(image.disks().to_vec(), TargetFormat::Xva);
+    }
+    let layers = image.layers();
+    if layers.len() > 1 {
+        of(layers, TargetFormat::VhdTgz);
+    }
+}
+
+/// The output and the content root of what went into it; the plan knew the length.
+fn output(plan: &Plan, source: &mut dyn Source) -> Option<(Vec<u8>, String)> {
+    let segments: u64 = plan.segments().map(|segment| segment.output_len()).sum();
+    let mut bytes = Vec::new();
+    let mut sink = |piece: bytes::Bytes| {
+        bytes.extend_from_slice(&piece);
+        Ok(())
+    };
+    let options = StreamOptions::new().with_digests(DigestSet::NONE).with_workers(1);
+    let outcome = vmimage::stream(plan, source, &mut sink, &options).ok()?;
+    assert_eq!(outcome.bytes, bytes.len() as u64);
+    if let Some(promised) = plan.output_len() {
+        assert_eq!(promised, outcome.bytes, "the promised length of {}", plan.format());
+    }
+    if plan.format() != TargetFormat::VhdTgz {
+        assert_eq!(segments, outcome.bytes, "the segments of {}", plan.format());
+    }
+    Some((bytes, outcome.content_root.expect("it was asked for")))
+}
+
+/// The content root of an output, read by the strict readers.
+fn root_of(format: TargetFormat, output: Vec<u8>) -> String {
+    let mut findings = Findings::new(Policy::Strict);
+    let mut of = |output: Vec<u8>| -> vmimage::Result<String> {
+        if format == TargetFormat::VhdTgz {
+            return streamed(output);
+        }
+        let file: Arc<dyn ReadAt> = Arc::new(output);
+        let disk: Arc<dyn Disk> = match format {
+            TargetFormat::Raw => Arc::new(RawDisk::new(file)?),
+            TargetFormat::Qcow2 => Arc::new(Qcow2Disk::open(file, None, None, &mut findings)?),
+            TargetFormat::Xva => {
+                let xva = XvaFile::open(file, &mut findings)?;
+                Arc::clone(&xva.disks()[0]) as _
+            }
+            _ => Arc::new(VhdDisk::from_chain(vec![file], &mut findings)?),
+        };
+        vmimage::content_root(disk.as_ref())
+    };
+    of(output).unwrap_or_else(|error| panic!("our own {format} is not read: {error}"))
+}
+
+/// The same of what is read as a stream only.
+fn streamed(output: Vec<u8>) -> vmimage::Result<String> {
+    let Incoming::Source(mut source) =
+        vmimage::incoming(Cursor::new(output), &OpenOptions::new(), None)?
+    else {
+        panic!("the archive of a VHD begins with no map");
+    };
+    let plan = Plan::new(TargetFormat::Raw, source.block_map(), &PlanOptions::new())?;
+    let options = StreamOptions::new().with_digests(DigestSet::NONE);
+    let outcome = vmimage::stream(&plan, source.as_mut(), &mut |_| Ok(()), &options)?;
+    Ok(outcome.content_root.expect("it was asked for"))
+}
