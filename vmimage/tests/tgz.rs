@@ -59,6 +59,31 @@ fn what_this_crate_writes_is_read_spilled_or_in_one_pass() {
     assert!(want[3 * GRANULE as usize..][..100].iter().any(|&b| b != 0));
 }
 
+/// Its batmap lies between the table and the footer, with no block before it.
+#[test]
+fn a_disk_without_data_is_read_in_one_pass() {
+    let source = DiskSource::new(MemDisk::new(5 << 20).arc()).unwrap();
+    for format in [TargetFormat::VhdDynamic, TargetFormat::VhdTgz] {
+        let plan = Plan::new(format, source.block_map(), &PlanOptions::new()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        to_file(&plan, source.disk(), &path, &FileOptions::new()).unwrap();
+        let bytes = std::fs::read(path).unwrap();
+        if format == TargetFormat::VhdTgz {
+            assert!(streamed(bytes).unwrap() == vec![0; 6 << 20]);
+            continue;
+        }
+        let mut stream = VhdStream::new(Cursor::new(bytes.clone())).unwrap();
+        assert_eq!(stream.stream_len(), bytes.len() as u64);
+        stream.finish().unwrap();
+        for cut in [bytes.len() - 1, bytes.len() - 600, bytes.len() - 1100] {
+            let cut = bytes[..cut].to_vec();
+            let read = VhdStream::new(Cursor::new(cut)).and_then(|mut stream| stream.finish());
+            assert_eq!(read.unwrap_err().kind(), ErrorKind::Truncated);
+        }
+    }
+}
+
 #[test]
 fn a_chain_packed_by_tar_is_what_its_guest_sees() {
     let folder = tempfile::tempdir().unwrap();

@@ -36,6 +36,8 @@ pub struct VhdStream {
     map: BlockMap,
     /// The end of the last block, where the last footer is expected.
     blocks_end: u64,
+    /// What stood there, if it was read to see what it is.
+    seen: Option<[u8; Footer::LEN]>,
     /// The end of what was read, in guest bytes.
     guest: u64,
     block: Option<Current>,
@@ -92,6 +94,7 @@ impl VhdStream {
         let mut this = Self {
             map: BlockMap::empty(footer.current_size),
             blocks_end: 0,
+            seen: None,
             guest: 0,
             block: None,
             finished: false,
@@ -148,10 +151,12 @@ impl VhdStream {
         Ok(())
     }
 
+    /// Looks at the batmap, which lies between the table and the first block, or between the table
+    /// and the footer of a disk without blocks.
     fn refuse_encryption(&mut self) -> Result<()> {
         let Some(at) = self.header.bat_end() else { return Ok(()) };
-        let first = self.bat.allocated().next().map_or(0, |(_, start)| start);
-        let room = first.saturating_sub(at) >= Batmap::LEN as u64;
+        let first = self.bat.allocated().next().map(|(_, start)| start);
+        let room = first.is_none_or(|first| first.saturating_sub(at) >= Batmap::LEN as u64);
         if self.footer.batmap_rule().is_none() || !room || self.input.at > at {
             return Ok(());
         }
@@ -162,7 +167,17 @@ impl VhdStream {
             Some(batmap) if batmap.encrypted => {
                 Err(Error::unsupported("the VHD is encrypted (its batmap carries a key hash)"))
             }
-            _ => Ok(()),
+            Some(batmap) if first.is_none() => {
+                let blocks = self.header.blocks_for(self.footer.current_size);
+                self.input.skip_gap(batmap.map_offset, "the batmap")?;
+                self.input.skip(batmap.map_len(blocks))?;
+                self.blocks_end = self.input.at;
+                Ok(())
+            }
+            _ => {
+                self.seen = first.is_none().then_some(raw);
+                Ok(())
+            }
         }
     }
 
@@ -232,7 +247,7 @@ impl Source for VhdStream {
         self.input.skip(self.blocks_end.saturating_sub(self.input.at))?;
         // XAPI pads nothing.
         let padding = if &self.footer.creator_app == b"caml" { 0 } else { MAX_GAP };
-        let last = self.input.last_sector(padding)?;
+        let last = self.input.last_sector(self.seen.take(), padding)?;
         if last != self.first {
             return Err(self.input.ended("the stream does not end with the footer it began with"));
         }
@@ -382,13 +397,19 @@ impl Input {
         Ok(())
     }
 
-    /// The last sector of the stream, which must end after it. Before it there may be `padding`,
+    /// The last sector of the stream, which must end after it; `seen` was read before. Before it there may be `padding`,
     /// as in a file on a larger volume: whole sectors of zeros. Anything else there would be data
     /// that slipped out of its place.
-    fn last_sector(&mut self, padding: u64) -> Result<[u8; Footer::LEN]> {
-        let start = self.at;
-        let mut last = [0; Footer::LEN];
-        self.fill(&mut last)?;
+    fn last_sector(
+        &mut self,
+        seen: Option<[u8; Footer::LEN]>,
+        padding: u64,
+    ) -> Result<[u8; Footer::LEN]> {
+        let mut last = seen.unwrap_or([0; Footer::LEN]);
+        if seen.is_none() {
+            self.fill(&mut last)?;
+        }
+        let start = self.at - Footer::LEN as u64;
         loop {
             let mut next = [0; Footer::LEN];
             match self.fill_some(&mut next)? {
