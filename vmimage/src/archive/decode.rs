@@ -76,26 +76,30 @@ impl Read for Decoded {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(input) => input.read(buf),
-            Self::Gzip(gzip) => gzip.read(buf),
-            Self::Zstd(zstd) => zstd.read(buf),
+            Self::Gzip(gzip) => gzip.read(buf).map_err(damage),
+            Self::Zstd(zstd) => zstd.read(buf).map_err(damage),
         }
     }
 }
 
-/// What a failed read of an archive means: damage of its compression is not an I/O failure.
+/// Damage of the compression is not an I/O failure, whoever reads the stream.
+fn damage(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+            let message = "the archive's compression is damaged";
+            io::Error::other(Error::corrupt(message).with_source(error))
+        }
+        _ => error,
+    }
+}
+
+/// What a failed read of an archive means.
 pub(crate) fn read_error(error: io::Error) -> Error {
-    let kind = error.kind();
-    match error.downcast::<Error>() {
-        Ok(own) => own,
-        Err(error) => match kind {
-            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-                Error::corrupt("the archive's compression is damaged").with_source(error)
-            }
-            io::ErrorKind::UnexpectedEof => {
-                Error::truncated("the compressed archive is cut short").with_source(error)
-            }
-            _ => Error::io("the archive cannot be read", error),
-        },
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            Error::truncated("the compressed archive is cut short").with_source(error)
+        }
+        _ => Error::io("the archive cannot be read", error),
     }
 }
 
