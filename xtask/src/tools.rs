@@ -33,6 +33,19 @@ pub(crate) fn is_root() -> bool {
     uid.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
 }
 
+/// A run that was killed leaves its folder in memory behind: the next one removes it. The name is
+/// `prefix` and the process id.
+pub(crate) fn remove_stale(parent: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Another user's folder stays; it is not ours to complain about.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// The programs that the runs drive.
 #[derive(Debug)]
 pub(crate) struct Built {
@@ -46,7 +59,7 @@ pub(crate) struct Built {
 
 /// Builds what the runs drive, with the optimisation that a user would have.
 pub(crate) fn build(release: bool) -> Result<Built> {
-    let mut command = cargo(release);
+    let mut command = cargo_build(release);
     command.args(["--example", "clone_vm", "--example", "vmimg", "--bin", "simulator"]);
     if !crate::process::passes(&mut command)? {
         return Err("the build failed".to_owned());
@@ -69,7 +82,7 @@ pub(crate) fn build(release: bool) -> Result<Built> {
 
 /// Builds the example `vmimg` alone, with the optimisation that a user would have.
 pub(crate) fn build_vmimg() -> Result<PathBuf> {
-    let mut command = cargo(true);
+    let mut command = cargo_build(true);
     command.args(["--example", "vmimg"]);
     if !crate::process::passes(&mut command)? {
         return Err("the build failed".to_owned());
@@ -79,10 +92,19 @@ pub(crate) fn build_vmimg() -> Result<PathBuf> {
     Ok(target.join("release/examples/vmimg"))
 }
 
-fn cargo(release: bool) -> Command {
+fn cargo_build(release: bool) -> Command {
+    let mut command = cargo("build");
+    if release {
+        command.arg("--release");
+    }
+    command
+}
+
+/// Cargo with a subcommand, in the root of the workspace.
+pub(crate) fn cargo(subcommand: &str) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root()).arg("build");
+    command.current_dir(root()).arg(subcommand);
     // `cargo run` described this program in the environment; build scripts that look at it, such
     // as ring's, would take that for a change and build all that depends on them again.
     for (name, _) in std::env::vars_os() {
@@ -93,9 +115,6 @@ fn cargo(release: bool) -> Command {
         {
             command.env_remove(&name);
         }
-    }
-    if release {
-        command.arg("--release");
     }
     command
 }

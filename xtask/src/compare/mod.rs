@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         None if shm.is_dir() => shm.to_owned(),
         None => std::env::temp_dir(),
     };
-    remove_stale(&parent);
+    tools::remove_stale(&parent, PREFIX);
     let dir = parent.join(format!("{PREFIX}{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let result = measure_all(args, &vmimg, &dir);
@@ -108,18 +108,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let bad: Vec<String> = outcomes.iter().flat_map(ours).collect();
     bad.iter().for_each(|line| eprintln!("FAILED {line}"));
     Ok(bad.is_empty())
-}
-
-/// A run that was killed leaves gigabytes of memory behind: the next one removes them.
-fn remove_stale(parent: &Path) {
-    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // Another user's folder stays; it is not ours to complain about.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
 }
 
 fn measure_all(args: &Args, vmimg: &Path, dir: &Path) -> Result<Vec<Outcome>> {
