@@ -217,7 +217,10 @@ impl DiskSource {
             disk.read_exact_at(&mut a[..len], start)?;
             let shared = base.virtual_size().saturating_sub(start).min(len as u64) as usize;
             b[..len].fill(0);
-            base.read_exact_at(&mut b[..shared], start)?;
+            // Behind the end of the base there is nothing to read, not even nothing.
+            if shared > 0 {
+                base.read_exact_at(&mut b[..shared], start)?;
+            }
             if a[..len] != b[..len] {
                 map.insert(start..start + len as u64);
             }
