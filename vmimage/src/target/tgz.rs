@@ -39,7 +39,8 @@ impl VhdTgz {
             let vhd = VhdDynamic::new(&part.map, &options)?;
             let name = format!("{index}.vhd");
             let header = tar_header(&name, vhd.output_len(), mtime, 0o644);
-            parent = Some(VhdParent::new(vhd.uuid(), name));
+            let named = VhdParent::new(vhd.uuid(), name);
+            parent = Some(named.with_size(part.map.virtual_size()));
             members.push(Member { part, header: Bytes::copy_from_slice(&header), vhd });
         }
         members.reverse();

@@ -33,6 +33,10 @@ pub(super) struct VhdDynamic {
     size: u64,
     blocks: u64,
     present: u64,
+    /// Whether what the rounding adds must be stored as zeros, because the parent is longer.
+    cut: bool,
+    /// The last block, if only that makes it necessary.
+    end_block: Option<u64>,
     uuid: [u8; 16],
     footer: Bytes,
     header: Bytes,
@@ -55,7 +59,12 @@ impl VhdDynamic {
         // of a last partial byte may have no bit, and are then looked up in their bitmaps.
         let map_offset = bat_end(blocks) + Batmap::LEN as u64;
         let mut batmap = Batmap::new(map_offset, (blocks / 8 * 8) as u32);
-        let mut count = 0;
+        let parent_size = options.parent.as_ref().and_then(|parent| parent.size);
+        let cut = parent_size.is_some_and(|theirs| theirs > map.virtual_size());
+        let end = (blocks - 1) * BLOCK..size;
+        let extra = cut && map.virtual_size() < size && !map.any(end);
+        let end_block = extra.then_some(blocks - 1);
+        let mut count = u64::from(end_block.is_some());
         for block in map.blocks(BLOCK) {
             // A part of a block that is not in the map is the parent's.
             if options.parent.is_none() || is_full(map, block) {
@@ -72,6 +81,8 @@ impl VhdDynamic {
             size,
             blocks,
             present: count,
+            cut,
+            end_block,
             uuid: footer.uuid,
             footer: Bytes::copy_from_slice(&footer.to_bytes()),
             header: Bytes::copy_from_slice(&header.to_bytes()),
@@ -97,9 +108,14 @@ impl VhdDynamic {
         first_data - BITMAP + n * (BLOCK + PAGE)
     }
 
+    /// The blocks that are in the file, each with its number there.
+    fn present<'a>(&self, map: &'a BlockMap) -> impl Iterator<Item = (u64, u64)> + Send + 'a {
+        map.blocks(BLOCK).chain(self.end_block).zip(0..)
+    }
+
     /// The table, a piece at a time.
     fn bat<'a>(&'a self, map: &'a BlockMap) -> impl Iterator<Item = Segment> + Send + 'a {
-        let mut present = map.blocks(BLOCK).zip(0_u64..).peekable();
+        let mut present = self.present(map).peekable();
         (0..self.blocks).step_by(ENTRIES_PER_SEGMENT as usize).map(move |first| {
             let end = (first + ENTRIES_PER_SEGMENT).min(self.blocks);
             // The table's padding reads as unused, too. `BAT_UNUSED` is all ones.
@@ -128,13 +144,19 @@ impl VhdDynamic {
                 bits.fill(0xff);
             }
         }
+        if self.cut {
+            let end = map.virtual_size().saturating_sub(b * BLOCK).div_ceil(SECTOR);
+            for sector in end..BLOCK / SECTOR {
+                bitmap[(sector / 8) as usize] |= 0x80 >> (sector % 8);
+            }
+        }
         Bytes::from(bitmap)
     }
 
     /// The present blocks in guest order, each with the gap and the bitmap before it.
     fn blocks<'a>(&'a self, map: &'a BlockMap) -> impl Iterator<Item = Segment> + Send + 'a {
         let mut at = self.metadata_end();
-        map.blocks(BLOCK).zip(0..).flat_map(move |(b, n)| {
+        self.present(map).flat_map(move |(b, n)| {
             let bitmap = self.bitmap_offset(n);
             let gap = bitmap - at;
             at = bitmap + BITMAP + BLOCK;

@@ -15,12 +15,22 @@ pub struct VhdParent {
     pub name: String,
     /// When the parent was last written, in seconds since 2000-01-01 UTC; advisory, 0 if unknown.
     pub timestamp: u32,
+    /// The size of the parent's disk in bytes, if it is known.
+    pub(super) size: Option<u64>,
 }
 
 impl VhdParent {
     /// The parent `name` with this UUID; no time is known.
     pub fn new(uuid: [u8; 16], name: impl Into<String>) -> Self {
-        Self { uuid, name: name.into(), timestamp: 0 }
+        Self { uuid, name: name.into(), timestamp: 0, size: None }
+    }
+
+    /// The size of the parent's disk in bytes. Needed if it is longer than the child's: the size
+    /// of a child is rounded up to 2 MiB, and what that adds must not show the parent's bytes.
+    #[must_use]
+    pub fn with_size(mut self, size: u64) -> Self {
+        self.size = Some(size);
+        self
     }
 
     /// Fills in the header's fields about the parent; gives the sectors with the texts of the

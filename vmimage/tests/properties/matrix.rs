@@ -8,8 +8,8 @@ use proptest::strategy::ValueTree;
 use vmimage::vhd::VhdDisk;
 use vmimage::{
     BlockMap, Disk, DiskSource, ErrorKind, FileOptions, Findings, JoinedDisk, Outcome, Plan,
-    PlanOptions, ReadAt, Result, ScanSource, Source, StreamOptions, TargetFormat, XvaChecksum,
-    scan_map, scan_to_file, stream, stream_to_file, to_file,
+    PlanOptions, RawDisk, ReadAt, Result, ScanSource, Source, StreamOptions, TargetFormat,
+    VhdParent, XvaChecksum, scan_map, scan_to_file, stream, stream_to_file, to_file,
 };
 
 use crate::common::qemu_read;
@@ -238,6 +238,23 @@ fn joined_part(view: &[u8], map: &BlockMap, part: &std::ops::Range<u64>) -> Vec<
     out
 }
 
+/// What one disk has that another has not, over that other one.
+fn difference(disk: &Story, base: &Story) {
+    let [want, below] = [disk, base].map(|story| story.tell().view);
+    let [disk, base] = [&want, &below]
+        .map(|bytes| -> Arc<dyn Disk> { Arc::new(RawDisk::new(Arc::new(bytes.clone())).unwrap()) });
+    let delta = DiskSource::difference(Arc::clone(&disk), base.as_ref()).unwrap();
+    let parent = VhdParent::new([7; 16], "base.vhd").with_size(base.virtual_size());
+    let options = PlanOptions::new().with_parent(parent);
+    let plan = Plan::new(TargetFormat::VhdDynamic, delta.block_map(), &options).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("target");
+    to_file(&plan, &disk, &path, &FileOptions::new()).unwrap();
+    let seen = crate::decode::vhd(&std::fs::read(&path).unwrap(), Some(&below));
+    assert!(seen.starts_with(&want), "the child differs");
+    assert!(seen[want.len()..].iter().all(|b| *b == 0), "the parent shows behind the end");
+}
+
 proptest! {
     #![proptest_config(crate::cases(36))]
 
@@ -252,7 +269,15 @@ proptest! {
 
     #[test]
     fn an_archive_of_all_layers_holds_the_disk(story in model::stories(4096)) {
-        layers_in_an_archive(&story.without_raw().growing());
+        layers_in_an_archive(&story.without_raw());
+    }
+
+    #[test]
+    fn a_difference_over_its_base_is_the_disk(
+        disk in model::stories(9000),
+        base in model::stories(9000),
+    ) {
+        difference(&disk, &base);
     }
 }
 

@@ -156,12 +156,6 @@ impl Story {
         self
     }
 
-    /// A disk that never shrinks.
-    pub(crate) fn growing(mut self) -> Self {
-        self.chapters.iter_mut().for_each(|chapter| chapter.resize = chapter.resize.max(100));
-        self
-    }
-
     /// The size after a chapter.
     fn grown(sectors: usize, chapter: &Chapter) -> usize {
         (sectors * chapter.resize as usize / 100).clamp(1, MOST)
