@@ -11,9 +11,9 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use serde_json::Value;
 use url::Url;
 
+use crate::credential::Secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
-use crate::secret::Secret;
 use crate::tls::Trust;
 use crate::transport::{Http, Transport};
 use crate::wire::{self, Codec};

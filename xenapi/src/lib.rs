@@ -103,7 +103,10 @@
 //!
 //! | feature | default | adds |
 //! |---|---|---|
+//! | `full` | no | the modules of all other classes, and of the classes that are always there the messages that a migration does not need; without it they are reached by name, with [`Call::new`] |
 //! | `tracing` | no | an event for each call (method, duration, success) and each change of host |
+//!
+//! On two cores, `cargo check` of this crate alone takes about 2 s, with `full` 4 s.
 //!
 //! # Minimum supported Rust version
 //!
@@ -117,11 +120,11 @@ mod macros;
 mod api;
 mod call;
 mod client;
+mod credential;
 mod datetime;
 mod error;
 mod live;
 mod refs;
-mod secret;
 mod tasks;
 mod tls;
 mod transfer;
@@ -129,17 +132,14 @@ mod transport;
 mod value;
 mod wire;
 
-pub use api::{
-    classes, console, enums, event, host, network, pbd, pif, pool, session, sr, task, vbd, vdi,
-    vif, vm, vm_guest_metrics, vm_metrics,
-};
+pub use api::*;
 pub use call::{AsyncCall, Call};
 pub use client::{Client, ClientBuilder, Protocol};
+pub use credential::Secret;
 pub use datetime::DateTime;
 pub use error::{Error, ErrorCode, ErrorKind, Result};
 pub use live::Session;
 pub use refs::{Class, Ref};
-pub use secret::Secret;
 pub use tasks::{Cancel, TaskHandle, WaitOptions};
 pub use tls::{Pin, Trust};
 pub use transfer::{Export, ExportFormat, ExportOptions};

@@ -11,8 +11,8 @@ use url::Url;
 
 use crate::call::{AsyncCall, Call};
 use crate::client::{Client, Endpoint, NoJson, Protocol, Settings};
+use crate::credential::Secret;
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::Secret;
 use crate::tasks::TaskHandle;
 use crate::tls::Pin;
 use crate::value::FromValue;

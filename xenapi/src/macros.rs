@@ -10,6 +10,8 @@ macro_rules! record {
         }
 
         impl $crate::value::FromValue for $record {
+            // Some classes have messages only.
+            #[allow(unused_mut, unused_variables)]
             fn from_value(
                 value: serde_json::Value,
             ) -> Result<Self, $crate::value::DecodeError> {

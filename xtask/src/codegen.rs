@@ -1,8 +1,8 @@
 //! `codegen`: writes the class modules of `xenapi` from a model of the API.
 //!
-//! The model is a file of facts (names, types, releases, roles), not part of this repository. What
-//! is generated is committed, together with the model's SHA-256, so that nobody needs the model
-//! to build; `--check` tells whether the committed text is still what the generator writes.
+//! The facts that are used (names, types, releases, roles) are committed, one class on a line;
+//! `--model` takes them anew from a full model. `--check` tells whether the committed text is what
+//! the generator writes of the committed facts.
 
 mod model;
 mod names;
@@ -26,13 +26,13 @@ pub(crate) struct Args {
     /// Change nothing; fail if the committed text differs from what would be written.
     #[arg(long)]
     check: bool,
-    /// The model of the API.
+    /// Takes the facts anew from this model of the API.
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
 }
 
-/// Where the model lies when the caller does not say: beside the repository.
-const DEFAULT_MODEL: &str = "../shared/data/xenapi-model.json";
+/// The committed facts, from the root of the workspace.
+const FACTS: &str = "xtask/data/xenapi.json";
 /// The folder that is written, from the root of the workspace.
 const OUTPUT: &str = "xenapi/src/api";
 /// The record of what the text was made from.
@@ -41,20 +41,28 @@ const LOCK: &str = "provenance.lock";
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no workspace root")?;
-    let path = args.model.clone().unwrap_or_else(|| root.join(DEFAULT_MODEL));
     let folder = root.join(OUTPUT);
-    if args.model.is_none() && !path.exists() {
-        if args.check {
-            untouched(&folder)?;
+    let path = args.model.clone().unwrap_or_else(|| root.join(FACTS));
+    let model = read(&path)?;
+    let facts = model.compact()?;
+    let files = generate(&model, &hex(&Sha256::digest(&facts)))?;
+    if args.check {
+        if fs::read_to_string(root.join(FACTS)).ok().as_ref() != Some(&facts) {
+            return Err(format!("{FACTS} differs from {}; run codegen with it", path.display()));
         }
-        println!("codegen skipped: no model at {DEFAULT_MODEL}; name one with --model PATH");
-        return Ok(());
+        return check(&folder, &files);
     }
-    let bytes = fs::read(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let model: Model = serde_json::from_slice(&bytes)
+    fs::create_dir_all(root.join(FACTS).with_file_name("")).map_err(|e| format!("{FACTS}: {e}"))?;
+    fs::write(root.join(FACTS), facts).map_err(|e| format!("cannot write {FACTS}: {e}"))?;
+    write(&folder, &files)
+}
+
+fn read(path: &Path) -> Result<Model, String> {
+    let bytes = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let mut model: Model = serde_json::from_slice(&bytes)
         .map_err(|e| format!("{} is not a model of the API: {e}", path.display()))?;
-    let files = generate(&model, &hex(&Sha256::digest(&bytes)))?;
-    if args.check { check(&folder, &files) } else { write(&folder, &files) }
+    model.prune();
+    Ok(model)
 }
 
 /// All files by name, formatted.
@@ -63,19 +71,13 @@ fn generate(model: &Model, digest: &str) -> Result<BTreeMap<String, String>, Str
     for (name, text) in render::all(model)? {
         files.insert(name, rustfmt(&text)?);
     }
-    let digests: String = files
-        .iter()
-        .map(|(name, text)| format!("\"{name}\" = \"{}\"\n", hex(&Sha256::digest(text))))
-        .collect();
     let source = model.meta.get("source").map_or("unknown", String::as_str);
     let version = model.meta.get("api_version").map_or("unknown", String::as_str);
     files.insert(
         LOCK.to_owned(),
         format!(
             "# What `cargo xtask codegen` made this folder from.\n\
-             sha256 = \"{digest}\"\napi_version = \"{version}\"\nsource = \"{source}\"\n\n\
-             # SHA-256 of each file, to see without the model whether one was edited by hand.\n\
-             [files]\n{digests}"
+             sha256 = \"{digest}\"\napi_version = \"{version}\"\nsource = \"{source}\"\n"
         ),
     );
     Ok(files)
@@ -98,32 +100,6 @@ fn check(folder: &Path, files: &BTreeMap<String, String>) -> Result<(), String> 
         "{OUTPUT} is not what the generator writes ({}); run `cargo xtask codegen`",
         different.join(", ")
     ))
-}
-
-/// Compares the committed files with the digests in the lock: finds edits by hand without a model.
-fn untouched(folder: &Path) -> Result<(), String> {
-    let lock =
-        fs::read_to_string(folder.join(LOCK)).map_err(|e| format!("{OUTPUT}/{LOCK}: {e}"))?;
-    let digests = lock.split_once("[files]").map_or("", |(_, files)| files);
-    let mut listed = BTreeMap::from([(LOCK.to_owned(), String::new())]);
-    for line in digests.lines().filter(|line| !line.trim().is_empty()) {
-        let mut quoted = line.split('"').skip(1).step_by(2);
-        let (Some(name), Some(digest)) = (quoted.next(), quoted.next()) else {
-            return Err(format!("{OUTPUT}/{LOCK} has an odd line: {line}"));
-        };
-        let text = fs::read(folder.join(name)).map_err(|e| format!("{OUTPUT}/{name}: {e}"))?;
-        if hex(&Sha256::digest(&text)) != digest {
-            return Err(format!(
-                "{OUTPUT}/{name} was edited by hand; change the generator instead"
-            ));
-        }
-        listed.insert(name.to_owned(), String::new());
-    }
-    match strays(folder, &listed)?.as_slice() {
-        [] if listed.len() > 1 => Ok(()),
-        [] => Err(format!("{OUTPUT}/{LOCK} lists no file")),
-        some => Err(format!("{OUTPUT} holds files that are not generated: {}", some.join(", "))),
-    }
 }
 
 /// Writes the files that differ and removes what is no longer generated.
@@ -188,14 +164,21 @@ mod tests {
       "enums": {"toy_state": ["on", "half-off"]},
       "errors": {"TOY_BROKEN": ["toy"]},
       "errors_without_declared_params": ["TOY_LOST"],
-      "classes": {"console": {"state": "published", "lifecycle": [["published", "rio"]],
+      "classes": {"gone": {"state": "removed", "lifecycle": [], "fields": {}, "messages": {}},
+        "toy": {"state": "prototyped", "lifecycle": [["prototyped", "26.1.0"]], "messages": {},
+          "fields": {"uuid": {"type": "string", "qualifier": "RO/runtime", "lifecycle": []}}},
+        "console": {"state": "published", "lifecycle": [["published", "rio"]],
         "fields": {
           "type": {"type": "enum toy_state", "qualifier": "RW", "lifecycle": [["published", "rio"]]},
+          "toy": {"type": "toy ref", "qualifier": "RW", "lifecycle": [["published", "rio"]]},
           "VM": {"type": "VM ref", "qualifier": "RO/constructor", "lifecycle": [["published", "boston"]]}},
         "messages": {
           "get_all_records": {"implicit": true, "result": "(console ref -> console record) map",
             "params": [{"name": "session_id", "type": "session ref"}], "roles": ["read-only"],
             "lifecycle": [["published", "rio"]]},
+          "get_toy": {"implicit": true, "result": "toy ref", "lifecycle": [["published", "rio"]],
+            "params": [{"name": "session_id", "type": "session ref"},
+              {"name": "self", "type": "console ref"}]},
           "wind": {"async": true, "result": "void", "errors": ["TOY_BROKEN"], "roles": ["pool-admin"],
             "params": [{"name": "session_id", "type": "session ref"},
               {"name": "self", "type": "console ref"},
@@ -203,9 +186,15 @@ mod tests {
             "lifecycle": [["published", "dundee"]]}}}}
     }"#;
 
+    fn tiny() -> Model {
+        let mut model: Model = serde_json::from_str(TINY).unwrap();
+        model.prune();
+        model
+    }
+
     #[test]
     fn a_class_becomes_a_module() {
-        let model: Model = serde_json::from_str(TINY).unwrap();
+        let model = tiny();
         let files = render::all(&model).unwrap();
         let console = &files["console.rs"];
         for piece in [
@@ -226,21 +215,33 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_text_was_not_edited_by_hand() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        untouched(&root.join(OUTPUT)).unwrap();
+    fn what_only_the_feature_adds_is_apart() {
+        let model = tiny();
+        let files = render::all(&model).unwrap();
+        let (always, full) = files["console.rs"].split_once("mod full {").unwrap();
+        assert!(full.contains("pub fn get_toy(") && full.contains("use super::Console;"), "{full}");
+        assert!(!always.contains("fn get_toy("));
+        assert!(files["mod.rs"].contains("#[cfg(feature = \"full\")]\npub mod toy;"));
+        assert!(
+            files["classes.rs"].contains("pub use crate::toy::Toy;"),
+            "{}",
+            files["classes.rs"]
+        );
+        assert!(!files.contains_key("gone.rs"));
     }
 
     #[test]
-    fn an_edit_by_hand_is_found_without_the_model() {
-        let model: Model = serde_json::from_str(TINY).unwrap();
-        let folder = std::env::temp_dir().join(format!("codegen-edit-{}", std::process::id()));
-        write(&folder, &generate(&model, "0").unwrap()).unwrap();
-        untouched(&folder).unwrap();
-        let console = folder.join("console.rs");
-        fs::write(&console, fs::read_to_string(&console).unwrap() + "// mine\n").unwrap();
-        assert!(untouched(&folder).unwrap_err().contains("console.rs"));
-        fs::remove_dir_all(&folder).unwrap();
+    fn the_committed_text_is_what_the_generator_writes() {
+        run(&Args { check: true, model: None }).unwrap();
+    }
+
+    #[test]
+    fn the_facts_are_the_facts_again() {
+        let model = tiny();
+        let facts = model.compact().unwrap();
+        let again: Model = serde_json::from_str(&facts).unwrap();
+        assert_eq!(again.compact().unwrap(), facts);
+        assert_eq!(render::all(&again).unwrap(), render::all(&model).unwrap());
     }
 
     #[test]

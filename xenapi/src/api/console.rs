@@ -187,3 +187,88 @@ pub fn remove_from_other_config(console: &Ref<Console>, key: &str) -> Call<()> {
 pub fn set_other_config(console: &Ref<Console>, value: &BTreeMap<String, String>) -> Call<()> {
     Call::new("console.set_other_config").arg(console).arg(value)
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::Call;
+    use crate::enums::ConsoleProtocol;
+    use crate::refs::Ref;
+
+    use super::Console;
+
+    /// `console.get_VM`: reads `VM`.
+    ///
+    /// Gives `VM ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vm(console: &Ref<Console>) -> Call<Ref<crate::vm::Vm>> {
+        Call::new("console.get_VM").arg(console)
+    }
+
+    /// `console.get_location`: reads `location`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_location(console: &Ref<Console>) -> Call<String> {
+        Call::new("console.get_location").arg(console)
+    }
+
+    /// `console.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(console: &Ref<Console>) -> Call<BTreeMap<String, String>> {
+        Call::new("console.get_other_config").arg(console)
+    }
+
+    /// `console.get_protocol`: reads `protocol`.
+    ///
+    /// Gives `enum console_protocol`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_protocol(console: &Ref<Console>) -> Call<ConsoleProtocol> {
+        Call::new("console.get_protocol").arg(console)
+    }
+
+    /// `console.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(console: &Ref<Console>) -> Call<String> {
+        Call::new("console.get_uuid").arg(console)
+    }
+}

@@ -2,6 +2,126 @@
 
 //! Enumerations. A value that this crate does not know becomes `Other`.
 
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `after_apply_guidance`.
+    AfterApplyGuidance {
+        /// `restartHVM`.
+        RestartHVM = "restartHVM",
+        /// `restartPV`.
+        RestartPV = "restartPV",
+        /// `restartHost`.
+        RestartHost = "restartHost",
+        /// `restartXAPI`.
+        RestartXAPI = "restartXAPI",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `allocation_algorithm`.
+    AllocationAlgorithm {
+        /// `breadth_first`.
+        BreadthFirst = "breadth_first",
+        /// `depth_first`.
+        DepthFirst = "depth_first",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `bond_mode`.
+    BondMode {
+        /// `balance-slb`.
+        BalanceSlb = "balance-slb",
+        /// `active-backup`.
+        ActiveBackup = "active-backup",
+        /// `lacp`.
+        Lacp = "lacp",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `certificate_purpose`.
+    CertificatePurpose {
+        /// `licensing`.
+        Licensing = "licensing",
+        /// `ldaps`.
+        Ldaps = "ldaps",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `certificate_type`.
+    CertificateType {
+        /// `ca`.
+        Ca = "ca",
+        /// `host`.
+        Host = "host",
+        /// `host_internal`.
+        HostInternal = "host_internal",
+        /// `pinned`.
+        Pinned = "pinned",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `cls`.
+    Cls {
+        /// `VM`.
+        Vm = "VM",
+        /// `Host`.
+        Host = "Host",
+        /// `SR`.
+        Sr = "SR",
+        /// `Pool`.
+        Pool = "Pool",
+        /// `VMPP`.
+        Vmpp = "VMPP",
+        /// `VMSS`.
+        Vmss = "VMSS",
+        /// `PVS_proxy`.
+        PvsProxy = "PVS_proxy",
+        /// `VDI`.
+        Vdi = "VDI",
+        /// `Certificate`.
+        Certificate = "Certificate",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `cluster_host_operation`.
+    ClusterHostOperation {
+        /// `enable`.
+        Enable = "enable",
+        /// `disable`.
+        Disable = "disable",
+        /// `destroy`.
+        Destroy = "destroy",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `cluster_operation`.
+    ClusterOperation {
+        /// `add`.
+        Add = "add",
+        /// `remove`.
+        Remove = "remove",
+        /// `enable`.
+        Enable = "enable",
+        /// `disable`.
+        Disable = "disable",
+        /// `destroy`.
+        Destroy = "destroy",
+    }
+}
+
 wire_enum! {
     /// Values of `console_protocol`.
     ConsoleProtocol {
@@ -108,6 +228,32 @@ wire_enum! {
     }
 }
 
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `host_sched_gran`.
+    HostSchedGran {
+        /// `core`.
+        Core = "core",
+        /// `cpu`.
+        Cpu = "cpu",
+        /// `socket`.
+        Socket = "socket",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `image_format_type`.
+    ImageFormatType {
+        /// `raw`.
+        Raw = "raw",
+        /// `vhd`.
+        Vhd = "vhd",
+        /// `qcow2`.
+        Qcow2 = "qcow2",
+    }
+}
+
 wire_enum! {
     /// Values of `ip_configuration_mode`.
     IpConfigurationMode {
@@ -143,6 +289,19 @@ wire_enum! {
         No = "no",
         /// `unknown`.
         Unknown = "unknown",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `livepatch_status`.
+    LivepatchStatus {
+        /// `ok_livepatch_complete`.
+        OkLivepatchComplete = "ok_livepatch_complete",
+        /// `ok_livepatch_incomplete`.
+        OkLivepatchIncomplete = "ok_livepatch_incomplete",
+        /// `ok`.
+        Ok = "ok",
     }
 }
 
@@ -226,6 +385,43 @@ wire_enum! {
     }
 }
 
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `origin`.
+    Origin {
+        /// `remote`.
+        Remote = "remote",
+        /// `bundle`.
+        Bundle = "bundle",
+        /// `remote_pool`.
+        RemotePool = "remote_pool",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `pci_dom0_access`.
+    PciDom0Access {
+        /// `enabled`.
+        Enabled = "enabled",
+        /// `disable_on_reboot`.
+        DisableOnReboot = "disable_on_reboot",
+        /// `disabled`.
+        Disabled = "disabled",
+        /// `enable_on_reboot`.
+        EnableOnReboot = "enable_on_reboot",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `persistence_backend`.
+    PersistenceBackend {
+        /// `xapi`.
+        Xapi = "xapi",
+    }
+}
+
 wire_enum! {
     /// Values of `pif_igmp_status`.
     PifIgmpStatus {
@@ -235,6 +431,17 @@ wire_enum! {
         Disabled = "disabled",
         /// `unknown`.
         Unknown = "unknown",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `placement_policy`.
+    PlacementPolicy {
+        /// `anti_affinity`.
+        AntiAffinity = "anti_affinity",
+        /// `normal`.
+        Normal = "normal",
     }
 }
 
@@ -276,6 +483,19 @@ wire_enum! {
     }
 }
 
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `pool_guest_secureboot_readiness`.
+    PoolGuestSecurebootReadiness {
+        /// `ready`.
+        Ready = "ready",
+        /// `ready_no_dbx`.
+        ReadyNoDbx = "ready_no_dbx",
+        /// `not_ready`.
+        NotReady = "not_ready",
+    }
+}
+
 wire_enum! {
     /// Values of `primary_address_type`.
     PrimaryAddressType {
@@ -283,6 +503,63 @@ wire_enum! {
         IPv4 = "IPv4",
         /// `IPv6`.
         IPv6 = "IPv6",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `pvs_proxy_status`.
+    PvsProxyStatus {
+        /// `stopped`.
+        Stopped = "stopped",
+        /// `initialised`.
+        Initialised = "initialised",
+        /// `caching`.
+        Caching = "caching",
+        /// `incompatible_write_cache_mode`.
+        IncompatibleWriteCacheMode = "incompatible_write_cache_mode",
+        /// `incompatible_protocol_version`.
+        IncompatibleProtocolVersion = "incompatible_protocol_version",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `sdn_controller_protocol`.
+    SdnControllerProtocol {
+        /// `ssl`.
+        Ssl = "ssl",
+        /// `pssl`.
+        Pssl = "pssl",
+    }
+}
+
+wire_enum! {
+    /// Values of `sr_health`.
+    SrHealth {
+        /// `healthy`.
+        Healthy = "healthy",
+        /// `recovering`.
+        Recovering = "recovering",
+        /// `unreachable`.
+        Unreachable = "unreachable",
+        /// `unavailable`.
+        Unavailable = "unavailable",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `sriov_configuration_mode`.
+    SriovConfigurationMode {
+        /// `sysfs`.
+        Sysfs = "sysfs",
+        /// `modprobe`.
+        Modprobe = "modprobe",
+        /// `manual`.
+        Manual = "manual",
+        /// `unknown`.
+        Unknown = "unknown",
     }
 }
 
@@ -395,6 +672,32 @@ wire_enum! {
         No = "no",
         /// `unspecified`.
         Unspecified = "unspecified",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `tunnel_protocol`.
+    TunnelProtocol {
+        /// `gre`.
+        Gre = "gre",
+        /// `vxlan`.
+        Vxlan = "vxlan",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `update_after_apply_guidance`.
+    UpdateAfterApplyGuidance {
+        /// `restartHVM`.
+        RestartHVM = "restartHVM",
+        /// `restartPV`.
+        RestartPV = "restartPV",
+        /// `restartHost`.
+        RestartHost = "restartHost",
+        /// `restartXAPI`.
+        RestartXAPI = "restartXAPI",
     }
 }
 
@@ -544,6 +847,23 @@ wire_enum! {
     }
 }
 
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `vgpu_type_implementation`.
+    VgpuTypeImplementation {
+        /// `passthrough`.
+        Passthrough = "passthrough",
+        /// `nvidia`.
+        Nvidia = "nvidia",
+        /// `nvidia_sriov`.
+        NvidiaSriov = "nvidia_sriov",
+        /// `gvt_g`.
+        GvtG = "gvt_g",
+        /// `mxgpu`.
+        Mxgpu = "mxgpu",
+    }
+}
+
 wire_enum! {
     /// Values of `vif_ipv4_configuration_mode`.
     VifIpv4ConfigurationMode {
@@ -591,6 +911,21 @@ wire_enum! {
         Plug = "plug",
         /// `unplug`.
         Unplug = "unplug",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `vm_appliance_operation`.
+    VmApplianceOperation {
+        /// `start`.
+        Start = "start",
+        /// `clean_shutdown`.
+        CleanShutdown = "clean_shutdown",
+        /// `hard_shutdown`.
+        HardShutdown = "hard_shutdown",
+        /// `shutdown`.
+        Shutdown = "shutdown",
     }
 }
 
@@ -753,5 +1088,53 @@ wire_enum! {
         Setup = "setup",
         /// `user`.
         User = "user",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `vmss_frequency`.
+    VmssFrequency {
+        /// `hourly`.
+        Hourly = "hourly",
+        /// `daily`.
+        Daily = "daily",
+        /// `weekly`.
+        Weekly = "weekly",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `vmss_type`.
+    VmssType {
+        /// `snapshot`.
+        Snapshot = "snapshot",
+        /// `checkpoint`.
+        Checkpoint = "checkpoint",
+        /// `snapshot_with_quiesce`.
+        SnapshotWithQuiesce = "snapshot_with_quiesce",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `vtpm_operations`.
+    VtpmOperations {
+        /// `destroy`.
+        Destroy = "destroy",
+    }
+}
+
+#[cfg(feature = "full")]
+wire_enum! {
+    /// Values of `vusb_operations`.
+    VusbOperations {
+        /// `attach`.
+        Attach = "attach",
+        /// `plug`.
+        Plug = "plug",
+        /// `unplug`.
+        Unplug = "unplug",
     }
 }

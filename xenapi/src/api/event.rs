@@ -43,3 +43,124 @@ record!(
         timestamp: "timestamp",
     }
 );
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use crate::call::{AsyncCall, Call};
+
+    use super::EventRecord;
+
+    /// `event.from`: from.
+    ///
+    /// Gives `an event batch`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    ///
+    /// # Error codes
+    /// `EVENT_FROM_TOKEN_PARSE_FAILURE`, `EVENT_SUBSCRIPTION_PARSE_FAILURE`
+    #[must_use]
+    pub fn from(classes: &[&str], token: &str, timeout: f64) -> Call<serde_json::Value> {
+        Call::new("event.from").arg(classes).arg(token).arg(timeout)
+    }
+
+    /// `event.get_current_id`: reads `current_id`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_id() -> Call<i64> {
+        Call::new("event.get_current_id")
+    }
+
+    /// `event.inject`: inject.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn inject(class: &str, r#ref: &str) -> Call<String> {
+        Call::new("event.inject").arg(class).arg(r#ref)
+    }
+
+    /// `event.next`: next.
+    ///
+    /// Gives `event record set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    ///
+    /// # Error codes
+    /// `EVENTS_LOST`, `EVENT_SUBSCRIPTION_PARSE_FAILURE`, `SESSION_NOT_REGISTERED`
+    #[must_use]
+    pub fn next() -> Call<Vec<EventRecord>> {
+        Call::new("event.next")
+    }
+
+    /// `event.register`: register.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn register(classes: &[&str]) -> Call<()> {
+        Call::new("event.register").arg(classes)
+    }
+
+    /// [`register`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_register(classes: &[&str]) -> AsyncCall<()> {
+        AsyncCall::of(register(classes))
+    }
+
+    /// `event.unregister`: unregister.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn unregister(classes: &[&str]) -> Call<()> {
+        Call::new("event.unregister").arg(classes)
+    }
+
+    /// [`unregister`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_unregister(classes: &[&str]) -> AsyncCall<()> {
+        AsyncCall::of(unregister(classes))
+    }
+}

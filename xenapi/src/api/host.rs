@@ -697,3 +697,3213 @@ pub fn remove_from_other_config(host: &Ref<Host>, key: &str) -> Call<()> {
 pub fn set_other_config(host: &Ref<Host>, value: &BTreeMap<String, String>) -> Call<()> {
     Call::new("host.set_other_config").arg(host).arg(value)
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::{AsyncCall, Call};
+    use crate::datetime::DateTime;
+    use crate::enums::{
+        HostAllowedOperations, HostDisplay, HostNtpMode, HostNumaAffinityPolicy, HostSchedGran,
+        LatestSyncedUpdatesAppliedState, UpdateGuidances,
+    };
+    use crate::refs::Ref;
+
+    use super::Host;
+
+    /// `host.add_tags`: adds an element to `tags`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-operator`
+    #[must_use]
+    pub fn add_tags(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.add_tags").arg(host).arg(value)
+    }
+
+    /// `host.add_to_guest_VCPUs_params`: adds a key to the map `guest_VCPUs_params`; an existing key is an error.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn add_to_guest_vcpus_params(host: &Ref<Host>, key: &str, value: &str) -> Call<()> {
+        Call::new("host.add_to_guest_VCPUs_params").arg(host).arg(key).arg(value)
+    }
+
+    /// `host.add_to_license_server`: adds a key to the map `license_server`; an existing key is an error.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn add_to_license_server(host: &Ref<Host>, key: &str, value: &str) -> Call<()> {
+        Call::new("host.add_to_license_server").arg(host).arg(key).arg(value)
+    }
+
+    /// `host.add_to_logging`: adds a key to the map `logging`; an existing key is an error.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn add_to_logging(host: &Ref<Host>, key: &str, value: &str) -> Call<()> {
+        Call::new("host.add_to_logging").arg(host).arg(key).arg(value)
+    }
+
+    /// `host.apply_edition`: apply edition.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn apply_edition(host: &Ref<Host>, edition: &str) -> Call<()> {
+        Call::new("host.apply_edition").arg(host).arg(edition)
+    }
+
+    /// [`apply_edition`], with its optional parameters, directly.
+    ///
+    /// - `force`: since ; an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn apply_edition_with(host: &Ref<Host>, edition: &str, force: bool) -> Call<()> {
+        Call::new("host.apply_edition").arg(host).arg(edition).arg(force)
+    }
+
+    /// `host.apply_updates`: apply updates.
+    ///
+    /// Gives `string set set`.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn apply_updates(host: &Ref<Host>, hash: &str) -> Call<Vec<Vec<String>>> {
+        Call::new("host.apply_updates").arg(host).arg(hash)
+    }
+
+    /// [`apply_updates`], in the background, as a task.
+    ///
+    /// Gives `string set set`.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_apply_updates(host: &Ref<Host>, hash: &str) -> AsyncCall<Vec<Vec<String>>> {
+        AsyncCall::of(apply_updates(host, hash))
+    }
+
+    /// `host.assert_can_evacuate`: assert can evacuate.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn assert_can_evacuate(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.assert_can_evacuate").arg(host)
+    }
+
+    /// [`assert_can_evacuate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_assert_can_evacuate(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(assert_can_evacuate(host))
+    }
+
+    /// `host.backup_rrds`: backup rrds.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn backup_rrds(host: &Ref<Host>, delay: f64) -> Call<()> {
+        Call::new("host.backup_rrds").arg(host).arg(delay)
+    }
+
+    /// `host.bugreport_upload`: bugreport upload.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn bugreport_upload(
+        host: &Ref<Host>,
+        url: &str,
+        options: &BTreeMap<String, String>,
+    ) -> Call<()> {
+        Call::new("host.bugreport_upload").arg(host).arg(url).arg(options)
+    }
+
+    /// [`bugreport_upload`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_bugreport_upload(
+        host: &Ref<Host>,
+        url: &str,
+        options: &BTreeMap<String, String>,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(bugreport_upload(host, url, options))
+    }
+
+    /// `host.call_extension`: call extension.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn call_extension(host: &Ref<Host>, call: &str) -> Call<String> {
+        Call::new("host.call_extension").arg(host).arg(call)
+    }
+
+    /// `host.compute_memory_overhead`: compute memory overhead.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn compute_memory_overhead(host: &Ref<Host>) -> Call<i64> {
+        Call::new("host.compute_memory_overhead").arg(host)
+    }
+
+    /// [`compute_memory_overhead`], in the background, as a task.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_compute_memory_overhead(host: &Ref<Host>) -> AsyncCall<i64> {
+        AsyncCall::of(compute_memory_overhead(host))
+    }
+
+    /// `host.create_new_blob`: create new blob.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn create_new_blob(
+        host: &Ref<Host>,
+        name: &str,
+        mime_type: &str,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("host.create_new_blob").arg(host).arg(name).arg(mime_type)
+    }
+
+    /// [`create_new_blob`], with its optional parameters, directly.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn create_new_blob_with(
+        host: &Ref<Host>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("host.create_new_blob").arg(host).arg(name).arg(mime_type).arg(public)
+    }
+
+    /// [`create_new_blob`], in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_create_new_blob(
+        host: &Ref<Host>,
+        name: &str,
+        mime_type: &str,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob(host, name, mime_type))
+    }
+
+    /// [`create_new_blob`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_create_new_blob_with(
+        host: &Ref<Host>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob_with(host, name, mime_type, public))
+    }
+
+    /// `host.declare_dead`: declare dead.
+    ///
+    /// # Since
+    /// XenServer 6.2 (`clearwater`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn declare_dead(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.declare_dead").arg(host)
+    }
+
+    /// [`declare_dead`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 6.2 (`clearwater`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_declare_dead(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(declare_dead(host))
+    }
+
+    /// `host.destroy`: destroys the host.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn destroy(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.destroy").arg(host)
+    }
+
+    /// [`destroy`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_destroy(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(destroy(host))
+    }
+
+    /// `host.disable_display`: disable display.
+    ///
+    /// Gives `enum host_display`.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`cream`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn disable_display(host: &Ref<Host>) -> Call<HostDisplay> {
+        Call::new("host.disable_display").arg(host)
+    }
+
+    /// [`disable_display`], in the background, as a task.
+    ///
+    /// Gives `enum host_display`.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`cream`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_disable_display(host: &Ref<Host>) -> AsyncCall<HostDisplay> {
+        AsyncCall::of(disable_display(host))
+    }
+
+    /// `host.disable_external_auth`: disable external auth.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn disable_external_auth(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.disable_external_auth").arg(host)
+    }
+
+    /// [`disable_external_auth`], with its optional parameters, directly.
+    ///
+    /// - `config`: since XenServer 5.5 (`george`); an older server refuses it.
+    /// - `force`: since ; an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn disable_external_auth_with(
+        host: &Ref<Host>,
+        config: &BTreeMap<String, String>,
+        force: bool,
+    ) -> Call<()> {
+        Call::new("host.disable_external_auth").arg(host).arg(config).arg(force)
+    }
+
+    /// `host.disable_local_storage_caching`: disable local storage caching.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn disable_local_storage_caching(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.disable_local_storage_caching").arg(host)
+    }
+
+    /// `host.disable_ssh`: disable ssh.
+    ///
+    /// # Since
+    /// XAPI 25.13.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn disable_ssh(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.disable_ssh").arg(host)
+    }
+
+    /// [`disable_ssh`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.13.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_disable_ssh(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(disable_ssh(host))
+    }
+
+    /// `host.dmesg`: dmesg.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn dmesg(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.dmesg").arg(host)
+    }
+
+    /// [`dmesg`], in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_dmesg(host: &Ref<Host>) -> AsyncCall<String> {
+        AsyncCall::of(dmesg(host))
+    }
+
+    /// `host.dmesg_clear`: dmesg clear.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn dmesg_clear(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.dmesg_clear").arg(host)
+    }
+
+    /// [`dmesg_clear`], in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_dmesg_clear(host: &Ref<Host>) -> AsyncCall<String> {
+        AsyncCall::of(dmesg_clear(host))
+    }
+
+    /// `host.emergency_clear_mandatory_guidance`: emergency clear mandatory guidance.
+    ///
+    /// # Since
+    /// XAPI 24.10.0
+    #[must_use]
+    pub fn emergency_clear_mandatory_guidance() -> Call<()> {
+        Call::new("host.emergency_clear_mandatory_guidance")
+    }
+
+    /// `host.emergency_disable_tls_verification`: emergency disable tls verification.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    #[must_use]
+    pub fn emergency_disable_tls_verification() -> Call<()> {
+        Call::new("host.emergency_disable_tls_verification")
+    }
+
+    /// `host.emergency_ha_disable`: emergency ha disable.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn emergency_ha_disable() -> Call<()> {
+        Call::new("host.emergency_ha_disable")
+    }
+
+    /// [`emergency_ha_disable`], with its optional parameters, directly.
+    ///
+    /// - `soft`: since XenServer 7.1 (`ely`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn emergency_ha_disable_with(soft: bool) -> Call<()> {
+        Call::new("host.emergency_ha_disable").arg(soft)
+    }
+
+    /// `host.emergency_reenable_tls_verification`: emergency reenable tls verification.
+    ///
+    /// # Since
+    /// XAPI 1.298.0
+    #[must_use]
+    pub fn emergency_reenable_tls_verification() -> Call<()> {
+        Call::new("host.emergency_reenable_tls_verification")
+    }
+
+    /// `host.emergency_reset_server_certificate`: emergency reset server certificate.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 (`stockholm`)
+    #[must_use]
+    pub fn emergency_reset_server_certificate() -> Call<()> {
+        Call::new("host.emergency_reset_server_certificate")
+    }
+
+    /// `host.enable_display`: enable display.
+    ///
+    /// Gives `enum host_display`.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`cream`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn enable_display(host: &Ref<Host>) -> Call<HostDisplay> {
+        Call::new("host.enable_display").arg(host)
+    }
+
+    /// [`enable_display`], in the background, as a task.
+    ///
+    /// Gives `enum host_display`.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`cream`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_enable_display(host: &Ref<Host>) -> AsyncCall<HostDisplay> {
+        AsyncCall::of(enable_display(host))
+    }
+
+    /// `host.enable_external_auth`: enable external auth.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn enable_external_auth(
+        host: &Ref<Host>,
+        config: &BTreeMap<String, String>,
+        service_name: &str,
+        auth_type: &str,
+    ) -> Call<()> {
+        Call::new("host.enable_external_auth")
+            .arg(host)
+            .arg(config)
+            .arg(service_name)
+            .arg(auth_type)
+    }
+
+    /// `host.enable_local_storage_caching`: enable local storage caching.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn enable_local_storage_caching(host: &Ref<Host>, sr: &Ref<crate::sr::Sr>) -> Call<()> {
+        Call::new("host.enable_local_storage_caching").arg(host).arg(sr)
+    }
+
+    /// `host.enable_ssh`: enable ssh.
+    ///
+    /// # Since
+    /// XAPI 25.13.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn enable_ssh(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.enable_ssh").arg(host)
+    }
+
+    /// [`enable_ssh`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.13.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_enable_ssh(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(enable_ssh(host))
+    }
+
+    /// `host.evacuate`: evacuate.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn evacuate(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.evacuate").arg(host)
+    }
+
+    /// [`evacuate`], with its optional parameters, directly.
+    ///
+    /// - `network`: since XAPI 1.297.0; an older server refuses it.
+    /// - `evacuate_batch_size`: since XAPI 23.27.0; an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn evacuate_with(
+        host: &Ref<Host>,
+        network: &Ref<crate::network::Network>,
+        evacuate_batch_size: i64,
+    ) -> Call<()> {
+        Call::new("host.evacuate").arg(host).arg(network).arg(evacuate_batch_size)
+    }
+
+    /// [`evacuate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_evacuate(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(evacuate(host))
+    }
+
+    /// [`evacuate`], with its optional parameters, in the background, as a task.
+    ///
+    /// - `network`: since XAPI 1.297.0; an older server refuses it.
+    /// - `evacuate_batch_size`: since XAPI 23.27.0; an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_evacuate_with(
+        host: &Ref<Host>,
+        network: &Ref<crate::network::Network>,
+        evacuate_batch_size: i64,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(evacuate_with(host, network, evacuate_batch_size))
+    }
+
+    /// `host.external_auth_set_ldaps`: external auth set ldaps.
+    ///
+    /// # Since
+    /// XAPI 26.16.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn external_auth_set_ldaps(host: &Ref<Host>, ldaps: bool) -> Call<()> {
+        Call::new("host.external_auth_set_ldaps").arg(host).arg(ldaps)
+    }
+
+    /// [`external_auth_set_ldaps`], with its optional parameters, directly.
+    ///
+    /// - `force`: since ; an older server refuses it.
+    ///
+    /// # Since
+    /// XAPI 26.16.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn external_auth_set_ldaps_with(host: &Ref<Host>, ldaps: bool, force: bool) -> Call<()> {
+        Call::new("host.external_auth_set_ldaps").arg(host).arg(ldaps).arg(force)
+    }
+
+    /// `host.forget_data_source_archives`: forget data source archives.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn forget_data_source_archives(host: &Ref<Host>, data_source: &str) -> Call<()> {
+        Call::new("host.forget_data_source_archives").arg(host).arg(data_source)
+    }
+
+    /// `host.get_API_version_major`: reads `API_version_major`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_api_version_major(host: &Ref<Host>) -> Call<i64> {
+        Call::new("host.get_API_version_major").arg(host)
+    }
+
+    /// `host.get_API_version_minor`: reads `API_version_minor`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_api_version_minor(host: &Ref<Host>) -> Call<i64> {
+        Call::new("host.get_API_version_minor").arg(host)
+    }
+
+    /// `host.get_API_version_vendor`: reads `API_version_vendor`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_api_version_vendor(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_API_version_vendor").arg(host)
+    }
+
+    /// `host.get_API_version_vendor_implementation`: reads `API_version_vendor_implementation`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_api_version_vendor_implementation(
+        host: &Ref<Host>,
+    ) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_API_version_vendor_implementation").arg(host)
+    }
+
+    /// `host.get_PBDs`: reads `PBDs`.
+    ///
+    /// Gives `PBD ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pbds(host: &Ref<Host>) -> Call<Vec<Ref<crate::pbd::Pbd>>> {
+        Call::new("host.get_PBDs").arg(host)
+    }
+
+    /// `host.get_PCIs`: reads `PCIs`.
+    ///
+    /// Gives `PCI ref set`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pcis(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::Pci>>> {
+        Call::new("host.get_PCIs").arg(host)
+    }
+
+    /// `host.get_PGPUs`: reads `PGPUs`.
+    ///
+    /// Gives `PGPU ref set`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pgpus(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::Pgpu>>> {
+        Call::new("host.get_PGPUs").arg(host)
+    }
+
+    /// `host.get_PIFs`: reads `PIFs`.
+    ///
+    /// Gives `PIF ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pifs(host: &Ref<Host>) -> Call<Vec<Ref<crate::pif::Pif>>> {
+        Call::new("host.get_PIFs").arg(host)
+    }
+
+    /// `host.get_PUSBs`: reads `PUSBs`.
+    ///
+    /// Gives `PUSB ref set`.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pusbs(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::Pusb>>> {
+        Call::new("host.get_PUSBs").arg(host)
+    }
+
+    /// `host.get_allowed_operations`: reads `allowed_operations`.
+    ///
+    /// Gives `enum host_allowed_operations set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_allowed_operations(host: &Ref<Host>) -> Call<Vec<HostAllowedOperations>> {
+        Call::new("host.get_allowed_operations").arg(host)
+    }
+
+    /// `host.get_bios_strings`: reads `bios_strings`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_bios_strings(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_bios_strings").arg(host)
+    }
+
+    /// `host.get_blobs`: reads `blobs`.
+    ///
+    /// Gives `(string -> blob ref) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_blobs(host: &Ref<Host>) -> Call<BTreeMap<String, Ref<crate::classes::Blob>>> {
+        Call::new("host.get_blobs").arg(host)
+    }
+
+    /// `host.get_capabilities`: reads `capabilities`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_capabilities(host: &Ref<Host>) -> Call<Vec<String>> {
+        Call::new("host.get_capabilities").arg(host)
+    }
+
+    /// `host.get_certificates`: reads `certificates`.
+    ///
+    /// Gives `Certificate ref set`.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 (`stockholm`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_certificates(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::Certificate>>> {
+        Call::new("host.get_certificates").arg(host)
+    }
+
+    /// `host.get_chipset_info`: reads `chipset_info`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_chipset_info(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_chipset_info").arg(host)
+    }
+
+    /// `host.get_console_idle_timeout`: reads `console_idle_timeout`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_console_idle_timeout(host: &Ref<Host>) -> Call<i64> {
+        Call::new("host.get_console_idle_timeout").arg(host)
+    }
+
+    /// `host.get_control_domain`: reads `control_domain`.
+    ///
+    /// Gives `VM ref`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_control_domain(host: &Ref<Host>) -> Call<Ref<crate::vm::Vm>> {
+        Call::new("host.get_control_domain").arg(host)
+    }
+
+    /// `host.get_cpu_configuration`: reads `cpu_configuration`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_cpu_configuration(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_cpu_configuration").arg(host)
+    }
+
+    /// `host.get_cpu_info`: reads `cpu_info`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_cpu_info(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_cpu_info").arg(host)
+    }
+
+    /// `host.get_crash_dump_sr`: reads `crash_dump_sr`.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_crash_dump_sr(host: &Ref<Host>) -> Call<Ref<crate::sr::Sr>> {
+        Call::new("host.get_crash_dump_sr").arg(host)
+    }
+
+    /// `host.get_crashdumps`: reads `crashdumps`.
+    ///
+    /// Gives `host_crashdump ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_crashdumps(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::HostCrashdump>>> {
+        Call::new("host.get_crashdumps").arg(host)
+    }
+
+    /// `host.get_current_operations`: reads `current_operations`.
+    ///
+    /// Gives `(string -> enum host_allowed_operations) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_operations(
+        host: &Ref<Host>,
+    ) -> Call<BTreeMap<String, HostAllowedOperations>> {
+        Call::new("host.get_current_operations").arg(host)
+    }
+
+    /// `host.get_data_sources`: reads `data_sources`.
+    ///
+    /// Gives `data_source record set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_data_sources(host: &Ref<Host>) -> Call<Vec<crate::data_source::DataSource>> {
+        Call::new("host.get_data_sources").arg(host)
+    }
+
+    /// `host.get_display`: reads `display`.
+    ///
+    /// Gives `enum host_display`.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`cream`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_display(host: &Ref<Host>) -> Call<HostDisplay> {
+        Call::new("host.get_display").arg(host)
+    }
+
+    /// `host.get_edition`: reads `edition`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_edition(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_edition").arg(host)
+    }
+
+    /// `host.get_editions`: reads `editions`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 (`stockholm`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_editions(host: &Ref<Host>) -> Call<Vec<String>> {
+        Call::new("host.get_editions").arg(host)
+    }
+
+    /// `host.get_enabled`: reads `enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_enabled(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_enabled").arg(host)
+    }
+
+    /// `host.get_external_auth_configuration`: reads `external_auth_configuration`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_external_auth_configuration(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_external_auth_configuration").arg(host)
+    }
+
+    /// `host.get_external_auth_service_name`: reads `external_auth_service_name`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_external_auth_service_name(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_external_auth_service_name").arg(host)
+    }
+
+    /// `host.get_external_auth_type`: reads `external_auth_type`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_external_auth_type(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_external_auth_type").arg(host)
+    }
+
+    /// `host.get_features`: reads `features`.
+    ///
+    /// Gives `Feature ref set`.
+    ///
+    /// # Since
+    /// XenServer 7.2 (`falcon`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_features(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::Feature>>> {
+        Call::new("host.get_features").arg(host)
+    }
+
+    /// `host.get_guest_VCPUs_params`: reads `guest_VCPUs_params`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_guest_vcpus_params(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_guest_VCPUs_params").arg(host)
+    }
+
+    /// `host.get_ha_network_peers`: reads `ha_network_peers`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_network_peers(host: &Ref<Host>) -> Call<Vec<String>> {
+        Call::new("host.get_ha_network_peers").arg(host)
+    }
+
+    /// `host.get_ha_statefiles`: reads `ha_statefiles`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_statefiles(host: &Ref<Host>) -> Call<Vec<String>> {
+        Call::new("host.get_ha_statefiles").arg(host)
+    }
+
+    /// `host.get_host_CPUs`: reads `host_CPUs`.
+    ///
+    /// Gives `host_cpu ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_host_cpus(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::HostCpu>>> {
+        Call::new("host.get_host_CPUs").arg(host)
+    }
+
+    /// `host.get_hostname`: reads `hostname`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_hostname(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_hostname").arg(host)
+    }
+
+    /// `host.get_https_only`: reads `https_only`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 22.27.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_https_only(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_https_only").arg(host)
+    }
+
+    /// `host.get_iscsi_iqn`: reads `iscsi_iqn`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_iscsi_iqn(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_iscsi_iqn").arg(host)
+    }
+
+    /// `host.get_last_software_update`: reads `last_software_update`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XAPI 22.20.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_last_software_update(host: &Ref<Host>) -> Call<DateTime> {
+        Call::new("host.get_last_software_update").arg(host)
+    }
+
+    /// `host.get_last_update_hash`: reads `last_update_hash`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 24.10.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_last_update_hash(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_last_update_hash").arg(host)
+    }
+
+    /// `host.get_latest_synced_updates_applied`: reads `latest_synced_updates_applied`.
+    ///
+    /// Gives `enum latest_synced_updates_applied_state`.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_latest_synced_updates_applied(
+        host: &Ref<Host>,
+    ) -> Call<LatestSyncedUpdatesAppliedState> {
+        Call::new("host.get_latest_synced_updates_applied").arg(host)
+    }
+
+    /// `host.get_license_params`: reads `license_params`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_license_params(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_license_params").arg(host)
+    }
+
+    /// `host.get_license_server`: reads `license_server`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_license_server(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_license_server").arg(host)
+    }
+
+    /// `host.get_local_cache_sr`: reads `local_cache_sr`.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_local_cache_sr(host: &Ref<Host>) -> Call<Ref<crate::sr::Sr>> {
+        Call::new("host.get_local_cache_sr").arg(host)
+    }
+
+    /// `host.get_log`: reads `log`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_log(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_log").arg(host)
+    }
+
+    /// [`get_log`], in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_log(host: &Ref<Host>) -> AsyncCall<String> {
+        AsyncCall::of(get_log(host))
+    }
+
+    /// `host.get_logging`: reads `logging`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_logging(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_logging").arg(host)
+    }
+
+    /// `host.get_max_cstate`: reads `max_cstate`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_max_cstate(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_max_cstate").arg(host)
+    }
+
+    /// `host.get_memory_overhead`: reads `memory_overhead`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_memory_overhead(host: &Ref<Host>) -> Call<i64> {
+        Call::new("host.get_memory_overhead").arg(host)
+    }
+
+    /// `host.get_metrics`: reads `metrics`.
+    ///
+    /// Gives `host_metrics ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_metrics(host: &Ref<Host>) -> Call<Ref<crate::classes::HostMetrics>> {
+        Call::new("host.get_metrics").arg(host)
+    }
+
+    /// `host.get_multipathing`: reads `multipathing`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_multipathing(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_multipathing").arg(host)
+    }
+
+    /// `host.get_name_description`: reads `name_description`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_description(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_name_description").arg(host)
+    }
+
+    /// `host.get_name_label`: reads `name_label`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_label(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_name_label").arg(host)
+    }
+
+    /// `host.get_ntp_custom_servers`: reads `ntp_custom_servers`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ntp_custom_servers(host: &Ref<Host>) -> Call<Vec<String>> {
+        Call::new("host.get_ntp_custom_servers").arg(host)
+    }
+
+    /// `host.get_ntp_mode`: reads `ntp_mode`.
+    ///
+    /// Gives `enum host_ntp_mode`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ntp_mode(host: &Ref<Host>) -> Call<HostNtpMode> {
+        Call::new("host.get_ntp_mode").arg(host)
+    }
+
+    /// `host.get_ntp_servers_status`: reads `ntp_servers_status`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ntp_servers_status(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_ntp_servers_status").arg(host)
+    }
+
+    /// [`get_ntp_servers_status`], in the background, as a task.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_ntp_servers_status(host: &Ref<Host>) -> AsyncCall<BTreeMap<String, String>> {
+        AsyncCall::of(get_ntp_servers_status(host))
+    }
+
+    /// `host.get_ntp_synchronized`: reads `ntp_synchronized`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ntp_synchronized(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_ntp_synchronized").arg(host)
+    }
+
+    /// [`get_ntp_synchronized`], in the background, as a task.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_ntp_synchronized(host: &Ref<Host>) -> AsyncCall<bool> {
+        AsyncCall::of(get_ntp_synchronized(host))
+    }
+
+    /// `host.get_numa_affinity_policy`: reads `numa_affinity_policy`.
+    ///
+    /// Gives `enum host_numa_affinity_policy`.
+    ///
+    /// # Since
+    /// XAPI 24.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_numa_affinity_policy(host: &Ref<Host>) -> Call<HostNumaAffinityPolicy> {
+        Call::new("host.get_numa_affinity_policy").arg(host)
+    }
+
+    /// `host.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_other_config").arg(host)
+    }
+
+    /// `host.get_patches`: reads `patches`.
+    ///
+    /// Gives `host_patch ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_patches(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::HostPatch>>> {
+        Call::new("host.get_patches").arg(host)
+    }
+
+    /// `host.get_pending_guidances`: reads `pending_guidances`.
+    ///
+    /// Gives `enum update_guidances set`.
+    ///
+    /// # Since
+    /// XAPI 1.303.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pending_guidances(host: &Ref<Host>) -> Call<Vec<UpdateGuidances>> {
+        Call::new("host.get_pending_guidances").arg(host)
+    }
+
+    /// `host.get_pending_guidances_full`: reads `pending_guidances_full`.
+    ///
+    /// Gives `enum update_guidances set`.
+    ///
+    /// # Since
+    /// XAPI 24.10.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pending_guidances_full(host: &Ref<Host>) -> Call<Vec<UpdateGuidances>> {
+        Call::new("host.get_pending_guidances_full").arg(host)
+    }
+
+    /// `host.get_pending_guidances_recommended`: reads `pending_guidances_recommended`.
+    ///
+    /// Gives `enum update_guidances set`.
+    ///
+    /// # Since
+    /// XAPI 24.10.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pending_guidances_recommended(host: &Ref<Host>) -> Call<Vec<UpdateGuidances>> {
+        Call::new("host.get_pending_guidances_recommended").arg(host)
+    }
+
+    /// `host.get_power_on_config`: reads `power_on_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_power_on_config(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_power_on_config").arg(host)
+    }
+
+    /// `host.get_power_on_mode`: reads `power_on_mode`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_power_on_mode(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_power_on_mode").arg(host)
+    }
+
+    /// `host.get_resident_VMs`: reads `resident_VMs`.
+    ///
+    /// Gives `VM ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_resident_vms(host: &Ref<Host>) -> Call<Vec<Ref<crate::vm::Vm>>> {
+        Call::new("host.get_resident_VMs").arg(host)
+    }
+
+    /// `host.get_sched_gran`: reads `sched_gran`.
+    ///
+    /// Gives `enum host_sched_gran`.
+    ///
+    /// # Since
+    /// XAPI 1.271.0
+    #[must_use]
+    pub fn get_sched_gran(host: &Ref<Host>) -> Call<HostSchedGran> {
+        Call::new("host.get_sched_gran").arg(host)
+    }
+
+    /// [`get_sched_gran`], in the background, as a task.
+    ///
+    /// Gives `enum host_sched_gran`.
+    ///
+    /// # Since
+    /// XAPI 1.271.0
+    #[must_use]
+    pub fn async_get_sched_gran(host: &Ref<Host>) -> AsyncCall<HostSchedGran> {
+        AsyncCall::of(get_sched_gran(host))
+    }
+
+    /// `host.get_sched_policy`: reads `sched_policy`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_sched_policy(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_sched_policy").arg(host)
+    }
+
+    /// `host.get_secure_boot`: reads `secure_boot`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 25.31.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_secure_boot(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_secure_boot").arg(host)
+    }
+
+    /// `host.get_ssh_auto_mode`: reads `ssh_auto_mode`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 25.27.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ssh_auto_mode(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_ssh_auto_mode").arg(host)
+    }
+
+    /// `host.get_ssh_enabled`: reads `ssh_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ssh_enabled(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_ssh_enabled").arg(host)
+    }
+
+    /// `host.get_ssh_enabled_timeout`: reads `ssh_enabled_timeout`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ssh_enabled_timeout(host: &Ref<Host>) -> Call<i64> {
+        Call::new("host.get_ssh_enabled_timeout").arg(host)
+    }
+
+    /// `host.get_ssh_expiry`: reads `ssh_expiry`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ssh_expiry(host: &Ref<Host>) -> Call<DateTime> {
+        Call::new("host.get_ssh_expiry").arg(host)
+    }
+
+    /// `host.get_ssl_legacy`: reads `ssl_legacy`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ssl_legacy(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_ssl_legacy").arg(host)
+    }
+
+    /// `host.get_supported_bootloaders`: reads `supported_bootloaders`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_supported_bootloaders(host: &Ref<Host>) -> Call<Vec<String>> {
+        Call::new("host.get_supported_bootloaders").arg(host)
+    }
+
+    /// `host.get_suspend_image_sr`: reads `suspend_image_sr`.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_suspend_image_sr(host: &Ref<Host>) -> Call<Ref<crate::sr::Sr>> {
+        Call::new("host.get_suspend_image_sr").arg(host)
+    }
+
+    /// `host.get_system_status_capabilities`: reads `system_status_capabilities`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_system_status_capabilities(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_system_status_capabilities").arg(host)
+    }
+
+    /// `host.get_tags`: reads `tags`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tags(host: &Ref<Host>) -> Call<Vec<String>> {
+        Call::new("host.get_tags").arg(host)
+    }
+
+    /// `host.get_timezone`: reads `timezone`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_timezone(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_timezone").arg(host)
+    }
+
+    /// `host.get_tls_verification_enabled`: reads `tls_verification_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 1.313.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tls_verification_enabled(host: &Ref<Host>) -> Call<bool> {
+        Call::new("host.get_tls_verification_enabled").arg(host)
+    }
+
+    /// `host.get_tracked_user_agents`: reads `tracked_user_agents`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XAPI 25.34.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tracked_user_agents(host: &Ref<Host>) -> Call<BTreeMap<String, String>> {
+        Call::new("host.get_tracked_user_agents").arg(host)
+    }
+
+    /// [`get_tracked_user_agents`], in the background, as a task.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XAPI 25.34.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_tracked_user_agents(host: &Ref<Host>) -> AsyncCall<BTreeMap<String, String>> {
+        AsyncCall::of(get_tracked_user_agents(host))
+    }
+
+    /// `host.get_uefi_certificates`: reads `uefi_certificates`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.1 (`quebec`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uefi_certificates(host: &Ref<Host>) -> Call<String> {
+        Call::new("host.get_uefi_certificates").arg(host)
+    }
+
+    /// `host.get_uncooperative_resident_VMs`: reads `uncooperative_resident_VMs`.
+    ///
+    /// Gives `VM ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uncooperative_resident_vms(host: &Ref<Host>) -> Call<Vec<Ref<crate::vm::Vm>>> {
+        Call::new("host.get_uncooperative_resident_VMs").arg(host)
+    }
+
+    /// [`get_uncooperative_resident_vms`], in the background, as a task.
+    ///
+    /// Gives `VM ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_uncooperative_resident_vms(
+        host: &Ref<Host>,
+    ) -> AsyncCall<Vec<Ref<crate::vm::Vm>>> {
+        AsyncCall::of(get_uncooperative_resident_vms(host))
+    }
+
+    /// `host.get_updates`: reads `updates`.
+    ///
+    /// Gives `pool_update ref set`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_updates(host: &Ref<Host>) -> Call<Vec<Ref<crate::classes::PoolUpdate>>> {
+        Call::new("host.get_updates").arg(host)
+    }
+
+    /// `host.get_updates_requiring_reboot`: reads `updates_requiring_reboot`.
+    ///
+    /// Gives `pool_update ref set`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_updates_requiring_reboot(
+        host: &Ref<Host>,
+    ) -> Call<Vec<Ref<crate::classes::PoolUpdate>>> {
+        Call::new("host.get_updates_requiring_reboot").arg(host)
+    }
+
+    /// `host.get_virtual_hardware_platform_versions`: reads `virtual_hardware_platform_versions`.
+    ///
+    /// Gives `int set`.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`cream`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_virtual_hardware_platform_versions(host: &Ref<Host>) -> Call<Vec<i64>> {
+        Call::new("host.get_virtual_hardware_platform_versions").arg(host)
+    }
+
+    /// `host.get_vms_which_prevent_evacuation`: reads `vms_which_prevent_evacuation`.
+    ///
+    /// Gives `(VM ref -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vms_which_prevent_evacuation(
+        host: &Ref<Host>,
+    ) -> Call<BTreeMap<Ref<crate::vm::Vm>, Vec<String>>> {
+        Call::new("host.get_vms_which_prevent_evacuation").arg(host)
+    }
+
+    /// [`get_vms_which_prevent_evacuation`], in the background, as a task.
+    ///
+    /// Gives `(VM ref -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_vms_which_prevent_evacuation(
+        host: &Ref<Host>,
+    ) -> AsyncCall<BTreeMap<Ref<crate::vm::Vm>, Vec<String>>> {
+        AsyncCall::of(get_vms_which_prevent_evacuation(host))
+    }
+
+    /// `host.install_server_certificate`: install server certificate.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 (`stockholm`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn install_server_certificate(
+        host: &Ref<Host>,
+        certificate: &str,
+        private_key: &str,
+    ) -> Call<()> {
+        Call::new("host.install_server_certificate").arg(host).arg(certificate).arg(private_key)
+    }
+
+    /// [`install_server_certificate`], with its optional parameters, directly.
+    ///
+    /// - `certificate_chain`: since Citrix Hypervisor 8.2 (`stockholm`); an older server refuses it.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 (`stockholm`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn install_server_certificate_with(
+        host: &Ref<Host>,
+        certificate: &str,
+        private_key: &str,
+        certificate_chain: &str,
+    ) -> Call<()> {
+        Call::new("host.install_server_certificate")
+            .arg(host)
+            .arg(certificate)
+            .arg(private_key)
+            .arg(certificate_chain)
+    }
+
+    /// [`install_server_certificate`], in the background, as a task.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 (`stockholm`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_install_server_certificate(
+        host: &Ref<Host>,
+        certificate: &str,
+        private_key: &str,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(install_server_certificate(host, certificate, private_key))
+    }
+
+    /// [`install_server_certificate`], with its optional parameters, in the background, as a task.
+    ///
+    /// - `certificate_chain`: since Citrix Hypervisor 8.2 (`stockholm`); an older server refuses it.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 (`stockholm`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_install_server_certificate_with(
+        host: &Ref<Host>,
+        certificate: &str,
+        private_key: &str,
+        certificate_chain: &str,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(install_server_certificate_with(
+            host,
+            certificate,
+            private_key,
+            certificate_chain,
+        ))
+    }
+
+    /// `host.license_add`: license add.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`indigo`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `LICENSE_PROCESSING_ERROR`
+    #[must_use]
+    pub fn license_add(host: &Ref<Host>, contents: &str) -> Call<()> {
+        Call::new("host.license_add").arg(host).arg(contents)
+    }
+
+    /// [`license_add`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`indigo`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `LICENSE_PROCESSING_ERROR`
+    #[must_use]
+    pub fn async_license_add(host: &Ref<Host>, contents: &str) -> AsyncCall<()> {
+        AsyncCall::of(license_add(host, contents))
+    }
+
+    /// `host.license_remove`: license remove.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`indigo`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn license_remove(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.license_remove").arg(host)
+    }
+
+    /// [`license_remove`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`indigo`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_license_remove(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(license_remove(host))
+    }
+
+    /// `host.list_timezones`: list timezones.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn list_timezones(host: &Ref<Host>) -> Call<Vec<String>> {
+        Call::new("host.list_timezones").arg(host)
+    }
+
+    /// [`list_timezones`], in the background, as a task.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_list_timezones(host: &Ref<Host>) -> AsyncCall<Vec<String>> {
+        AsyncCall::of(list_timezones(host))
+    }
+
+    /// `host.local_management_reconfigure`: local management reconfigure.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn local_management_reconfigure(interface: &str) -> Call<()> {
+        Call::new("host.local_management_reconfigure").arg(interface)
+    }
+
+    /// `host.management_disable`: management disable.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn management_disable() -> Call<()> {
+        Call::new("host.management_disable")
+    }
+
+    /// `host.management_reconfigure`: management reconfigure.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn management_reconfigure(pif: &Ref<crate::pif::Pif>) -> Call<()> {
+        Call::new("host.management_reconfigure").arg(pif)
+    }
+
+    /// [`management_reconfigure`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_management_reconfigure(pif: &Ref<crate::pif::Pif>) -> AsyncCall<()> {
+        AsyncCall::of(management_reconfigure(pif))
+    }
+
+    /// `host.migrate_receive`: migrate receive.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    #[must_use]
+    pub fn migrate_receive(
+        host: &Ref<Host>,
+        network: &Ref<crate::network::Network>,
+        options: &BTreeMap<String, String>,
+    ) -> Call<BTreeMap<String, String>> {
+        Call::new("host.migrate_receive").arg(host).arg(network).arg(options)
+    }
+
+    /// [`migrate_receive`], in the background, as a task.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    #[must_use]
+    pub fn async_migrate_receive(
+        host: &Ref<Host>,
+        network: &Ref<crate::network::Network>,
+        options: &BTreeMap<String, String>,
+    ) -> AsyncCall<BTreeMap<String, String>> {
+        AsyncCall::of(migrate_receive(host, network, options))
+    }
+
+    /// `host.power_on`: power on.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn power_on(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.power_on").arg(host)
+    }
+
+    /// [`power_on`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_power_on(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(power_on(host))
+    }
+
+    /// `host.query_data_source`: query data source.
+    ///
+    /// Gives `float`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn query_data_source(host: &Ref<Host>, data_source: &str) -> Call<f64> {
+        Call::new("host.query_data_source").arg(host).arg(data_source)
+    }
+
+    /// `host.reboot`: reboot.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn reboot(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.reboot").arg(host)
+    }
+
+    /// [`reboot`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_reboot(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(reboot(host))
+    }
+
+    /// `host.record_data_source`: record data source.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn record_data_source(host: &Ref<Host>, data_source: &str) -> Call<()> {
+        Call::new("host.record_data_source").arg(host).arg(data_source)
+    }
+
+    /// `host.refresh_pack_info`: refresh pack info.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn refresh_pack_info(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.refresh_pack_info").arg(host)
+    }
+
+    /// [`refresh_pack_info`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_refresh_pack_info(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(refresh_pack_info(host))
+    }
+
+    /// `host.refresh_server_certificate`: refresh server certificate.
+    ///
+    /// # Since
+    /// XAPI 1.307.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn refresh_server_certificate(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.refresh_server_certificate").arg(host)
+    }
+
+    /// [`refresh_server_certificate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.307.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_refresh_server_certificate(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(refresh_server_certificate(host))
+    }
+
+    /// `host.remove_from_guest_VCPUs_params`: removes a key from the map `guest_VCPUs_params`; a missing key is no error.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn remove_from_guest_vcpus_params(host: &Ref<Host>, key: &str) -> Call<()> {
+        Call::new("host.remove_from_guest_VCPUs_params").arg(host).arg(key)
+    }
+
+    /// `host.remove_from_license_server`: removes a key from the map `license_server`; a missing key is no error.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn remove_from_license_server(host: &Ref<Host>, key: &str) -> Call<()> {
+        Call::new("host.remove_from_license_server").arg(host).arg(key)
+    }
+
+    /// `host.remove_from_logging`: removes a key from the map `logging`; a missing key is no error.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn remove_from_logging(host: &Ref<Host>, key: &str) -> Call<()> {
+        Call::new("host.remove_from_logging").arg(host).arg(key)
+    }
+
+    /// `host.remove_tags`: removes an element from `tags`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-operator`
+    #[must_use]
+    pub fn remove_tags(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.remove_tags").arg(host).arg(value)
+    }
+
+    /// `host.rescan_drivers`: rescan drivers.
+    ///
+    /// # Since
+    /// XAPI 25.2.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn rescan_drivers(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.rescan_drivers").arg(host)
+    }
+
+    /// [`rescan_drivers`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.2.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_rescan_drivers(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(rescan_drivers(host))
+    }
+
+    /// `host.reset_server_certificate`: reset server certificate.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn reset_server_certificate(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.reset_server_certificate").arg(host)
+    }
+
+    /// [`reset_server_certificate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_reset_server_certificate(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(reset_server_certificate(host))
+    }
+
+    /// `host.restart_agent`: restart agent.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn restart_agent(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.restart_agent").arg(host)
+    }
+
+    /// [`restart_agent`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_restart_agent(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(restart_agent(host))
+    }
+
+    /// `host.retrieve_wlb_evacuate_recommendations`: retrieve wlb evacuate recommendations.
+    ///
+    /// Gives `(VM ref -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn retrieve_wlb_evacuate_recommendations(
+        host: &Ref<Host>,
+    ) -> Call<BTreeMap<Ref<crate::vm::Vm>, Vec<String>>> {
+        Call::new("host.retrieve_wlb_evacuate_recommendations").arg(host)
+    }
+
+    /// [`retrieve_wlb_evacuate_recommendations`], in the background, as a task.
+    ///
+    /// Gives `(VM ref -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_retrieve_wlb_evacuate_recommendations(
+        host: &Ref<Host>,
+    ) -> AsyncCall<BTreeMap<Ref<crate::vm::Vm>, Vec<String>>> {
+        AsyncCall::of(retrieve_wlb_evacuate_recommendations(host))
+    }
+
+    /// `host.send_debug_keys`: send debug keys.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn send_debug_keys(host: &Ref<Host>, keys: &str) -> Call<()> {
+        Call::new("host.send_debug_keys").arg(host).arg(keys)
+    }
+
+    /// [`send_debug_keys`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_send_debug_keys(host: &Ref<Host>, keys: &str) -> AsyncCall<()> {
+        AsyncCall::of(send_debug_keys(host, keys))
+    }
+
+    /// `host.set_address`: sets `address`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_address(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.set_address").arg(host).arg(value)
+    }
+
+    /// `host.set_console_idle_timeout`: sets `console_idle_timeout`.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_console_idle_timeout(host: &Ref<Host>, value: i64) -> Call<()> {
+        Call::new("host.set_console_idle_timeout").arg(host).arg(value)
+    }
+
+    /// [`set_console_idle_timeout`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_console_idle_timeout(host: &Ref<Host>, value: i64) -> AsyncCall<()> {
+        AsyncCall::of(set_console_idle_timeout(host, value))
+    }
+
+    /// `host.set_crash_dump_sr`: sets `crash_dump_sr`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_crash_dump_sr(host: &Ref<Host>, value: &Ref<crate::sr::Sr>) -> Call<()> {
+        Call::new("host.set_crash_dump_sr").arg(host).arg(value)
+    }
+
+    /// `host.set_display`: sets `display`.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`cream`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_display(host: &Ref<Host>, value: &HostDisplay) -> Call<()> {
+        Call::new("host.set_display").arg(host).arg(value)
+    }
+
+    /// `host.set_guest_VCPUs_params`: sets `guest_VCPUs_params`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_guest_vcpus_params(host: &Ref<Host>, value: &BTreeMap<String, String>) -> Call<()> {
+        Call::new("host.set_guest_VCPUs_params").arg(host).arg(value)
+    }
+
+    /// `host.set_hostname`: sets `hostname`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_hostname(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.set_hostname").arg(host).arg(value)
+    }
+
+    /// `host.set_hostname_live`: sets `hostname_live`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `HOST_NAME_INVALID`
+    #[must_use]
+    pub fn set_hostname_live(host: &Ref<Host>, hostname: &str) -> Call<()> {
+        Call::new("host.set_hostname_live").arg(host).arg(hostname)
+    }
+
+    /// `host.set_https_only`: sets `https_only`.
+    ///
+    /// # Since
+    /// XAPI 22.27.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_https_only(host: &Ref<Host>, value: bool) -> Call<()> {
+        Call::new("host.set_https_only").arg(host).arg(value)
+    }
+
+    /// [`set_https_only`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 22.27.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_https_only(host: &Ref<Host>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_https_only(host, value))
+    }
+
+    /// `host.set_iscsi_iqn`: sets `iscsi_iqn`.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_iscsi_iqn(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.set_iscsi_iqn").arg(host).arg(value)
+    }
+
+    /// [`set_iscsi_iqn`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_iscsi_iqn(host: &Ref<Host>, value: &str) -> AsyncCall<()> {
+        AsyncCall::of(set_iscsi_iqn(host, value))
+    }
+
+    /// `host.set_license_server`: sets `license_server`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_license_server(host: &Ref<Host>, value: &BTreeMap<String, String>) -> Call<()> {
+        Call::new("host.set_license_server").arg(host).arg(value)
+    }
+
+    /// `host.set_logging`: sets `logging`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_logging(host: &Ref<Host>, value: &BTreeMap<String, String>) -> Call<()> {
+        Call::new("host.set_logging").arg(host).arg(value)
+    }
+
+    /// `host.set_max_cstate`: sets `max_cstate`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_max_cstate(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.set_max_cstate").arg(host).arg(value)
+    }
+
+    /// [`set_max_cstate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_max_cstate(host: &Ref<Host>, value: &str) -> AsyncCall<()> {
+        AsyncCall::of(set_max_cstate(host, value))
+    }
+
+    /// `host.set_multipathing`: sets `multipathing`.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_multipathing(host: &Ref<Host>, value: bool) -> Call<()> {
+        Call::new("host.set_multipathing").arg(host).arg(value)
+    }
+
+    /// [`set_multipathing`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_multipathing(host: &Ref<Host>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_multipathing(host, value))
+    }
+
+    /// `host.set_name_description`: sets `name_description`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_name_description(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.set_name_description").arg(host).arg(value)
+    }
+
+    /// `host.set_name_label`: sets `name_label`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_name_label(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.set_name_label").arg(host).arg(value)
+    }
+
+    /// `host.set_ntp_custom_servers`: sets `ntp_custom_servers`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ntp_custom_servers(host: &Ref<Host>, value: &[&str]) -> Call<()> {
+        Call::new("host.set_ntp_custom_servers").arg(host).arg(value)
+    }
+
+    /// [`set_ntp_custom_servers`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_ntp_custom_servers(host: &Ref<Host>, value: &[&str]) -> AsyncCall<()> {
+        AsyncCall::of(set_ntp_custom_servers(host, value))
+    }
+
+    /// `host.set_ntp_mode`: sets `ntp_mode`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ntp_mode(host: &Ref<Host>, value: &HostNtpMode) -> Call<()> {
+        Call::new("host.set_ntp_mode").arg(host).arg(value)
+    }
+
+    /// [`set_ntp_mode`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_ntp_mode(host: &Ref<Host>, value: &HostNtpMode) -> AsyncCall<()> {
+        AsyncCall::of(set_ntp_mode(host, value))
+    }
+
+    /// `host.set_numa_affinity_policy`: sets `numa_affinity_policy`.
+    ///
+    /// # Since
+    /// XAPI 24.0.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_numa_affinity_policy(host: &Ref<Host>, value: &HostNumaAffinityPolicy) -> Call<()> {
+        Call::new("host.set_numa_affinity_policy").arg(host).arg(value)
+    }
+
+    /// [`set_numa_affinity_policy`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 24.0.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_numa_affinity_policy(
+        host: &Ref<Host>,
+        value: &HostNumaAffinityPolicy,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(set_numa_affinity_policy(host, value))
+    }
+
+    /// `host.set_power_on_mode`: sets `power_on_mode`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_power_on_mode(
+        host: &Ref<Host>,
+        power_on_mode: &str,
+        power_on_config: &BTreeMap<String, String>,
+    ) -> Call<()> {
+        Call::new("host.set_power_on_mode").arg(host).arg(power_on_mode).arg(power_on_config)
+    }
+
+    /// [`set_power_on_mode`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_power_on_mode(
+        host: &Ref<Host>,
+        power_on_mode: &str,
+        power_on_config: &BTreeMap<String, String>,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(set_power_on_mode(host, power_on_mode, power_on_config))
+    }
+
+    /// `host.set_sched_gran`: sets `sched_gran`.
+    ///
+    /// # Since
+    /// XAPI 1.271.0
+    #[must_use]
+    pub fn set_sched_gran(host: &Ref<Host>, value: &HostSchedGran) -> Call<()> {
+        Call::new("host.set_sched_gran").arg(host).arg(value)
+    }
+
+    /// [`set_sched_gran`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.271.0
+    #[must_use]
+    pub fn async_set_sched_gran(host: &Ref<Host>, value: &HostSchedGran) -> AsyncCall<()> {
+        AsyncCall::of(set_sched_gran(host, value))
+    }
+
+    /// `host.set_servertime`: sets `servertime`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_servertime(host: &Ref<Host>, value: &DateTime) -> Call<()> {
+        Call::new("host.set_servertime").arg(host).arg(value)
+    }
+
+    /// [`set_servertime`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_servertime(host: &Ref<Host>, value: &DateTime) -> AsyncCall<()> {
+        AsyncCall::of(set_servertime(host, value))
+    }
+
+    /// `host.set_ssh_auto_mode`: sets `ssh_auto_mode`.
+    ///
+    /// # Since
+    /// XAPI 25.27.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_ssh_auto_mode(host: &Ref<Host>, value: bool) -> Call<()> {
+        Call::new("host.set_ssh_auto_mode").arg(host).arg(value)
+    }
+
+    /// [`set_ssh_auto_mode`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.27.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_ssh_auto_mode(host: &Ref<Host>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_ssh_auto_mode(host, value))
+    }
+
+    /// `host.set_ssh_enabled_timeout`: sets `ssh_enabled_timeout`.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_ssh_enabled_timeout(host: &Ref<Host>, value: i64) -> Call<()> {
+        Call::new("host.set_ssh_enabled_timeout").arg(host).arg(value)
+    }
+
+    /// [`set_ssh_enabled_timeout`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_ssh_enabled_timeout(host: &Ref<Host>, value: i64) -> AsyncCall<()> {
+        AsyncCall::of(set_ssh_enabled_timeout(host, value))
+    }
+
+    /// `host.set_ssl_legacy`: sets `ssl_legacy`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ssl_legacy(host: &Ref<Host>, value: bool) -> Call<()> {
+        Call::new("host.set_ssl_legacy").arg(host).arg(value)
+    }
+
+    /// [`set_ssl_legacy`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_ssl_legacy(host: &Ref<Host>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_ssl_legacy(host, value))
+    }
+
+    /// `host.set_suspend_image_sr`: sets `suspend_image_sr`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_suspend_image_sr(host: &Ref<Host>, value: &Ref<crate::sr::Sr>) -> Call<()> {
+        Call::new("host.set_suspend_image_sr").arg(host).arg(value)
+    }
+
+    /// `host.set_tags`: sets `tags`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-operator`
+    #[must_use]
+    pub fn set_tags(host: &Ref<Host>, value: &[&str]) -> Call<()> {
+        Call::new("host.set_tags").arg(host).arg(value)
+    }
+
+    /// `host.set_timezone`: sets `timezone`.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_timezone(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.set_timezone").arg(host).arg(value)
+    }
+
+    /// [`set_timezone`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 26.0.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_timezone(host: &Ref<Host>, value: &str) -> AsyncCall<()> {
+        AsyncCall::of(set_timezone(host, value))
+    }
+
+    /// `host.set_uefi_certificates`: sets `uefi_certificates`.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.1 (`quebec`)
+    #[must_use]
+    pub fn set_uefi_certificates(host: &Ref<Host>, value: &str) -> Call<()> {
+        Call::new("host.set_uefi_certificates").arg(host).arg(value)
+    }
+
+    /// [`set_uefi_certificates`], in the background, as a task.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.1 (`quebec`)
+    #[must_use]
+    pub fn async_set_uefi_certificates(host: &Ref<Host>, value: &str) -> AsyncCall<()> {
+        AsyncCall::of(set_uefi_certificates(host, value))
+    }
+
+    /// `host.shutdown`: shutdown.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn shutdown(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.shutdown").arg(host)
+    }
+
+    /// [`shutdown`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_shutdown(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(shutdown(host))
+    }
+
+    /// `host.shutdown_agent`: shutdown agent.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn shutdown_agent() -> Call<()> {
+        Call::new("host.shutdown_agent")
+    }
+
+    /// `host.sync_data`: sync data.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn sync_data(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.sync_data").arg(host)
+    }
+
+    /// `host.syslog_reconfigure`: syslog reconfigure.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn syslog_reconfigure(host: &Ref<Host>) -> Call<()> {
+        Call::new("host.syslog_reconfigure").arg(host)
+    }
+
+    /// [`syslog_reconfigure`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_syslog_reconfigure(host: &Ref<Host>) -> AsyncCall<()> {
+        AsyncCall::of(syslog_reconfigure(host))
+    }
+}

@@ -400,3 +400,324 @@ pub fn set_other_config(network: &Ref<Network>, value: &BTreeMap<String, String>
 pub fn set_tags(network: &Ref<Network>, value: &[&str]) -> Call<()> {
     Call::new("network.set_tags").arg(network).arg(value)
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::{AsyncCall, Call};
+    use crate::enums::{NetworkDefaultLockingMode, NetworkOperations, NetworkPurpose};
+    use crate::refs::Ref;
+
+    use super::Network;
+
+    /// `network.create_new_blob`: create new blob.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn create_new_blob(
+        network: &Ref<Network>,
+        name: &str,
+        mime_type: &str,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("network.create_new_blob").arg(network).arg(name).arg(mime_type)
+    }
+
+    /// [`create_new_blob`], with its optional parameters, directly.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn create_new_blob_with(
+        network: &Ref<Network>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("network.create_new_blob").arg(network).arg(name).arg(mime_type).arg(public)
+    }
+
+    /// [`create_new_blob`], in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_create_new_blob(
+        network: &Ref<Network>,
+        name: &str,
+        mime_type: &str,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob(network, name, mime_type))
+    }
+
+    /// [`create_new_blob`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_create_new_blob_with(
+        network: &Ref<Network>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob_with(network, name, mime_type, public))
+    }
+
+    /// `network.get_MTU`: reads `MTU`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_mtu(network: &Ref<Network>) -> Call<i64> {
+        Call::new("network.get_MTU").arg(network)
+    }
+
+    /// `network.get_PIFs`: reads `PIFs`.
+    ///
+    /// Gives `PIF ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pifs(network: &Ref<Network>) -> Call<Vec<Ref<crate::pif::Pif>>> {
+        Call::new("network.get_PIFs").arg(network)
+    }
+
+    /// `network.get_VIFs`: reads `VIFs`.
+    ///
+    /// Gives `VIF ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vifs(network: &Ref<Network>) -> Call<Vec<Ref<crate::vif::Vif>>> {
+        Call::new("network.get_VIFs").arg(network)
+    }
+
+    /// `network.get_allowed_operations`: reads `allowed_operations`.
+    ///
+    /// Gives `enum network_operations set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_allowed_operations(network: &Ref<Network>) -> Call<Vec<NetworkOperations>> {
+        Call::new("network.get_allowed_operations").arg(network)
+    }
+
+    /// `network.get_assigned_ips`: reads `assigned_ips`.
+    ///
+    /// Gives `(VIF ref -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 6.5 (`creedence`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_assigned_ips(
+        network: &Ref<Network>,
+    ) -> Call<BTreeMap<Ref<crate::vif::Vif>, String>> {
+        Call::new("network.get_assigned_ips").arg(network)
+    }
+
+    /// `network.get_blobs`: reads `blobs`.
+    ///
+    /// Gives `(string -> blob ref) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_blobs(network: &Ref<Network>) -> Call<BTreeMap<String, Ref<crate::classes::Blob>>> {
+        Call::new("network.get_blobs").arg(network)
+    }
+
+    /// `network.get_bridge`: reads `bridge`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_bridge(network: &Ref<Network>) -> Call<String> {
+        Call::new("network.get_bridge").arg(network)
+    }
+
+    /// `network.get_current_operations`: reads `current_operations`.
+    ///
+    /// Gives `(string -> enum network_operations) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_operations(
+        network: &Ref<Network>,
+    ) -> Call<BTreeMap<String, NetworkOperations>> {
+        Call::new("network.get_current_operations").arg(network)
+    }
+
+    /// `network.get_default_locking_mode`: reads `default_locking_mode`.
+    ///
+    /// Gives `enum network_default_locking_mode`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_default_locking_mode(network: &Ref<Network>) -> Call<NetworkDefaultLockingMode> {
+        Call::new("network.get_default_locking_mode").arg(network)
+    }
+
+    /// `network.get_managed`: reads `managed`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.2 (`falcon`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_managed(network: &Ref<Network>) -> Call<bool> {
+        Call::new("network.get_managed").arg(network)
+    }
+
+    /// `network.get_name_description`: reads `name_description`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_description(network: &Ref<Network>) -> Call<String> {
+        Call::new("network.get_name_description").arg(network)
+    }
+
+    /// `network.get_name_label`: reads `name_label`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_label(network: &Ref<Network>) -> Call<String> {
+        Call::new("network.get_name_label").arg(network)
+    }
+
+    /// `network.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(network: &Ref<Network>) -> Call<BTreeMap<String, String>> {
+        Call::new("network.get_other_config").arg(network)
+    }
+
+    /// `network.get_purpose`: reads `purpose`.
+    ///
+    /// Gives `enum network_purpose set`.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_purpose(network: &Ref<Network>) -> Call<Vec<NetworkPurpose>> {
+        Call::new("network.get_purpose").arg(network)
+    }
+
+    /// `network.get_tags`: reads `tags`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tags(network: &Ref<Network>) -> Call<Vec<String>> {
+        Call::new("network.get_tags").arg(network)
+    }
+
+    /// `network.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(network: &Ref<Network>) -> Call<String> {
+        Call::new("network.get_uuid").arg(network)
+    }
+}

@@ -272,3 +272,101 @@ pub fn unplug(pbd: &Ref<Pbd>) -> Call<()> {
 pub fn async_unplug(pbd: &Ref<Pbd>) -> AsyncCall<()> {
     AsyncCall::of(unplug(pbd))
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::Call;
+    use crate::refs::Ref;
+
+    use super::Pbd;
+
+    /// `PBD.get_SR`: reads `SR`.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_sr(pbd: &Ref<Pbd>) -> Call<Ref<crate::sr::Sr>> {
+        Call::new("PBD.get_SR").arg(pbd)
+    }
+
+    /// `PBD.get_currently_attached`: reads `currently_attached`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_currently_attached(pbd: &Ref<Pbd>) -> Call<bool> {
+        Call::new("PBD.get_currently_attached").arg(pbd)
+    }
+
+    /// `PBD.get_device_config`: reads `device_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_device_config(pbd: &Ref<Pbd>) -> Call<BTreeMap<String, String>> {
+        Call::new("PBD.get_device_config").arg(pbd)
+    }
+
+    /// `PBD.get_host`: reads `host`.
+    ///
+    /// Gives `host ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_host(pbd: &Ref<Pbd>) -> Call<Ref<crate::host::Host>> {
+        Call::new("PBD.get_host").arg(pbd)
+    }
+
+    /// `PBD.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(pbd: &Ref<Pbd>) -> Call<BTreeMap<String, String>> {
+        Call::new("PBD.get_other_config").arg(pbd)
+    }
+
+    /// `PBD.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(pbd: &Ref<Pbd>) -> Call<String> {
+        Call::new("PBD.get_uuid").arg(pbd)
+    }
+}

@@ -543,3 +543,896 @@ pub fn unplug(pif: &Ref<Pif>) -> Call<()> {
 pub fn async_unplug(pif: &Ref<Pif>) -> AsyncCall<()> {
     AsyncCall::of(unplug(pif))
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::{AsyncCall, Call};
+    use crate::enums::{
+        IpConfigurationMode, Ipv6ConfigurationMode, PifIgmpStatus, PrimaryAddressType,
+    };
+    use crate::refs::Ref;
+
+    use super::Pif;
+
+    /// `PIF.create_VLAN`: create VLAN.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `VLAN_TAG_INVALID`
+    #[must_use]
+    pub fn create_vlan(
+        device: &str,
+        network: &Ref<crate::network::Network>,
+        host: &Ref<crate::host::Host>,
+        vlan: i64,
+    ) -> Call<Ref<Pif>> {
+        Call::new("PIF.create_VLAN").arg(device).arg(network).arg(host).arg(vlan)
+    }
+
+    /// [`create_vlan`], in the background, as a task.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `VLAN_TAG_INVALID`
+    #[must_use]
+    pub fn async_create_vlan(
+        device: &str,
+        network: &Ref<crate::network::Network>,
+        host: &Ref<crate::host::Host>,
+        vlan: i64,
+    ) -> AsyncCall<Ref<Pif>> {
+        AsyncCall::of(create_vlan(device, network, host, vlan))
+    }
+
+    /// `PIF.db_introduce`: db introduce.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn db_introduce(
+        device: &str,
+        network: &Ref<crate::network::Network>,
+        host: &Ref<crate::host::Host>,
+        mac: &str,
+        mtu: i64,
+        vlan: i64,
+        physical: bool,
+        ip_configuration_mode: &IpConfigurationMode,
+        ip: &str,
+        netmask: &str,
+        gateway: &str,
+        dns: &str,
+        bond_slave_of: &Ref<crate::classes::Bond>,
+        vlan_master_of: &Ref<crate::classes::Vlan>,
+        management: bool,
+        other_config: &BTreeMap<String, String>,
+    ) -> Call<Ref<Pif>> {
+        Call::new("PIF.db_introduce")
+            .arg(device)
+            .arg(network)
+            .arg(host)
+            .arg(mac)
+            .arg(mtu)
+            .arg(vlan)
+            .arg(physical)
+            .arg(ip_configuration_mode)
+            .arg(ip)
+            .arg(netmask)
+            .arg(gateway)
+            .arg(dns)
+            .arg(bond_slave_of)
+            .arg(vlan_master_of)
+            .arg(management)
+            .arg(other_config)
+    }
+
+    /// [`db_introduce`], with its optional parameters, directly.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// - `disallow_unplug`: since XenServer 5.0 (`orlando`); an older server refuses it.
+    /// - `ipv6_configuration_mode`: since XenServer 6.0 (`boston`); an older server refuses it.
+    /// - `IPv6`: since XenServer 6.0 (`boston`); an older server refuses it.
+    /// - `ipv6_gateway`: since XenServer 6.0 (`boston`); an older server refuses it.
+    /// - `primary_address_type`: since XenServer 6.0 (`boston`); an older server refuses it.
+    /// - `managed`: since ; an older server refuses it.
+    /// - `properties`: since ; an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn db_introduce_with(
+        device: &str,
+        network: &Ref<crate::network::Network>,
+        host: &Ref<crate::host::Host>,
+        mac: &str,
+        mtu: i64,
+        vlan: i64,
+        physical: bool,
+        ip_configuration_mode: &IpConfigurationMode,
+        ip: &str,
+        netmask: &str,
+        gateway: &str,
+        dns: &str,
+        bond_slave_of: &Ref<crate::classes::Bond>,
+        vlan_master_of: &Ref<crate::classes::Vlan>,
+        management: bool,
+        other_config: &BTreeMap<String, String>,
+        disallow_unplug: bool,
+        ipv6_configuration_mode: &Ipv6ConfigurationMode,
+        ipv6: &[&str],
+        ipv6_gateway: &str,
+        primary_address_type: &PrimaryAddressType,
+        managed: bool,
+        properties: &BTreeMap<String, String>,
+    ) -> Call<Ref<Pif>> {
+        Call::new("PIF.db_introduce")
+            .arg(device)
+            .arg(network)
+            .arg(host)
+            .arg(mac)
+            .arg(mtu)
+            .arg(vlan)
+            .arg(physical)
+            .arg(ip_configuration_mode)
+            .arg(ip)
+            .arg(netmask)
+            .arg(gateway)
+            .arg(dns)
+            .arg(bond_slave_of)
+            .arg(vlan_master_of)
+            .arg(management)
+            .arg(other_config)
+            .arg(disallow_unplug)
+            .arg(ipv6_configuration_mode)
+            .arg(ipv6)
+            .arg(ipv6_gateway)
+            .arg(primary_address_type)
+            .arg(managed)
+            .arg(properties)
+    }
+
+    /// [`db_introduce`], in the background, as a task.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_db_introduce(
+        device: &str,
+        network: &Ref<crate::network::Network>,
+        host: &Ref<crate::host::Host>,
+        mac: &str,
+        mtu: i64,
+        vlan: i64,
+        physical: bool,
+        ip_configuration_mode: &IpConfigurationMode,
+        ip: &str,
+        netmask: &str,
+        gateway: &str,
+        dns: &str,
+        bond_slave_of: &Ref<crate::classes::Bond>,
+        vlan_master_of: &Ref<crate::classes::Vlan>,
+        management: bool,
+        other_config: &BTreeMap<String, String>,
+    ) -> AsyncCall<Ref<Pif>> {
+        AsyncCall::of(db_introduce(
+            device,
+            network,
+            host,
+            mac,
+            mtu,
+            vlan,
+            physical,
+            ip_configuration_mode,
+            ip,
+            netmask,
+            gateway,
+            dns,
+            bond_slave_of,
+            vlan_master_of,
+            management,
+            other_config,
+        ))
+    }
+
+    /// [`db_introduce`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// - `disallow_unplug`: since XenServer 5.0 (`orlando`); an older server refuses it.
+    /// - `ipv6_configuration_mode`: since XenServer 6.0 (`boston`); an older server refuses it.
+    /// - `IPv6`: since XenServer 6.0 (`boston`); an older server refuses it.
+    /// - `ipv6_gateway`: since XenServer 6.0 (`boston`); an older server refuses it.
+    /// - `primary_address_type`: since XenServer 6.0 (`boston`); an older server refuses it.
+    /// - `managed`: since ; an older server refuses it.
+    /// - `properties`: since ; an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_db_introduce_with(
+        device: &str,
+        network: &Ref<crate::network::Network>,
+        host: &Ref<crate::host::Host>,
+        mac: &str,
+        mtu: i64,
+        vlan: i64,
+        physical: bool,
+        ip_configuration_mode: &IpConfigurationMode,
+        ip: &str,
+        netmask: &str,
+        gateway: &str,
+        dns: &str,
+        bond_slave_of: &Ref<crate::classes::Bond>,
+        vlan_master_of: &Ref<crate::classes::Vlan>,
+        management: bool,
+        other_config: &BTreeMap<String, String>,
+        disallow_unplug: bool,
+        ipv6_configuration_mode: &Ipv6ConfigurationMode,
+        ipv6: &[&str],
+        ipv6_gateway: &str,
+        primary_address_type: &PrimaryAddressType,
+        managed: bool,
+        properties: &BTreeMap<String, String>,
+    ) -> AsyncCall<Ref<Pif>> {
+        AsyncCall::of(db_introduce_with(
+            device,
+            network,
+            host,
+            mac,
+            mtu,
+            vlan,
+            physical,
+            ip_configuration_mode,
+            ip,
+            netmask,
+            gateway,
+            dns,
+            bond_slave_of,
+            vlan_master_of,
+            management,
+            other_config,
+            disallow_unplug,
+            ipv6_configuration_mode,
+            ipv6,
+            ipv6_gateway,
+            primary_address_type,
+            managed,
+            properties,
+        ))
+    }
+
+    /// `PIF.destroy`: destroys the PIF.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `PIF_IS_PHYSICAL`
+    #[must_use]
+    pub fn destroy(pif: &Ref<Pif>) -> Call<()> {
+        Call::new("PIF.destroy").arg(pif)
+    }
+
+    /// [`destroy`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `PIF_IS_PHYSICAL`
+    #[must_use]
+    pub fn async_destroy(pif: &Ref<Pif>) -> AsyncCall<()> {
+        AsyncCall::of(destroy(pif))
+    }
+
+    /// `PIF.get_DNS`: reads `DNS`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_dns(pif: &Ref<Pif>) -> Call<String> {
+        Call::new("PIF.get_DNS").arg(pif)
+    }
+
+    /// `PIF.get_IP`: reads `IP`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ip(pif: &Ref<Pif>) -> Call<String> {
+        Call::new("PIF.get_IP").arg(pif)
+    }
+
+    /// `PIF.get_IPv6`: reads `IPv6`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ipv6(pif: &Ref<Pif>) -> Call<Vec<String>> {
+        Call::new("PIF.get_IPv6").arg(pif)
+    }
+
+    /// `PIF.get_MAC`: reads `MAC`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_mac(pif: &Ref<Pif>) -> Call<String> {
+        Call::new("PIF.get_MAC").arg(pif)
+    }
+
+    /// `PIF.get_MTU`: reads `MTU`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_mtu(pif: &Ref<Pif>) -> Call<i64> {
+        Call::new("PIF.get_MTU").arg(pif)
+    }
+
+    /// `PIF.get_PCI`: reads `PCI`.
+    ///
+    /// Gives `PCI ref`.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pci(pif: &Ref<Pif>) -> Call<Ref<crate::classes::Pci>> {
+        Call::new("PIF.get_PCI").arg(pif)
+    }
+
+    /// `PIF.get_VLAN`: reads `VLAN`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vlan(pif: &Ref<Pif>) -> Call<i64> {
+        Call::new("PIF.get_VLAN").arg(pif)
+    }
+
+    /// `PIF.get_VLAN_master_of`: reads `VLAN_master_of`.
+    ///
+    /// Gives `VLAN ref`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vlan_master_of(pif: &Ref<Pif>) -> Call<Ref<crate::classes::Vlan>> {
+        Call::new("PIF.get_VLAN_master_of").arg(pif)
+    }
+
+    /// `PIF.get_VLAN_slave_of`: reads `VLAN_slave_of`.
+    ///
+    /// Gives `VLAN ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vlan_slave_of(pif: &Ref<Pif>) -> Call<Vec<Ref<crate::classes::Vlan>>> {
+        Call::new("PIF.get_VLAN_slave_of").arg(pif)
+    }
+
+    /// `PIF.get_bond_master_of`: reads `bond_master_of`.
+    ///
+    /// Gives `Bond ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_bond_master_of(pif: &Ref<Pif>) -> Call<Vec<Ref<crate::classes::Bond>>> {
+        Call::new("PIF.get_bond_master_of").arg(pif)
+    }
+
+    /// `PIF.get_bond_slave_of`: reads `bond_slave_of`.
+    ///
+    /// Gives `Bond ref`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_bond_slave_of(pif: &Ref<Pif>) -> Call<Ref<crate::classes::Bond>> {
+        Call::new("PIF.get_bond_slave_of").arg(pif)
+    }
+
+    /// `PIF.get_capabilities`: reads `capabilities`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_capabilities(pif: &Ref<Pif>) -> Call<Vec<String>> {
+        Call::new("PIF.get_capabilities").arg(pif)
+    }
+
+    /// `PIF.get_currently_attached`: reads `currently_attached`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_currently_attached(pif: &Ref<Pif>) -> Call<bool> {
+        Call::new("PIF.get_currently_attached").arg(pif)
+    }
+
+    /// `PIF.get_device`: reads `device`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_device(pif: &Ref<Pif>) -> Call<String> {
+        Call::new("PIF.get_device").arg(pif)
+    }
+
+    /// `PIF.get_disallow_unplug`: reads `disallow_unplug`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_disallow_unplug(pif: &Ref<Pif>) -> Call<bool> {
+        Call::new("PIF.get_disallow_unplug").arg(pif)
+    }
+
+    /// `PIF.get_gateway`: reads `gateway`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_gateway(pif: &Ref<Pif>) -> Call<String> {
+        Call::new("PIF.get_gateway").arg(pif)
+    }
+
+    /// `PIF.get_host`: reads `host`.
+    ///
+    /// Gives `host ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_host(pif: &Ref<Pif>) -> Call<Ref<crate::host::Host>> {
+        Call::new("PIF.get_host").arg(pif)
+    }
+
+    /// `PIF.get_igmp_snooping_status`: reads `igmp_snooping_status`.
+    ///
+    /// Gives `enum pif_igmp_status`.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_igmp_snooping_status(pif: &Ref<Pif>) -> Call<PifIgmpStatus> {
+        Call::new("PIF.get_igmp_snooping_status").arg(pif)
+    }
+
+    /// `PIF.get_ip_configuration_mode`: reads `ip_configuration_mode`.
+    ///
+    /// Gives `enum ip_configuration_mode`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ip_configuration_mode(pif: &Ref<Pif>) -> Call<IpConfigurationMode> {
+        Call::new("PIF.get_ip_configuration_mode").arg(pif)
+    }
+
+    /// `PIF.get_ipv6_configuration_mode`: reads `ipv6_configuration_mode`.
+    ///
+    /// Gives `enum ipv6_configuration_mode`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ipv6_configuration_mode(pif: &Ref<Pif>) -> Call<Ipv6ConfigurationMode> {
+        Call::new("PIF.get_ipv6_configuration_mode").arg(pif)
+    }
+
+    /// `PIF.get_ipv6_gateway`: reads `ipv6_gateway`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ipv6_gateway(pif: &Ref<Pif>) -> Call<String> {
+        Call::new("PIF.get_ipv6_gateway").arg(pif)
+    }
+
+    /// `PIF.get_managed`: reads `managed`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 6.2 SP1 (`vgpu-productisation`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_managed(pif: &Ref<Pif>) -> Call<bool> {
+        Call::new("PIF.get_managed").arg(pif)
+    }
+
+    /// `PIF.get_management`: reads `management`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_management(pif: &Ref<Pif>) -> Call<bool> {
+        Call::new("PIF.get_management").arg(pif)
+    }
+
+    /// `PIF.get_metrics`: reads `metrics`.
+    ///
+    /// Gives `PIF_metrics ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_metrics(pif: &Ref<Pif>) -> Call<Ref<crate::classes::PifMetrics>> {
+        Call::new("PIF.get_metrics").arg(pif)
+    }
+
+    /// `PIF.get_netmask`: reads `netmask`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_netmask(pif: &Ref<Pif>) -> Call<String> {
+        Call::new("PIF.get_netmask").arg(pif)
+    }
+
+    /// `PIF.get_network`: reads `network`.
+    ///
+    /// Gives `network ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_network(pif: &Ref<Pif>) -> Call<Ref<crate::network::Network>> {
+        Call::new("PIF.get_network").arg(pif)
+    }
+
+    /// `PIF.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(pif: &Ref<Pif>) -> Call<BTreeMap<String, String>> {
+        Call::new("PIF.get_other_config").arg(pif)
+    }
+
+    /// `PIF.get_physical`: reads `physical`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_physical(pif: &Ref<Pif>) -> Call<bool> {
+        Call::new("PIF.get_physical").arg(pif)
+    }
+
+    /// `PIF.get_primary_address_type`: reads `primary_address_type`.
+    ///
+    /// Gives `enum primary_address_type`.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_primary_address_type(pif: &Ref<Pif>) -> Call<PrimaryAddressType> {
+        Call::new("PIF.get_primary_address_type").arg(pif)
+    }
+
+    /// `PIF.get_properties`: reads `properties`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 6.5 (`creedence`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_properties(pif: &Ref<Pif>) -> Call<BTreeMap<String, String>> {
+        Call::new("PIF.get_properties").arg(pif)
+    }
+
+    /// `PIF.get_sriov_logical_PIF_of`: reads `sriov_logical_PIF_of`.
+    ///
+    /// Gives `network_sriov ref set`.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_sriov_logical_pif_of(
+        pif: &Ref<Pif>,
+    ) -> Call<Vec<Ref<crate::classes::NetworkSriov>>> {
+        Call::new("PIF.get_sriov_logical_PIF_of").arg(pif)
+    }
+
+    /// `PIF.get_sriov_physical_PIF_of`: reads `sriov_physical_PIF_of`.
+    ///
+    /// Gives `network_sriov ref set`.
+    ///
+    /// # Since
+    /// XenServer 7.5 (`kolkata`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_sriov_physical_pif_of(
+        pif: &Ref<Pif>,
+    ) -> Call<Vec<Ref<crate::classes::NetworkSriov>>> {
+        Call::new("PIF.get_sriov_physical_PIF_of").arg(pif)
+    }
+
+    /// `PIF.get_tunnel_access_PIF_of`: reads `tunnel_access_PIF_of`.
+    ///
+    /// Gives `tunnel ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tunnel_access_pif_of(pif: &Ref<Pif>) -> Call<Vec<Ref<crate::classes::Tunnel>>> {
+        Call::new("PIF.get_tunnel_access_PIF_of").arg(pif)
+    }
+
+    /// `PIF.get_tunnel_transport_PIF_of`: reads `tunnel_transport_PIF_of`.
+    ///
+    /// Gives `tunnel ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tunnel_transport_pif_of(pif: &Ref<Pif>) -> Call<Vec<Ref<crate::classes::Tunnel>>> {
+        Call::new("PIF.get_tunnel_transport_PIF_of").arg(pif)
+    }
+
+    /// `PIF.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(pif: &Ref<Pif>) -> Call<String> {
+        Call::new("PIF.get_uuid").arg(pif)
+    }
+
+    /// `PIF.introduce`: introduce.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn introduce(host: &Ref<crate::host::Host>, mac: &str, device: &str) -> Call<Ref<Pif>> {
+        Call::new("PIF.introduce").arg(host).arg(mac).arg(device)
+    }
+
+    /// [`introduce`], with its optional parameters, directly.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// - `managed`: since ; an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn introduce_with(
+        host: &Ref<crate::host::Host>,
+        mac: &str,
+        device: &str,
+        managed: bool,
+    ) -> Call<Ref<Pif>> {
+        Call::new("PIF.introduce").arg(host).arg(mac).arg(device).arg(managed)
+    }
+
+    /// [`introduce`], in the background, as a task.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_introduce(
+        host: &Ref<crate::host::Host>,
+        mac: &str,
+        device: &str,
+    ) -> AsyncCall<Ref<Pif>> {
+        AsyncCall::of(introduce(host, mac, device))
+    }
+
+    /// [`introduce`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `PIF ref`.
+    ///
+    /// - `managed`: since ; an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_introduce_with(
+        host: &Ref<crate::host::Host>,
+        mac: &str,
+        device: &str,
+        managed: bool,
+    ) -> AsyncCall<Ref<Pif>> {
+        AsyncCall::of(introduce_with(host, mac, device, managed))
+    }
+}

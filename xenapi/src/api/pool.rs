@@ -424,3 +424,3444 @@ pub fn set_other_config(pool: &Ref<Pool>, value: &BTreeMap<String, String>) -> C
 pub fn set_tags(pool: &Ref<Pool>, value: &[&str]) -> Call<()> {
     Call::new("pool.set_tags").arg(pool).arg(value)
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::{AsyncCall, Call};
+    use crate::datetime::DateTime;
+    use crate::enums::{
+        CertificatePurpose, PoolAllowedOperations, PoolGuestSecurebootReadiness,
+        TelemetryFrequency, UpdateSyncFrequency,
+    };
+    use crate::refs::Ref;
+
+    use super::Pool;
+
+    /// `pool.add_repository`: adds an element to `repository`.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn add_repository(pool: &Ref<Pool>, value: &Ref<crate::classes::Repository>) -> Call<()> {
+        Call::new("pool.add_repository").arg(pool).arg(value)
+    }
+
+    /// [`add_repository`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_add_repository(
+        pool: &Ref<Pool>,
+        value: &Ref<crate::classes::Repository>,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(add_repository(pool, value))
+    }
+
+    /// `pool.add_to_guest_agent_config`: adds a key to the map `guest_agent_config`; an existing key is an error.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn add_to_guest_agent_config(pool: &Ref<Pool>, key: &str, value: &str) -> Call<()> {
+        Call::new("pool.add_to_guest_agent_config").arg(pool).arg(key).arg(value)
+    }
+
+    /// [`add_to_guest_agent_config`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_add_to_guest_agent_config(
+        pool: &Ref<Pool>,
+        key: &str,
+        value: &str,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(add_to_guest_agent_config(pool, key, value))
+    }
+
+    /// `pool.add_to_gui_config`: adds a key to the map `gui_config`; an existing key is an error.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-operator`
+    #[must_use]
+    pub fn add_to_gui_config(pool: &Ref<Pool>, key: &str, value: &str) -> Call<()> {
+        Call::new("pool.add_to_gui_config").arg(pool).arg(key).arg(value)
+    }
+
+    /// `pool.add_to_health_check_config`: adds a key to the map `health_check_config`; an existing key is an error.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn add_to_health_check_config(pool: &Ref<Pool>, key: &str, value: &str) -> Call<()> {
+        Call::new("pool.add_to_health_check_config").arg(pool).arg(key).arg(value)
+    }
+
+    /// `pool.add_to_license_server`: adds a key to the map `license_server`; an existing key is an error.
+    ///
+    /// # Since
+    /// XAPI 25.6.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn add_to_license_server(pool: &Ref<Pool>, key: &str, value: &str) -> Call<()> {
+        Call::new("pool.add_to_license_server").arg(pool).arg(key).arg(value)
+    }
+
+    /// `pool.apply_edition`: apply edition.
+    ///
+    /// # Since
+    /// XenServer 6.2 (`clearwater`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn apply_edition(pool: &Ref<Pool>, edition: &str) -> Call<()> {
+        Call::new("pool.apply_edition").arg(pool).arg(edition)
+    }
+
+    /// [`apply_edition`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 6.2 (`clearwater`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_apply_edition(pool: &Ref<Pool>, edition: &str) -> AsyncCall<()> {
+        AsyncCall::of(apply_edition(pool, edition))
+    }
+
+    /// `pool.certificate_install`: certificate install.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn certificate_install(name: &str, cert: &str) -> Call<()> {
+        Call::new("pool.certificate_install").arg(name).arg(cert)
+    }
+
+    /// [`certificate_install`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_certificate_install(name: &str, cert: &str) -> AsyncCall<()> {
+        AsyncCall::of(certificate_install(name, cert))
+    }
+
+    /// `pool.certificate_list`: certificate list.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn certificate_list() -> Call<Vec<String>> {
+        Call::new("pool.certificate_list")
+    }
+
+    /// [`certificate_list`], in the background, as a task.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_certificate_list() -> AsyncCall<Vec<String>> {
+        AsyncCall::of(certificate_list())
+    }
+
+    /// `pool.certificate_sync`: certificate sync.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn certificate_sync() -> Call<()> {
+        Call::new("pool.certificate_sync")
+    }
+
+    /// [`certificate_sync`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_certificate_sync() -> AsyncCall<()> {
+        AsyncCall::of(certificate_sync())
+    }
+
+    /// `pool.certificate_uninstall`: certificate uninstall.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn certificate_uninstall(name: &str) -> Call<()> {
+        Call::new("pool.certificate_uninstall").arg(name)
+    }
+
+    /// [`certificate_uninstall`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_certificate_uninstall(name: &str) -> AsyncCall<()> {
+        AsyncCall::of(certificate_uninstall(name))
+    }
+
+    /// `pool.check_update_readiness`: check update readiness.
+    ///
+    /// Gives `string set set`.
+    ///
+    /// # Since
+    /// XAPI 1.304.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn check_update_readiness(
+        pool: &Ref<Pool>,
+        requires_reboot: bool,
+    ) -> Call<Vec<Vec<String>>> {
+        Call::new("pool.check_update_readiness").arg(pool).arg(requires_reboot)
+    }
+
+    /// [`check_update_readiness`], in the background, as a task.
+    ///
+    /// Gives `string set set`.
+    ///
+    /// # Since
+    /// XAPI 1.304.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_check_update_readiness(
+        pool: &Ref<Pool>,
+        requires_reboot: bool,
+    ) -> AsyncCall<Vec<Vec<String>>> {
+        AsyncCall::of(check_update_readiness(pool, requires_reboot))
+    }
+
+    /// `pool.configure_repository_proxy`: configure repository proxy.
+    ///
+    /// # Since
+    /// XAPI 21.3.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn configure_repository_proxy(
+        pool: &Ref<Pool>,
+        url: &str,
+        username: &str,
+        password: &str,
+    ) -> Call<()> {
+        Call::new("pool.configure_repository_proxy").arg(pool).arg(url).arg(username).arg(password)
+    }
+
+    /// [`configure_repository_proxy`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 21.3.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_configure_repository_proxy(
+        pool: &Ref<Pool>,
+        url: &str,
+        username: &str,
+        password: &str,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(configure_repository_proxy(pool, url, username, password))
+    }
+
+    /// `pool.configure_update_sync`: configure update sync.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn configure_update_sync(
+        pool: &Ref<Pool>,
+        update_sync_frequency: &UpdateSyncFrequency,
+        update_sync_day: i64,
+    ) -> Call<()> {
+        Call::new("pool.configure_update_sync")
+            .arg(pool)
+            .arg(update_sync_frequency)
+            .arg(update_sync_day)
+    }
+
+    /// [`configure_update_sync`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_configure_update_sync(
+        pool: &Ref<Pool>,
+        update_sync_frequency: &UpdateSyncFrequency,
+        update_sync_day: i64,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(configure_update_sync(pool, update_sync_frequency, update_sync_day))
+    }
+
+    /// `pool.create_VLAN`: create VLAN.
+    ///
+    /// Gives `PIF ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `VLAN_TAG_INVALID`
+    #[must_use]
+    pub fn create_vlan(
+        device: &str,
+        network: &Ref<crate::network::Network>,
+        vlan: i64,
+    ) -> Call<Vec<Ref<crate::pif::Pif>>> {
+        Call::new("pool.create_VLAN").arg(device).arg(network).arg(vlan)
+    }
+
+    /// [`create_vlan`], in the background, as a task.
+    ///
+    /// Gives `PIF ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `VLAN_TAG_INVALID`
+    #[must_use]
+    pub fn async_create_vlan(
+        device: &str,
+        network: &Ref<crate::network::Network>,
+        vlan: i64,
+    ) -> AsyncCall<Vec<Ref<crate::pif::Pif>>> {
+        AsyncCall::of(create_vlan(device, network, vlan))
+    }
+
+    /// `pool.create_VLAN_from_PIF`: create VLAN from PIF.
+    ///
+    /// Gives `PIF ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `VLAN_TAG_INVALID`
+    #[must_use]
+    pub fn create_vlan_from_pif(
+        pif: &Ref<crate::pif::Pif>,
+        network: &Ref<crate::network::Network>,
+        vlan: i64,
+    ) -> Call<Vec<Ref<crate::pif::Pif>>> {
+        Call::new("pool.create_VLAN_from_PIF").arg(pif).arg(network).arg(vlan)
+    }
+
+    /// [`create_vlan_from_pif`], in the background, as a task.
+    ///
+    /// Gives `PIF ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `VLAN_TAG_INVALID`
+    #[must_use]
+    pub fn async_create_vlan_from_pif(
+        pif: &Ref<crate::pif::Pif>,
+        network: &Ref<crate::network::Network>,
+        vlan: i64,
+    ) -> AsyncCall<Vec<Ref<crate::pif::Pif>>> {
+        AsyncCall::of(create_vlan_from_pif(pif, network, vlan))
+    }
+
+    /// `pool.create_new_blob`: create new blob.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn create_new_blob(
+        pool: &Ref<Pool>,
+        name: &str,
+        mime_type: &str,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("pool.create_new_blob").arg(pool).arg(name).arg(mime_type)
+    }
+
+    /// [`create_new_blob`], with its optional parameters, directly.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn create_new_blob_with(
+        pool: &Ref<Pool>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("pool.create_new_blob").arg(pool).arg(name).arg(mime_type).arg(public)
+    }
+
+    /// [`create_new_blob`], in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_create_new_blob(
+        pool: &Ref<Pool>,
+        name: &str,
+        mime_type: &str,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob(pool, name, mime_type))
+    }
+
+    /// [`create_new_blob`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_create_new_blob_with(
+        pool: &Ref<Pool>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob_with(pool, name, mime_type, public))
+    }
+
+    /// `pool.crl_install`: crl install.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn crl_install(name: &str, cert: &str) -> Call<()> {
+        Call::new("pool.crl_install").arg(name).arg(cert)
+    }
+
+    /// [`crl_install`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_crl_install(name: &str, cert: &str) -> AsyncCall<()> {
+        AsyncCall::of(crl_install(name, cert))
+    }
+
+    /// `pool.crl_list`: crl list.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn crl_list() -> Call<Vec<String>> {
+        Call::new("pool.crl_list")
+    }
+
+    /// [`crl_list`], in the background, as a task.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_crl_list() -> AsyncCall<Vec<String>> {
+        AsyncCall::of(crl_list())
+    }
+
+    /// `pool.crl_uninstall`: crl uninstall.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn crl_uninstall(name: &str) -> Call<()> {
+        Call::new("pool.crl_uninstall").arg(name)
+    }
+
+    /// [`crl_uninstall`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_crl_uninstall(name: &str) -> AsyncCall<()> {
+        AsyncCall::of(crl_uninstall(name))
+    }
+
+    /// `pool.deconfigure_wlb`: deconfigure wlb.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn deconfigure_wlb() -> Call<()> {
+        Call::new("pool.deconfigure_wlb")
+    }
+
+    /// [`deconfigure_wlb`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_deconfigure_wlb() -> AsyncCall<()> {
+        AsyncCall::of(deconfigure_wlb())
+    }
+
+    /// `pool.designate_new_master`: designate new master.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn designate_new_master(host: &Ref<crate::host::Host>) -> Call<()> {
+        Call::new("pool.designate_new_master").arg(host)
+    }
+
+    /// [`designate_new_master`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_designate_new_master(host: &Ref<crate::host::Host>) -> AsyncCall<()> {
+        AsyncCall::of(designate_new_master(host))
+    }
+
+    /// `pool.detect_nonhomogeneous_external_auth`: detect nonhomogeneous external auth.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn detect_nonhomogeneous_external_auth(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.detect_nonhomogeneous_external_auth").arg(pool)
+    }
+
+    /// `pool.disable_client_certificate_auth`: disable client certificate auth.
+    ///
+    /// # Since
+    /// XAPI 1.318.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn disable_client_certificate_auth(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.disable_client_certificate_auth").arg(pool)
+    }
+
+    /// [`disable_client_certificate_auth`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.318.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_disable_client_certificate_auth(pool: &Ref<Pool>) -> AsyncCall<()> {
+        AsyncCall::of(disable_client_certificate_auth(pool))
+    }
+
+    /// `pool.disable_external_auth`: disable external auth.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn disable_external_auth(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.disable_external_auth").arg(pool)
+    }
+
+    /// [`disable_external_auth`], with its optional parameters, directly.
+    ///
+    /// - `config`: since XenServer 5.5 (`george`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn disable_external_auth_with(
+        pool: &Ref<Pool>,
+        config: &BTreeMap<String, String>,
+    ) -> Call<()> {
+        Call::new("pool.disable_external_auth").arg(pool).arg(config)
+    }
+
+    /// `pool.disable_ha`: disable ha.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn disable_ha() -> Call<()> {
+        Call::new("pool.disable_ha")
+    }
+
+    /// [`disable_ha`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_disable_ha() -> AsyncCall<()> {
+        AsyncCall::of(disable_ha())
+    }
+
+    /// `pool.disable_local_storage_caching`: disable local storage caching.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn disable_local_storage_caching(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.disable_local_storage_caching").arg(pool)
+    }
+
+    /// [`disable_local_storage_caching`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_disable_local_storage_caching(pool: &Ref<Pool>) -> AsyncCall<()> {
+        AsyncCall::of(disable_local_storage_caching(pool))
+    }
+
+    /// `pool.disable_redo_log`: disable redo log.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn disable_redo_log() -> Call<()> {
+        Call::new("pool.disable_redo_log")
+    }
+
+    /// [`disable_redo_log`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_disable_redo_log() -> AsyncCall<()> {
+        AsyncCall::of(disable_redo_log())
+    }
+
+    /// `pool.disable_repository_proxy`: disable repository proxy.
+    ///
+    /// # Since
+    /// XAPI 21.4.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn disable_repository_proxy(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.disable_repository_proxy").arg(pool)
+    }
+
+    /// [`disable_repository_proxy`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 21.4.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_disable_repository_proxy(pool: &Ref<Pool>) -> AsyncCall<()> {
+        AsyncCall::of(disable_repository_proxy(pool))
+    }
+
+    /// `pool.disable_ssh`: disable ssh.
+    ///
+    /// # Since
+    /// XAPI 25.13.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn disable_ssh(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.disable_ssh").arg(pool)
+    }
+
+    /// [`disable_ssh`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.13.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_disable_ssh(pool: &Ref<Pool>) -> AsyncCall<()> {
+        AsyncCall::of(disable_ssh(pool))
+    }
+
+    /// `pool.disable_ssl_legacy`: disable ssl legacy.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn disable_ssl_legacy(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.disable_ssl_legacy").arg(pool)
+    }
+
+    /// [`disable_ssl_legacy`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_disable_ssl_legacy(pool: &Ref<Pool>) -> AsyncCall<()> {
+        AsyncCall::of(disable_ssl_legacy(pool))
+    }
+
+    /// `pool.eject`: eject.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn eject(host: &Ref<crate::host::Host>) -> Call<()> {
+        Call::new("pool.eject").arg(host)
+    }
+
+    /// [`eject`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_eject(host: &Ref<crate::host::Host>) -> AsyncCall<()> {
+        AsyncCall::of(eject(host))
+    }
+
+    /// `pool.emergency_reset_master`: emergency reset master.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn emergency_reset_master(master_address: &str) -> Call<()> {
+        Call::new("pool.emergency_reset_master").arg(master_address)
+    }
+
+    /// `pool.emergency_transition_to_master`: emergency transition to master.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn emergency_transition_to_master() -> Call<()> {
+        Call::new("pool.emergency_transition_to_master")
+    }
+
+    /// `pool.enable_client_certificate_auth`: enable client certificate auth.
+    ///
+    /// # Since
+    /// XAPI 1.318.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn enable_client_certificate_auth(pool: &Ref<Pool>, name: &str) -> Call<()> {
+        Call::new("pool.enable_client_certificate_auth").arg(pool).arg(name)
+    }
+
+    /// [`enable_client_certificate_auth`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.318.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_enable_client_certificate_auth(pool: &Ref<Pool>, name: &str) -> AsyncCall<()> {
+        AsyncCall::of(enable_client_certificate_auth(pool, name))
+    }
+
+    /// `pool.enable_external_auth`: enable external auth.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn enable_external_auth(
+        pool: &Ref<Pool>,
+        config: &BTreeMap<String, String>,
+        service_name: &str,
+        auth_type: &str,
+    ) -> Call<()> {
+        Call::new("pool.enable_external_auth")
+            .arg(pool)
+            .arg(config)
+            .arg(service_name)
+            .arg(auth_type)
+    }
+
+    /// `pool.enable_ha`: enable ha.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn enable_ha(
+        heartbeat_srs: &[Ref<crate::sr::Sr>],
+        configuration: &BTreeMap<String, String>,
+    ) -> Call<()> {
+        Call::new("pool.enable_ha").arg(heartbeat_srs).arg(configuration)
+    }
+
+    /// [`enable_ha`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_enable_ha(
+        heartbeat_srs: &[Ref<crate::sr::Sr>],
+        configuration: &BTreeMap<String, String>,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(enable_ha(heartbeat_srs, configuration))
+    }
+
+    /// `pool.enable_local_storage_caching`: enable local storage caching.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn enable_local_storage_caching(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.enable_local_storage_caching").arg(pool)
+    }
+
+    /// [`enable_local_storage_caching`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_enable_local_storage_caching(pool: &Ref<Pool>) -> AsyncCall<()> {
+        AsyncCall::of(enable_local_storage_caching(pool))
+    }
+
+    /// `pool.enable_redo_log`: enable redo log.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn enable_redo_log(sr: &Ref<crate::sr::Sr>) -> Call<()> {
+        Call::new("pool.enable_redo_log").arg(sr)
+    }
+
+    /// [`enable_redo_log`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_enable_redo_log(sr: &Ref<crate::sr::Sr>) -> AsyncCall<()> {
+        AsyncCall::of(enable_redo_log(sr))
+    }
+
+    /// `pool.enable_ssh`: enable ssh.
+    ///
+    /// # Since
+    /// XAPI 25.13.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn enable_ssh(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.enable_ssh").arg(pool)
+    }
+
+    /// [`enable_ssh`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.13.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_enable_ssh(pool: &Ref<Pool>) -> AsyncCall<()> {
+        AsyncCall::of(enable_ssh(pool))
+    }
+
+    /// `pool.enable_tls_verification`: enable tls verification.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn enable_tls_verification() -> Call<()> {
+        Call::new("pool.enable_tls_verification")
+    }
+
+    /// `pool.external_auth_set_ldaps`: external auth set ldaps.
+    ///
+    /// # Since
+    /// XAPI 26.16.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn external_auth_set_ldaps(pool: &Ref<Pool>, ldaps: bool) -> Call<()> {
+        Call::new("pool.external_auth_set_ldaps").arg(pool).arg(ldaps)
+    }
+
+    /// [`external_auth_set_ldaps`], with its optional parameters, directly.
+    ///
+    /// - `force`: since ; an older server refuses it.
+    ///
+    /// # Since
+    /// XAPI 26.16.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn external_auth_set_ldaps_with(pool: &Ref<Pool>, ldaps: bool, force: bool) -> Call<()> {
+        Call::new("pool.external_auth_set_ldaps").arg(pool).arg(ldaps).arg(force)
+    }
+
+    /// `pool.get_allowed_operations`: reads `allowed_operations`.
+    ///
+    /// Gives `enum pool_allowed_operations set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_allowed_operations(pool: &Ref<Pool>) -> Call<Vec<PoolAllowedOperations>> {
+        Call::new("pool.get_allowed_operations").arg(pool)
+    }
+
+    /// `pool.get_auto_update_vm_secureboot_certificates`: reads `auto_update_vm_secureboot_certificates`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 26.16.1
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_auto_update_vm_secureboot_certificates(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_auto_update_vm_secureboot_certificates").arg(pool)
+    }
+
+    /// `pool.get_blobs`: reads `blobs`.
+    ///
+    /// Gives `(string -> blob ref) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_blobs(pool: &Ref<Pool>) -> Call<BTreeMap<String, Ref<crate::classes::Blob>>> {
+        Call::new("pool.get_blobs").arg(pool)
+    }
+
+    /// `pool.get_client_certificate_auth_enabled`: reads `client_certificate_auth_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 1.318.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_client_certificate_auth_enabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_client_certificate_auth_enabled").arg(pool)
+    }
+
+    /// `pool.get_client_certificate_auth_name`: reads `client_certificate_auth_name`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 1.318.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_client_certificate_auth_name(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_client_certificate_auth_name").arg(pool)
+    }
+
+    /// `pool.get_coordinator_bias`: reads `coordinator_bias`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 22.37.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_coordinator_bias(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_coordinator_bias").arg(pool)
+    }
+
+    /// `pool.get_cpu_info`: reads `cpu_info`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_cpu_info(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_cpu_info").arg(pool)
+    }
+
+    /// `pool.get_crash_dump_SR`: reads `crash_dump_SR`.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_crash_dump_sr(pool: &Ref<Pool>) -> Call<Ref<crate::sr::Sr>> {
+        Call::new("pool.get_crash_dump_SR").arg(pool)
+    }
+
+    /// `pool.get_current_operations`: reads `current_operations`.
+    ///
+    /// Gives `(string -> enum pool_allowed_operations) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_operations(
+        pool: &Ref<Pool>,
+    ) -> Call<BTreeMap<String, PoolAllowedOperations>> {
+        Call::new("pool.get_current_operations").arg(pool)
+    }
+
+    /// `pool.get_custom_uefi_certificates`: reads `custom_uefi_certificates`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 24.0.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_custom_uefi_certificates(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_custom_uefi_certificates").arg(pool)
+    }
+
+    /// `pool.get_default_SR`: reads `default_SR`.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_default_sr(pool: &Ref<Pool>) -> Call<Ref<crate::sr::Sr>> {
+        Call::new("pool.get_default_SR").arg(pool)
+    }
+
+    /// `pool.get_ext_auth_cache_enabled`: reads `ext_auth_cache_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ext_auth_cache_enabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_ext_auth_cache_enabled").arg(pool)
+    }
+
+    /// `pool.get_ext_auth_cache_expiry`: reads `ext_auth_cache_expiry`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ext_auth_cache_expiry(pool: &Ref<Pool>) -> Call<i64> {
+        Call::new("pool.get_ext_auth_cache_expiry").arg(pool)
+    }
+
+    /// `pool.get_ext_auth_cache_size`: reads `ext_auth_cache_size`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ext_auth_cache_size(pool: &Ref<Pool>) -> Call<i64> {
+        Call::new("pool.get_ext_auth_cache_size").arg(pool)
+    }
+
+    /// `pool.get_ext_auth_max_threads`: reads `ext_auth_max_threads`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 23.27.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ext_auth_max_threads(pool: &Ref<Pool>) -> Call<i64> {
+        Call::new("pool.get_ext_auth_max_threads").arg(pool)
+    }
+
+    /// `pool.get_guest_agent_config`: reads `guest_agent_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_guest_agent_config(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_guest_agent_config").arg(pool)
+    }
+
+    /// `pool.get_guest_secureboot_readiness`: reads `guest_secureboot_readiness`.
+    ///
+    /// Gives `enum pool_guest_secureboot_readiness`.
+    ///
+    /// # Since
+    /// XAPI 24.17.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn get_guest_secureboot_readiness(pool: &Ref<Pool>) -> Call<PoolGuestSecurebootReadiness> {
+        Call::new("pool.get_guest_secureboot_readiness").arg(pool)
+    }
+
+    /// `pool.get_gui_config`: reads `gui_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_gui_config(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_gui_config").arg(pool)
+    }
+
+    /// `pool.get_ha_allow_overcommit`: reads `ha_allow_overcommit`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_allow_overcommit(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_ha_allow_overcommit").arg(pool)
+    }
+
+    /// `pool.get_ha_cluster_stack`: reads `ha_cluster_stack`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_cluster_stack(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_ha_cluster_stack").arg(pool)
+    }
+
+    /// `pool.get_ha_configuration`: reads `ha_configuration`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_configuration(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_ha_configuration").arg(pool)
+    }
+
+    /// `pool.get_ha_enabled`: reads `ha_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_enabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_ha_enabled").arg(pool)
+    }
+
+    /// `pool.get_ha_host_failures_to_tolerate`: reads `ha_host_failures_to_tolerate`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_host_failures_to_tolerate(pool: &Ref<Pool>) -> Call<i64> {
+        Call::new("pool.get_ha_host_failures_to_tolerate").arg(pool)
+    }
+
+    /// `pool.get_ha_overcommitted`: reads `ha_overcommitted`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_overcommitted(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_ha_overcommitted").arg(pool)
+    }
+
+    /// `pool.get_ha_plan_exists_for`: reads `ha_plan_exists_for`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_plan_exists_for(pool: &Ref<Pool>) -> Call<i64> {
+        Call::new("pool.get_ha_plan_exists_for").arg(pool)
+    }
+
+    /// `pool.get_ha_reboot_vm_on_internal_shutdown`: reads `ha_reboot_vm_on_internal_shutdown`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 25.16.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_reboot_vm_on_internal_shutdown(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_ha_reboot_vm_on_internal_shutdown").arg(pool)
+    }
+
+    /// `pool.get_ha_statefiles`: reads `ha_statefiles`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_statefiles(pool: &Ref<Pool>) -> Call<Vec<String>> {
+        Call::new("pool.get_ha_statefiles").arg(pool)
+    }
+
+    /// `pool.get_health_check_config`: reads `health_check_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_health_check_config(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_health_check_config").arg(pool)
+    }
+
+    /// `pool.get_igmp_snooping_enabled`: reads `igmp_snooping_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_igmp_snooping_enabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_igmp_snooping_enabled").arg(pool)
+    }
+
+    /// `pool.get_is_psr_pending`: reads `is_psr_pending`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 CU1 (`stockholm_psr`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_psr_pending(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_is_psr_pending").arg(pool)
+    }
+
+    /// `pool.get_last_update_sync`: reads `last_update_sync`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_last_update_sync(pool: &Ref<Pool>) -> Call<DateTime> {
+        Call::new("pool.get_last_update_sync").arg(pool)
+    }
+
+    /// `pool.get_license_server`: reads `license_server`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XAPI 25.6.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_license_server(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_license_server").arg(pool)
+    }
+
+    /// `pool.get_license_state`: reads `license_state`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 6.2 (`clearwater`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_license_state(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_license_state").arg(pool)
+    }
+
+    /// [`get_license_state`], in the background, as a task.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 6.2 (`clearwater`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_license_state(pool: &Ref<Pool>) -> AsyncCall<BTreeMap<String, String>> {
+        AsyncCall::of(get_license_state(pool))
+    }
+
+    /// `pool.get_limit_console_sessions`: reads `limit_console_sessions`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 26.1.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_limit_console_sessions(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_limit_console_sessions").arg(pool)
+    }
+
+    /// `pool.get_live_patching_disabled`: reads `live_patching_disabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_live_patching_disabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_live_patching_disabled").arg(pool)
+    }
+
+    /// `pool.get_local_auth_max_threads`: reads `local_auth_max_threads`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 23.27.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_local_auth_max_threads(pool: &Ref<Pool>) -> Call<i64> {
+        Call::new("pool.get_local_auth_max_threads").arg(pool)
+    }
+
+    /// `pool.get_metadata_VDIs`: reads `metadata_VDIs`.
+    ///
+    /// Gives `VDI ref set`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_metadata_vdis(pool: &Ref<Pool>) -> Call<Vec<Ref<crate::vdi::Vdi>>> {
+        Call::new("pool.get_metadata_VDIs").arg(pool)
+    }
+
+    /// `pool.get_migration_compression`: reads `migration_compression`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 22.33.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_migration_compression(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_migration_compression").arg(pool)
+    }
+
+    /// `pool.get_name_description`: reads `name_description`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_description(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_name_description").arg(pool)
+    }
+
+    /// `pool.get_name_label`: reads `name_label`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_label(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_name_label").arg(pool)
+    }
+
+    /// `pool.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_other_config").arg(pool)
+    }
+
+    /// `pool.get_policy_no_vendor_device`: reads `policy_no_vendor_device`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_policy_no_vendor_device(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_policy_no_vendor_device").arg(pool)
+    }
+
+    /// `pool.get_recommendations`: reads `recommendations`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XAPI 24.19.1
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_recommendations(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_recommendations").arg(pool)
+    }
+
+    /// `pool.get_redo_log_enabled`: reads `redo_log_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_redo_log_enabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_redo_log_enabled").arg(pool)
+    }
+
+    /// `pool.get_redo_log_vdi`: reads `redo_log_vdi`.
+    ///
+    /// Gives `VDI ref`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_redo_log_vdi(pool: &Ref<Pool>) -> Call<Ref<crate::vdi::Vdi>> {
+        Call::new("pool.get_redo_log_vdi").arg(pool)
+    }
+
+    /// `pool.get_repositories`: reads `repositories`.
+    ///
+    /// Gives `Repository ref set`.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_repositories(pool: &Ref<Pool>) -> Call<Vec<Ref<crate::classes::Repository>>> {
+        Call::new("pool.get_repositories").arg(pool)
+    }
+
+    /// `pool.get_repository_proxy_password`: reads `repository_proxy_password`.
+    ///
+    /// Gives `secret ref`.
+    ///
+    /// # Since
+    /// XAPI 21.3.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_repository_proxy_password(pool: &Ref<Pool>) -> Call<Ref<crate::classes::Secret>> {
+        Call::new("pool.get_repository_proxy_password").arg(pool)
+    }
+
+    /// `pool.get_repository_proxy_url`: reads `repository_proxy_url`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 21.3.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_repository_proxy_url(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_repository_proxy_url").arg(pool)
+    }
+
+    /// `pool.get_repository_proxy_username`: reads `repository_proxy_username`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 21.3.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_repository_proxy_username(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_repository_proxy_username").arg(pool)
+    }
+
+    /// `pool.get_restrictions`: reads `restrictions`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_restrictions(pool: &Ref<Pool>) -> Call<BTreeMap<String, String>> {
+        Call::new("pool.get_restrictions").arg(pool)
+    }
+
+    /// `pool.get_suspend_image_SR`: reads `suspend_image_SR`.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_suspend_image_sr(pool: &Ref<Pool>) -> Call<Ref<crate::sr::Sr>> {
+        Call::new("pool.get_suspend_image_SR").arg(pool)
+    }
+
+    /// `pool.get_tags`: reads `tags`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tags(pool: &Ref<Pool>) -> Call<Vec<String>> {
+        Call::new("pool.get_tags").arg(pool)
+    }
+
+    /// `pool.get_telemetry_frequency`: reads `telemetry_frequency`.
+    ///
+    /// Gives `enum telemetry_frequency`.
+    ///
+    /// # Since
+    /// XAPI 23.9.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_telemetry_frequency(pool: &Ref<Pool>) -> Call<TelemetryFrequency> {
+        Call::new("pool.get_telemetry_frequency").arg(pool)
+    }
+
+    /// `pool.get_telemetry_next_collection`: reads `telemetry_next_collection`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XAPI 23.9.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_telemetry_next_collection(pool: &Ref<Pool>) -> Call<DateTime> {
+        Call::new("pool.get_telemetry_next_collection").arg(pool)
+    }
+
+    /// `pool.get_telemetry_uuid`: reads `telemetry_uuid`.
+    ///
+    /// Gives `secret ref`.
+    ///
+    /// # Since
+    /// XAPI 23.9.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_telemetry_uuid(pool: &Ref<Pool>) -> Call<Ref<crate::classes::Secret>> {
+        Call::new("pool.get_telemetry_uuid").arg(pool)
+    }
+
+    /// `pool.get_tls_verification_enabled`: reads `tls_verification_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tls_verification_enabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_tls_verification_enabled").arg(pool)
+    }
+
+    /// `pool.get_uefi_certificates`: reads `uefi_certificates`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.1 (`quebec`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uefi_certificates(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_uefi_certificates").arg(pool)
+    }
+
+    /// `pool.get_update_sync_day`: reads `update_sync_day`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_update_sync_day(pool: &Ref<Pool>) -> Call<i64> {
+        Call::new("pool.get_update_sync_day").arg(pool)
+    }
+
+    /// `pool.get_update_sync_enabled`: reads `update_sync_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_update_sync_enabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_update_sync_enabled").arg(pool)
+    }
+
+    /// `pool.get_update_sync_frequency`: reads `update_sync_frequency`.
+    ///
+    /// Gives `enum update_sync_frequency`.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_update_sync_frequency(pool: &Ref<Pool>) -> Call<UpdateSyncFrequency> {
+        Call::new("pool.get_update_sync_frequency").arg(pool)
+    }
+
+    /// `pool.get_vm_console_idle_timeout`: reads `vm_console_idle_timeout`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 26.1.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vm_console_idle_timeout(pool: &Ref<Pool>) -> Call<i64> {
+        Call::new("pool.get_vm_console_idle_timeout").arg(pool)
+    }
+
+    /// `pool.get_vswitch_controller`: reads `vswitch_controller`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vswitch_controller(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_vswitch_controller").arg(pool)
+    }
+
+    /// `pool.get_wlb_enabled`: reads `wlb_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_wlb_enabled(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_wlb_enabled").arg(pool)
+    }
+
+    /// `pool.get_wlb_url`: reads `wlb_url`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_wlb_url(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_wlb_url").arg(pool)
+    }
+
+    /// `pool.get_wlb_username`: reads `wlb_username`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_wlb_username(pool: &Ref<Pool>) -> Call<String> {
+        Call::new("pool.get_wlb_username").arg(pool)
+    }
+
+    /// `pool.get_wlb_verify_cert`: reads `wlb_verify_cert`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_wlb_verify_cert(pool: &Ref<Pool>) -> Call<bool> {
+        Call::new("pool.get_wlb_verify_cert").arg(pool)
+    }
+
+    /// `pool.ha_compute_hypothetical_max_host_failures_to_tolerate`: ha compute hypothetical max host failures to tolerate.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn ha_compute_hypothetical_max_host_failures_to_tolerate(
+        configuration: &BTreeMap<Ref<crate::vm::Vm>, String>,
+    ) -> Call<i64> {
+        Call::new("pool.ha_compute_hypothetical_max_host_failures_to_tolerate").arg(configuration)
+    }
+
+    /// `pool.ha_compute_max_host_failures_to_tolerate`: ha compute max host failures to tolerate.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn ha_compute_max_host_failures_to_tolerate() -> Call<i64> {
+        Call::new("pool.ha_compute_max_host_failures_to_tolerate")
+    }
+
+    /// `pool.ha_compute_vm_failover_plan`: ha compute vm failover plan.
+    ///
+    /// Gives `(VM ref -> (string -> string) map) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn ha_compute_vm_failover_plan(
+        failed_hosts: &[Ref<crate::host::Host>],
+        failed_vms: &[Ref<crate::vm::Vm>],
+    ) -> Call<BTreeMap<Ref<crate::vm::Vm>, BTreeMap<String, String>>> {
+        Call::new("pool.ha_compute_vm_failover_plan").arg(failed_hosts).arg(failed_vms)
+    }
+
+    /// `pool.ha_failover_plan_exists`: ha failover plan exists.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn ha_failover_plan_exists(n: i64) -> Call<bool> {
+        Call::new("pool.ha_failover_plan_exists").arg(n)
+    }
+
+    /// `pool.ha_prevent_restarts_for`: ha prevent restarts for.
+    ///
+    /// # Since
+    /// XenServer 5.0 update 1 (`orlando-update-1`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn ha_prevent_restarts_for(seconds: i64) -> Call<()> {
+        Call::new("pool.ha_prevent_restarts_for").arg(seconds)
+    }
+
+    /// `pool.initialize_wlb`: initialize wlb.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn initialize_wlb(
+        wlb_url: &str,
+        wlb_username: &str,
+        wlb_password: &str,
+        xenserver_username: &str,
+        xenserver_password: &str,
+    ) -> Call<()> {
+        Call::new("pool.initialize_wlb")
+            .arg(wlb_url)
+            .arg(wlb_username)
+            .arg(wlb_password)
+            .arg(xenserver_username)
+            .arg(xenserver_password)
+    }
+
+    /// [`initialize_wlb`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_initialize_wlb(
+        wlb_url: &str,
+        wlb_username: &str,
+        wlb_password: &str,
+        xenserver_username: &str,
+        xenserver_password: &str,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(initialize_wlb(
+            wlb_url,
+            wlb_username,
+            wlb_password,
+            xenserver_username,
+            xenserver_password,
+        ))
+    }
+
+    /// `pool.install_ca_certificate`: install ca certificate.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn install_ca_certificate(name: &str, cert: &str) -> Call<()> {
+        Call::new("pool.install_ca_certificate").arg(name).arg(cert)
+    }
+
+    /// [`install_ca_certificate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_install_ca_certificate(name: &str, cert: &str) -> AsyncCall<()> {
+        AsyncCall::of(install_ca_certificate(name, cert))
+    }
+
+    /// `pool.install_trusted_certificate`: install trusted certificate.
+    ///
+    /// # Since
+    /// XAPI 26.13.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn install_trusted_certificate(
+        pool: &Ref<Pool>,
+        ca: bool,
+        cert: &str,
+        purpose: &[CertificatePurpose],
+    ) -> Call<()> {
+        Call::new("pool.install_trusted_certificate").arg(pool).arg(ca).arg(cert).arg(purpose)
+    }
+
+    /// [`install_trusted_certificate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 26.13.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_install_trusted_certificate(
+        pool: &Ref<Pool>,
+        ca: bool,
+        cert: &str,
+        purpose: &[CertificatePurpose],
+    ) -> AsyncCall<()> {
+        AsyncCall::of(install_trusted_certificate(pool, ca, cert, purpose))
+    }
+
+    /// `pool.join`: join.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `JOINING_HOST_CANNOT_CONTAIN_SHARED_SRS`
+    #[must_use]
+    pub fn join(master_address: &str, master_username: &str, master_password: &str) -> Call<()> {
+        Call::new("pool.join").arg(master_address).arg(master_username).arg(master_password)
+    }
+
+    /// [`join`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `JOINING_HOST_CANNOT_CONTAIN_SHARED_SRS`
+    #[must_use]
+    pub fn async_join(
+        master_address: &str,
+        master_username: &str,
+        master_password: &str,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(join(master_address, master_username, master_password))
+    }
+
+    /// `pool.join_force`: join force.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn join_force(
+        master_address: &str,
+        master_username: &str,
+        master_password: &str,
+    ) -> Call<()> {
+        Call::new("pool.join_force").arg(master_address).arg(master_username).arg(master_password)
+    }
+
+    /// [`join_force`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_join_force(
+        master_address: &str,
+        master_username: &str,
+        master_password: &str,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(join_force(master_address, master_username, master_password))
+    }
+
+    /// `pool.management_reconfigure`: management reconfigure.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `CANNOT_PLUG_BOND_SLAVE`, `HA_IS_ENABLED`, `PIF_HAS_NO_NETWORK_CONFIGURATION`, `PIF_HAS_NO_V6_NETWORK_CONFIGURATION`, `PIF_INCOMPATIBLE_PRIMARY_ADDRESS_TYPE`, `PIF_NOT_PRESENT`
+    #[must_use]
+    pub fn management_reconfigure(network: &Ref<crate::network::Network>) -> Call<()> {
+        Call::new("pool.management_reconfigure").arg(network)
+    }
+
+    /// [`management_reconfigure`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    ///
+    /// # Error codes
+    /// `CANNOT_PLUG_BOND_SLAVE`, `HA_IS_ENABLED`, `PIF_HAS_NO_NETWORK_CONFIGURATION`, `PIF_HAS_NO_V6_NETWORK_CONFIGURATION`, `PIF_INCOMPATIBLE_PRIMARY_ADDRESS_TYPE`, `PIF_NOT_PRESENT`
+    #[must_use]
+    pub fn async_management_reconfigure(network: &Ref<crate::network::Network>) -> AsyncCall<()> {
+        AsyncCall::of(management_reconfigure(network))
+    }
+
+    /// `pool.recover_slaves`: recover slaves.
+    ///
+    /// Gives `host ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn recover_slaves() -> Call<Vec<Ref<crate::host::Host>>> {
+        Call::new("pool.recover_slaves")
+    }
+
+    /// [`recover_slaves`], in the background, as a task.
+    ///
+    /// Gives `host ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_recover_slaves() -> AsyncCall<Vec<Ref<crate::host::Host>>> {
+        AsyncCall::of(recover_slaves())
+    }
+
+    /// `pool.remove_from_guest_agent_config`: removes a key from the map `guest_agent_config`; a missing key is no error.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn remove_from_guest_agent_config(pool: &Ref<Pool>, key: &str) -> Call<()> {
+        Call::new("pool.remove_from_guest_agent_config").arg(pool).arg(key)
+    }
+
+    /// [`remove_from_guest_agent_config`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_remove_from_guest_agent_config(pool: &Ref<Pool>, key: &str) -> AsyncCall<()> {
+        AsyncCall::of(remove_from_guest_agent_config(pool, key))
+    }
+
+    /// `pool.remove_from_gui_config`: removes a key from the map `gui_config`; a missing key is no error.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-operator`
+    #[must_use]
+    pub fn remove_from_gui_config(pool: &Ref<Pool>, key: &str) -> Call<()> {
+        Call::new("pool.remove_from_gui_config").arg(pool).arg(key)
+    }
+
+    /// `pool.remove_from_health_check_config`: removes a key from the map `health_check_config`; a missing key is no error.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn remove_from_health_check_config(pool: &Ref<Pool>, key: &str) -> Call<()> {
+        Call::new("pool.remove_from_health_check_config").arg(pool).arg(key)
+    }
+
+    /// `pool.remove_from_license_server`: removes a key from the map `license_server`; a missing key is no error.
+    ///
+    /// # Since
+    /// XAPI 25.6.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn remove_from_license_server(pool: &Ref<Pool>, key: &str) -> Call<()> {
+        Call::new("pool.remove_from_license_server").arg(pool).arg(key)
+    }
+
+    /// `pool.remove_repository`: removes an element from `repository`.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn remove_repository(
+        pool: &Ref<Pool>,
+        value: &Ref<crate::classes::Repository>,
+    ) -> Call<()> {
+        Call::new("pool.remove_repository").arg(pool).arg(value)
+    }
+
+    /// [`remove_repository`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_remove_repository(
+        pool: &Ref<Pool>,
+        value: &Ref<crate::classes::Repository>,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(remove_repository(pool, value))
+    }
+
+    /// `pool.reset_telemetry_uuid`: reset telemetry uuid.
+    ///
+    /// # Since
+    /// XAPI 23.9.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn reset_telemetry_uuid(pool: &Ref<Pool>) -> Call<()> {
+        Call::new("pool.reset_telemetry_uuid").arg(pool)
+    }
+
+    /// [`reset_telemetry_uuid`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 23.9.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_reset_telemetry_uuid(pool: &Ref<Pool>) -> AsyncCall<()> {
+        AsyncCall::of(reset_telemetry_uuid(pool))
+    }
+
+    /// `pool.retrieve_wlb_configuration`: retrieve wlb configuration.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn retrieve_wlb_configuration() -> Call<BTreeMap<String, String>> {
+        Call::new("pool.retrieve_wlb_configuration")
+    }
+
+    /// [`retrieve_wlb_configuration`], in the background, as a task.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_retrieve_wlb_configuration() -> AsyncCall<BTreeMap<String, String>> {
+        AsyncCall::of(retrieve_wlb_configuration())
+    }
+
+    /// `pool.retrieve_wlb_recommendations`: retrieve wlb recommendations.
+    ///
+    /// Gives `(VM ref -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn retrieve_wlb_recommendations() -> Call<BTreeMap<Ref<crate::vm::Vm>, Vec<String>>> {
+        Call::new("pool.retrieve_wlb_recommendations")
+    }
+
+    /// [`retrieve_wlb_recommendations`], in the background, as a task.
+    ///
+    /// Gives `(VM ref -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_retrieve_wlb_recommendations()
+    -> AsyncCall<BTreeMap<Ref<crate::vm::Vm>, Vec<String>>> {
+        AsyncCall::of(retrieve_wlb_recommendations())
+    }
+
+    /// `pool.rotate_secret`: rotate secret.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 CU1 (`stockholm_psr`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    ///
+    /// # Error codes
+    /// `CANNOT_CONTACT_HOST`, `HA_IS_ENABLED`, `HOST_IS_SLAVE`, `INTERNAL_ERROR`, `NOT_SUPPORTED_DURING_UPGRADE`
+    #[must_use]
+    pub fn rotate_secret() -> Call<()> {
+        Call::new("pool.rotate_secret")
+    }
+
+    /// [`rotate_secret`], in the background, as a task.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 CU1 (`stockholm_psr`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    ///
+    /// # Error codes
+    /// `CANNOT_CONTACT_HOST`, `HA_IS_ENABLED`, `HOST_IS_SLAVE`, `INTERNAL_ERROR`, `NOT_SUPPORTED_DURING_UPGRADE`
+    #[must_use]
+    pub fn async_rotate_secret() -> AsyncCall<()> {
+        AsyncCall::of(rotate_secret())
+    }
+
+    /// `pool.send_test_post`: send test post.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn send_test_post(host: &str, port: i64, body: &str) -> Call<String> {
+        Call::new("pool.send_test_post").arg(host).arg(port).arg(body)
+    }
+
+    /// [`send_test_post`], in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_send_test_post(host: &str, port: i64, body: &str) -> AsyncCall<String> {
+        AsyncCall::of(send_test_post(host, port, body))
+    }
+
+    /// `pool.send_wlb_configuration`: send wlb configuration.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn send_wlb_configuration(config: &BTreeMap<String, String>) -> Call<()> {
+        Call::new("pool.send_wlb_configuration").arg(config)
+    }
+
+    /// [`send_wlb_configuration`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_send_wlb_configuration(config: &BTreeMap<String, String>) -> AsyncCall<()> {
+        AsyncCall::of(send_wlb_configuration(config))
+    }
+
+    /// `pool.set_auto_update_vm_secureboot_certificates`: sets `auto_update_vm_secureboot_certificates`.
+    ///
+    /// # Since
+    /// XAPI 26.16.1
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_auto_update_vm_secureboot_certificates(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_auto_update_vm_secureboot_certificates").arg(pool).arg(value)
+    }
+
+    /// `pool.set_console_idle_timeout`: sets `console_idle_timeout`.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_console_idle_timeout(pool: &Ref<Pool>, value: i64) -> Call<()> {
+        Call::new("pool.set_console_idle_timeout").arg(pool).arg(value)
+    }
+
+    /// [`set_console_idle_timeout`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_console_idle_timeout(pool: &Ref<Pool>, value: i64) -> AsyncCall<()> {
+        AsyncCall::of(set_console_idle_timeout(pool, value))
+    }
+
+    /// `pool.set_coordinator_bias`: sets `coordinator_bias`.
+    ///
+    /// # Since
+    /// XAPI 22.37.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_coordinator_bias(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_coordinator_bias").arg(pool).arg(value)
+    }
+
+    /// `pool.set_crash_dump_SR`: sets `crash_dump_SR`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_crash_dump_sr(pool: &Ref<Pool>, value: &Ref<crate::sr::Sr>) -> Call<()> {
+        Call::new("pool.set_crash_dump_SR").arg(pool).arg(value)
+    }
+
+    /// `pool.set_custom_uefi_certificates`: sets `custom_uefi_certificates`.
+    ///
+    /// # Since
+    /// XAPI 24.0.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_custom_uefi_certificates(pool: &Ref<Pool>, value: &str) -> Call<()> {
+        Call::new("pool.set_custom_uefi_certificates").arg(pool).arg(value)
+    }
+
+    /// [`set_custom_uefi_certificates`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 24.0.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_custom_uefi_certificates(pool: &Ref<Pool>, value: &str) -> AsyncCall<()> {
+        AsyncCall::of(set_custom_uefi_certificates(pool, value))
+    }
+
+    /// `pool.set_ext_auth_cache_enabled`: sets `ext_auth_cache_enabled`.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ext_auth_cache_enabled(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_ext_auth_cache_enabled").arg(pool).arg(value)
+    }
+
+    /// [`set_ext_auth_cache_enabled`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_ext_auth_cache_enabled(pool: &Ref<Pool>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_ext_auth_cache_enabled(pool, value))
+    }
+
+    /// `pool.set_ext_auth_cache_expiry`: sets `ext_auth_cache_expiry`.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ext_auth_cache_expiry(pool: &Ref<Pool>, value: i64) -> Call<()> {
+        Call::new("pool.set_ext_auth_cache_expiry").arg(pool).arg(value)
+    }
+
+    /// [`set_ext_auth_cache_expiry`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_ext_auth_cache_expiry(pool: &Ref<Pool>, value: i64) -> AsyncCall<()> {
+        AsyncCall::of(set_ext_auth_cache_expiry(pool, value))
+    }
+
+    /// `pool.set_ext_auth_cache_size`: sets `ext_auth_cache_size`.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ext_auth_cache_size(pool: &Ref<Pool>, value: i64) -> Call<()> {
+        Call::new("pool.set_ext_auth_cache_size").arg(pool).arg(value)
+    }
+
+    /// [`set_ext_auth_cache_size`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 24.31.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_ext_auth_cache_size(pool: &Ref<Pool>, value: i64) -> AsyncCall<()> {
+        AsyncCall::of(set_ext_auth_cache_size(pool, value))
+    }
+
+    /// `pool.set_ext_auth_max_threads`: sets `ext_auth_max_threads`.
+    ///
+    /// # Since
+    /// XAPI 23.27.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ext_auth_max_threads(pool: &Ref<Pool>, value: i64) -> Call<()> {
+        Call::new("pool.set_ext_auth_max_threads").arg(pool).arg(value)
+    }
+
+    /// `pool.set_gui_config`: sets `gui_config`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-operator`
+    #[must_use]
+    pub fn set_gui_config(pool: &Ref<Pool>, value: &BTreeMap<String, String>) -> Call<()> {
+        Call::new("pool.set_gui_config").arg(pool).arg(value)
+    }
+
+    /// `pool.set_ha_allow_overcommit`: sets `ha_allow_overcommit`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ha_allow_overcommit(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_ha_allow_overcommit").arg(pool).arg(value)
+    }
+
+    /// `pool.set_ha_host_failures_to_tolerate`: sets `ha_host_failures_to_tolerate`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ha_host_failures_to_tolerate(pool: &Ref<Pool>, value: i64) -> Call<()> {
+        Call::new("pool.set_ha_host_failures_to_tolerate").arg(pool).arg(value)
+    }
+
+    /// [`set_ha_host_failures_to_tolerate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_ha_host_failures_to_tolerate(pool: &Ref<Pool>, value: i64) -> AsyncCall<()> {
+        AsyncCall::of(set_ha_host_failures_to_tolerate(pool, value))
+    }
+
+    /// `pool.set_ha_reboot_vm_on_internal_shutdown`: sets `ha_reboot_vm_on_internal_shutdown`.
+    ///
+    /// # Since
+    /// XAPI 25.16.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ha_reboot_vm_on_internal_shutdown(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_ha_reboot_vm_on_internal_shutdown").arg(pool).arg(value)
+    }
+
+    /// `pool.set_health_check_config`: sets `health_check_config`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_health_check_config(pool: &Ref<Pool>, value: &BTreeMap<String, String>) -> Call<()> {
+        Call::new("pool.set_health_check_config").arg(pool).arg(value)
+    }
+
+    /// `pool.set_https_only`: sets `https_only`.
+    ///
+    /// # Since
+    /// XAPI 22.27.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_https_only(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_https_only").arg(pool).arg(value)
+    }
+
+    /// [`set_https_only`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 22.27.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_https_only(pool: &Ref<Pool>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_https_only(pool, value))
+    }
+
+    /// `pool.set_igmp_snooping_enabled`: sets `igmp_snooping_enabled`.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_igmp_snooping_enabled(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_igmp_snooping_enabled").arg(pool).arg(value)
+    }
+
+    /// [`set_igmp_snooping_enabled`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_igmp_snooping_enabled(pool: &Ref<Pool>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_igmp_snooping_enabled(pool, value))
+    }
+
+    /// `pool.set_is_psr_pending`: sets `is_psr_pending`.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.2 CU1 (`stockholm_psr`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_is_psr_pending(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_is_psr_pending").arg(pool).arg(value)
+    }
+
+    /// `pool.set_license_server`: sets `license_server`.
+    ///
+    /// # Since
+    /// XAPI 25.6.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_license_server(pool: &Ref<Pool>, value: &BTreeMap<String, String>) -> Call<()> {
+        Call::new("pool.set_license_server").arg(pool).arg(value)
+    }
+
+    /// `pool.set_limit_console_sessions`: sets `limit_console_sessions`.
+    ///
+    /// # Since
+    /// XAPI 26.1.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_limit_console_sessions(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_limit_console_sessions").arg(pool).arg(value)
+    }
+
+    /// `pool.set_live_patching_disabled`: sets `live_patching_disabled`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_live_patching_disabled(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_live_patching_disabled").arg(pool).arg(value)
+    }
+
+    /// `pool.set_local_auth_max_threads`: sets `local_auth_max_threads`.
+    ///
+    /// # Since
+    /// XAPI 23.27.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_local_auth_max_threads(pool: &Ref<Pool>, value: i64) -> Call<()> {
+        Call::new("pool.set_local_auth_max_threads").arg(pool).arg(value)
+    }
+
+    /// `pool.set_migration_compression`: sets `migration_compression`.
+    ///
+    /// # Since
+    /// XAPI 22.33.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_migration_compression(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_migration_compression").arg(pool).arg(value)
+    }
+
+    /// `pool.set_name_description`: sets `name_description`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_name_description(pool: &Ref<Pool>, value: &str) -> Call<()> {
+        Call::new("pool.set_name_description").arg(pool).arg(value)
+    }
+
+    /// `pool.set_name_label`: sets `name_label`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_name_label(pool: &Ref<Pool>, value: &str) -> Call<()> {
+        Call::new("pool.set_name_label").arg(pool).arg(value)
+    }
+
+    /// `pool.set_policy_no_vendor_device`: sets `policy_no_vendor_device`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_policy_no_vendor_device(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_policy_no_vendor_device").arg(pool).arg(value)
+    }
+
+    /// `pool.set_repositories`: sets `repositories`.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_repositories(
+        pool: &Ref<Pool>,
+        value: &[Ref<crate::classes::Repository>],
+    ) -> Call<()> {
+        Call::new("pool.set_repositories").arg(pool).arg(value)
+    }
+
+    /// [`set_repositories`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.301.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_repositories(
+        pool: &Ref<Pool>,
+        value: &[Ref<crate::classes::Repository>],
+    ) -> AsyncCall<()> {
+        AsyncCall::of(set_repositories(pool, value))
+    }
+
+    /// `pool.set_ssh_auto_mode`: sets `ssh_auto_mode`.
+    ///
+    /// # Since
+    /// XAPI 25.27.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_ssh_auto_mode(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_ssh_auto_mode").arg(pool).arg(value)
+    }
+
+    /// [`set_ssh_auto_mode`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.27.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_ssh_auto_mode(pool: &Ref<Pool>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_ssh_auto_mode(pool, value))
+    }
+
+    /// `pool.set_ssh_enabled_timeout`: sets `ssh_enabled_timeout`.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_ssh_enabled_timeout(pool: &Ref<Pool>, value: i64) -> Call<()> {
+        Call::new("pool.set_ssh_enabled_timeout").arg(pool).arg(value)
+    }
+
+    /// [`set_ssh_enabled_timeout`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 25.21.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_ssh_enabled_timeout(pool: &Ref<Pool>, value: i64) -> AsyncCall<()> {
+        AsyncCall::of(set_ssh_enabled_timeout(pool, value))
+    }
+
+    /// `pool.set_suspend_image_SR`: sets `suspend_image_SR`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_suspend_image_sr(pool: &Ref<Pool>, value: &Ref<crate::sr::Sr>) -> Call<()> {
+        Call::new("pool.set_suspend_image_SR").arg(pool).arg(value)
+    }
+
+    /// `pool.set_telemetry_next_collection`: sets `telemetry_next_collection`.
+    ///
+    /// # Since
+    /// XAPI 23.9.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_telemetry_next_collection(pool: &Ref<Pool>, value: &DateTime) -> Call<()> {
+        Call::new("pool.set_telemetry_next_collection").arg(pool).arg(value)
+    }
+
+    /// [`set_telemetry_next_collection`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 23.9.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_telemetry_next_collection(
+        pool: &Ref<Pool>,
+        value: &DateTime,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(set_telemetry_next_collection(pool, value))
+    }
+
+    /// `pool.set_uefi_certificates`: sets `uefi_certificates`.
+    ///
+    /// # Since
+    /// XAPI 22.16.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_uefi_certificates(pool: &Ref<Pool>, value: &str) -> Call<()> {
+        Call::new("pool.set_uefi_certificates").arg(pool).arg(value)
+    }
+
+    /// [`set_uefi_certificates`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 22.16.0
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn async_set_uefi_certificates(pool: &Ref<Pool>, value: &str) -> AsyncCall<()> {
+        AsyncCall::of(set_uefi_certificates(pool, value))
+    }
+
+    /// `pool.set_update_sync_enabled`: sets `update_sync_enabled`.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_update_sync_enabled(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_update_sync_enabled").arg(pool).arg(value)
+    }
+
+    /// [`set_update_sync_enabled`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 23.18.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_update_sync_enabled(pool: &Ref<Pool>, value: bool) -> AsyncCall<()> {
+        AsyncCall::of(set_update_sync_enabled(pool, value))
+    }
+
+    /// `pool.set_vm_console_idle_timeout`: sets `vm_console_idle_timeout`.
+    ///
+    /// # Since
+    /// XAPI 26.1.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_vm_console_idle_timeout(pool: &Ref<Pool>, value: i64) -> Call<()> {
+        Call::new("pool.set_vm_console_idle_timeout").arg(pool).arg(value)
+    }
+
+    /// `pool.set_vswitch_controller`: sets `vswitch_controller`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_vswitch_controller(address: &str) -> Call<()> {
+        Call::new("pool.set_vswitch_controller").arg(address)
+    }
+
+    /// [`set_vswitch_controller`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_set_vswitch_controller(address: &str) -> AsyncCall<()> {
+        AsyncCall::of(set_vswitch_controller(address))
+    }
+
+    /// `pool.set_wlb_enabled`: sets `wlb_enabled`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_wlb_enabled(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_wlb_enabled").arg(pool).arg(value)
+    }
+
+    /// `pool.set_wlb_verify_cert`: sets `wlb_verify_cert`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_wlb_verify_cert(pool: &Ref<Pool>, value: bool) -> Call<()> {
+        Call::new("pool.set_wlb_verify_cert").arg(pool).arg(value)
+    }
+
+    /// `pool.sync_database`: sync database.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn sync_database() -> Call<()> {
+        Call::new("pool.sync_database")
+    }
+
+    /// [`sync_database`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_sync_database() -> AsyncCall<()> {
+        AsyncCall::of(sync_database())
+    }
+
+    /// `pool.sync_trusted_certificates_from`: sync trusted certificates from.
+    ///
+    /// Gives `Certificate ref set`.
+    ///
+    /// # Since
+    /// XAPI 26.16.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn sync_trusted_certificates_from(
+        pool: &Ref<Pool>,
+        remote_pool: &str,
+        remote_session: &Ref<crate::session::SessionRecord>,
+        remote_certificate: &str,
+        ca: bool,
+    ) -> Call<Vec<Ref<crate::classes::Certificate>>> {
+        Call::new("pool.sync_trusted_certificates_from")
+            .arg(pool)
+            .arg(remote_pool)
+            .arg(remote_session)
+            .arg(remote_certificate)
+            .arg(ca)
+    }
+
+    /// [`sync_trusted_certificates_from`], in the background, as a task.
+    ///
+    /// Gives `Certificate ref set`.
+    ///
+    /// # Since
+    /// XAPI 26.16.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_sync_trusted_certificates_from(
+        pool: &Ref<Pool>,
+        remote_pool: &str,
+        remote_session: &Ref<crate::session::SessionRecord>,
+        remote_certificate: &str,
+        ca: bool,
+    ) -> AsyncCall<Vec<Ref<crate::classes::Certificate>>> {
+        AsyncCall::of(sync_trusted_certificates_from(
+            pool,
+            remote_pool,
+            remote_session,
+            remote_certificate,
+            ca,
+        ))
+    }
+
+    /// `pool.sync_updates`: sync updates.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 1.329.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn sync_updates(pool: &Ref<Pool>, force: bool) -> Call<String> {
+        Call::new("pool.sync_updates").arg(pool).arg(force)
+    }
+
+    /// [`sync_updates`], with its optional parameters, directly.
+    ///
+    /// Gives `string`.
+    ///
+    /// - `token`: since XAPI 1.329.0; an older server refuses it.
+    /// - `token_id`: since XAPI 1.329.0; an older server refuses it.
+    /// - `username`: since XAPI 25.7.0; an older server refuses it.
+    /// - `password`: since XAPI 25.7.0; an older server refuses it.
+    ///
+    /// # Since
+    /// XAPI 1.329.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn sync_updates_with(
+        pool: &Ref<Pool>,
+        force: bool,
+        token: &str,
+        token_id: &str,
+        username: &str,
+        password: &str,
+    ) -> Call<String> {
+        Call::new("pool.sync_updates")
+            .arg(pool)
+            .arg(force)
+            .arg(token)
+            .arg(token_id)
+            .arg(username)
+            .arg(password)
+    }
+
+    /// [`sync_updates`], in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 1.329.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_sync_updates(pool: &Ref<Pool>, force: bool) -> AsyncCall<String> {
+        AsyncCall::of(sync_updates(pool, force))
+    }
+
+    /// [`sync_updates`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// - `token`: since XAPI 1.329.0; an older server refuses it.
+    /// - `token_id`: since XAPI 1.329.0; an older server refuses it.
+    /// - `username`: since XAPI 25.7.0; an older server refuses it.
+    /// - `password`: since XAPI 25.7.0; an older server refuses it.
+    ///
+    /// # Since
+    /// XAPI 1.329.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_sync_updates_with(
+        pool: &Ref<Pool>,
+        force: bool,
+        token: &str,
+        token_id: &str,
+        username: &str,
+        password: &str,
+    ) -> AsyncCall<String> {
+        AsyncCall::of(sync_updates_with(pool, force, token, token_id, username, password))
+    }
+
+    /// `pool.test_archive_target`: test archive target.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn test_archive_target(
+        pool: &Ref<Pool>,
+        config: &BTreeMap<String, String>,
+    ) -> Call<String> {
+        Call::new("pool.test_archive_target").arg(pool).arg(config)
+    }
+
+    /// `pool.uninstall_ca_certificate`: uninstall ca certificate.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn uninstall_ca_certificate(name: &str) -> Call<()> {
+        Call::new("pool.uninstall_ca_certificate").arg(name)
+    }
+
+    /// [`uninstall_ca_certificate`], with its optional parameters, directly.
+    ///
+    /// - `force`: since XAPI 24.35.0; an older server refuses it.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn uninstall_ca_certificate_with(name: &str, force: bool) -> Call<()> {
+        Call::new("pool.uninstall_ca_certificate").arg(name).arg(force)
+    }
+
+    /// [`uninstall_ca_certificate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_uninstall_ca_certificate(name: &str) -> AsyncCall<()> {
+        AsyncCall::of(uninstall_ca_certificate(name))
+    }
+
+    /// [`uninstall_ca_certificate`], with its optional parameters, in the background, as a task.
+    ///
+    /// - `force`: since XAPI 24.35.0; an older server refuses it.
+    ///
+    /// # Since
+    /// XAPI 1.290.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_uninstall_ca_certificate_with(name: &str, force: bool) -> AsyncCall<()> {
+        AsyncCall::of(uninstall_ca_certificate_with(name, force))
+    }
+
+    /// `pool.uninstall_trusted_certificate`: uninstall trusted certificate.
+    ///
+    /// # Since
+    /// XAPI 26.13.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn uninstall_trusted_certificate(
+        pool: &Ref<Pool>,
+        certificate: &Ref<crate::classes::Certificate>,
+    ) -> Call<()> {
+        Call::new("pool.uninstall_trusted_certificate").arg(pool).arg(certificate)
+    }
+
+    /// [`uninstall_trusted_certificate`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 26.13.0
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_uninstall_trusted_certificate(
+        pool: &Ref<Pool>,
+        certificate: &Ref<crate::classes::Certificate>,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(uninstall_trusted_certificate(pool, certificate))
+    }
+}

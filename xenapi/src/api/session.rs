@@ -101,3 +101,340 @@ pub fn get_all_subject_identifiers() -> Call<Vec<String>> {
 pub fn async_get_all_subject_identifiers() -> AsyncCall<Vec<String>> {
     AsyncCall::of(get_all_subject_identifiers())
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::{AsyncCall, Call};
+    use crate::datetime::DateTime;
+    use crate::refs::Ref;
+
+    use super::SessionRecord;
+
+    /// `session.add_to_other_config`: adds a key to the map `other_config`; an existing key is an error.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn add_to_other_config(session: &Ref<SessionRecord>, key: &str, value: &str) -> Call<()> {
+        Call::new("session.add_to_other_config").arg(session).arg(key).arg(value)
+    }
+
+    /// `session.change_password`: change password.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    #[must_use]
+    pub fn change_password(old_pwd: &str, new_pwd: &str) -> Call<()> {
+        Call::new("session.change_password").arg(old_pwd).arg(new_pwd)
+    }
+
+    /// `session.create_from_db_file`: create from db file.
+    ///
+    /// Gives `session ref`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    #[must_use]
+    pub fn create_from_db_file(filename: &str) -> Call<Ref<SessionRecord>> {
+        Call::new("session.create_from_db_file").arg(filename)
+    }
+
+    /// [`create_from_db_file`], in the background, as a task.
+    ///
+    /// Gives `session ref`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    #[must_use]
+    pub fn async_create_from_db_file(filename: &str) -> AsyncCall<Ref<SessionRecord>> {
+        AsyncCall::of(create_from_db_file(filename))
+    }
+
+    /// `session.get_auth_user_name`: reads `auth_user_name`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_auth_user_name(session: &Ref<SessionRecord>) -> Call<String> {
+        Call::new("session.get_auth_user_name").arg(session)
+    }
+
+    /// `session.get_auth_user_sid`: reads `auth_user_sid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_auth_user_sid(session: &Ref<SessionRecord>) -> Call<String> {
+        Call::new("session.get_auth_user_sid").arg(session)
+    }
+
+    /// `session.get_by_uuid`: the reference of the object with a UUID.
+    ///
+    /// Gives `session ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_by_uuid(uuid: &str) -> Call<Ref<SessionRecord>> {
+        Call::new("session.get_by_uuid").arg(uuid)
+    }
+
+    /// `session.get_client_certificate`: reads `client_certificate`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 21.2.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_client_certificate(session: &Ref<SessionRecord>) -> Call<bool> {
+        Call::new("session.get_client_certificate").arg(session)
+    }
+
+    /// `session.get_is_local_superuser`: reads `is_local_superuser`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_local_superuser(session: &Ref<SessionRecord>) -> Call<bool> {
+        Call::new("session.get_is_local_superuser").arg(session)
+    }
+
+    /// `session.get_last_active`: reads `last_active`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_last_active(session: &Ref<SessionRecord>) -> Call<DateTime> {
+        Call::new("session.get_last_active").arg(session)
+    }
+
+    /// `session.get_originator`: reads `originator`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 6.2 (`clearwater`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_originator(session: &Ref<SessionRecord>) -> Call<String> {
+        Call::new("session.get_originator").arg(session)
+    }
+
+    /// `session.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(session: &Ref<SessionRecord>) -> Call<BTreeMap<String, String>> {
+        Call::new("session.get_other_config").arg(session)
+    }
+
+    /// `session.get_parent`: reads `parent`.
+    ///
+    /// Gives `session ref`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_parent(session: &Ref<SessionRecord>) -> Call<Ref<SessionRecord>> {
+        Call::new("session.get_parent").arg(session)
+    }
+
+    /// `session.get_pool`: reads `pool`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pool(session: &Ref<SessionRecord>) -> Call<bool> {
+        Call::new("session.get_pool").arg(session)
+    }
+
+    /// `session.get_rbac_permissions`: reads `rbac_permissions`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_rbac_permissions(session: &Ref<SessionRecord>) -> Call<Vec<String>> {
+        Call::new("session.get_rbac_permissions").arg(session)
+    }
+
+    /// `session.get_record`: the whole record of one object.
+    ///
+    /// Gives `session record`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_record(session: &Ref<SessionRecord>) -> Call<SessionRecord> {
+        Call::new("session.get_record").arg(session)
+    }
+
+    /// `session.get_subject`: reads `subject`.
+    ///
+    /// Gives `subject ref`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_subject(session: &Ref<SessionRecord>) -> Call<Ref<crate::classes::Subject>> {
+        Call::new("session.get_subject").arg(session)
+    }
+
+    /// `session.get_tasks`: reads `tasks`.
+    ///
+    /// Gives `task ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tasks(session: &Ref<SessionRecord>) -> Call<Vec<Ref<crate::task::Task>>> {
+        Call::new("session.get_tasks").arg(session)
+    }
+
+    /// `session.get_this_host`: reads `this_host`.
+    ///
+    /// Gives `host ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_this_host(session: &Ref<SessionRecord>) -> Call<Ref<crate::host::Host>> {
+        Call::new("session.get_this_host").arg(session)
+    }
+
+    /// `session.get_this_user`: reads `this_user`.
+    ///
+    /// Gives `user ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_this_user(session: &Ref<SessionRecord>) -> Call<Ref<crate::classes::User>> {
+        Call::new("session.get_this_user").arg(session)
+    }
+
+    /// `session.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(session: &Ref<SessionRecord>) -> Call<String> {
+        Call::new("session.get_uuid").arg(session)
+    }
+
+    /// `session.get_validation_time`: reads `validation_time`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_validation_time(session: &Ref<SessionRecord>) -> Call<DateTime> {
+        Call::new("session.get_validation_time").arg(session)
+    }
+
+    /// `session.remove_from_other_config`: removes a key from the map `other_config`; a missing key is no error.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn remove_from_other_config(session: &Ref<SessionRecord>, key: &str) -> Call<()> {
+        Call::new("session.remove_from_other_config").arg(session).arg(key)
+    }
+
+    /// `session.set_other_config`: sets `other_config`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `pool-admin`
+    #[must_use]
+    pub fn set_other_config(
+        session: &Ref<SessionRecord>,
+        value: &BTreeMap<String, String>,
+    ) -> Call<()> {
+        Call::new("session.set_other_config").arg(session).arg(value)
+    }
+}

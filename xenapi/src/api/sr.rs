@@ -647,7 +647,7 @@ pub fn probe_ext(
     host: &Ref<crate::host::Host>,
     device_config: &BTreeMap<String, String>,
     r#type: &str,
-) -> Call<Vec<serde_json::Value>> {
+) -> Call<Vec<crate::probe_result::ProbeResult>> {
     Call::new("SR.probe_ext").arg(host).arg(device_config).arg(r#type)
 }
 
@@ -668,7 +668,7 @@ pub fn probe_ext_with(
     device_config: &BTreeMap<String, String>,
     r#type: &str,
     sm_config: &BTreeMap<String, String>,
-) -> Call<Vec<serde_json::Value>> {
+) -> Call<Vec<crate::probe_result::ProbeResult>> {
     Call::new("SR.probe_ext").arg(host).arg(device_config).arg(r#type).arg(sm_config)
 }
 
@@ -686,7 +686,7 @@ pub fn async_probe_ext(
     host: &Ref<crate::host::Host>,
     device_config: &BTreeMap<String, String>,
     r#type: &str,
-) -> AsyncCall<Vec<serde_json::Value>> {
+) -> AsyncCall<Vec<crate::probe_result::ProbeResult>> {
     AsyncCall::of(probe_ext(host, device_config, r#type))
 }
 
@@ -707,7 +707,7 @@ pub fn async_probe_ext_with(
     device_config: &BTreeMap<String, String>,
     r#type: &str,
     sm_config: &BTreeMap<String, String>,
-) -> AsyncCall<Vec<serde_json::Value>> {
+) -> AsyncCall<Vec<crate::probe_result::ProbeResult>> {
     AsyncCall::of(probe_ext_with(host, device_config, r#type, sm_config))
 }
 
@@ -913,4 +913,638 @@ pub fn update(sr: &Ref<Sr>) -> Call<()> {
 #[must_use]
 pub fn async_update(sr: &Ref<Sr>) -> AsyncCall<()> {
     AsyncCall::of(update(sr))
+}
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::{AsyncCall, Call};
+    use crate::enums::StorageOperations;
+    use crate::refs::Ref;
+
+    use super::Sr;
+
+    /// `SR.create_new_blob`: create new blob.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn create_new_blob(
+        sr: &Ref<Sr>,
+        name: &str,
+        mime_type: &str,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("SR.create_new_blob").arg(sr).arg(name).arg(mime_type)
+    }
+
+    /// [`create_new_blob`], with its optional parameters, directly.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn create_new_blob_with(
+        sr: &Ref<Sr>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("SR.create_new_blob").arg(sr).arg(name).arg(mime_type).arg(public)
+    }
+
+    /// [`create_new_blob`], in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_create_new_blob(
+        sr: &Ref<Sr>,
+        name: &str,
+        mime_type: &str,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob(sr, name, mime_type))
+    }
+
+    /// [`create_new_blob`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_create_new_blob_with(
+        sr: &Ref<Sr>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob_with(sr, name, mime_type, public))
+    }
+
+    /// `SR.forget_data_source_archives`: forget data source archives.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn forget_data_source_archives(sr: &Ref<Sr>, data_source: &str) -> Call<()> {
+        Call::new("SR.forget_data_source_archives").arg(sr).arg(data_source)
+    }
+
+    /// `SR.get_VDIs`: reads `VDIs`.
+    ///
+    /// Gives `VDI ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vdis(sr: &Ref<Sr>) -> Call<Vec<Ref<crate::vdi::Vdi>>> {
+        Call::new("SR.get_VDIs").arg(sr)
+    }
+
+    /// `SR.get_allowed_operations`: reads `allowed_operations`.
+    ///
+    /// Gives `enum storage_operations set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_allowed_operations(sr: &Ref<Sr>) -> Call<Vec<StorageOperations>> {
+        Call::new("SR.get_allowed_operations").arg(sr)
+    }
+
+    /// `SR.get_blobs`: reads `blobs`.
+    ///
+    /// Gives `(string -> blob ref) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_blobs(sr: &Ref<Sr>) -> Call<BTreeMap<String, Ref<crate::classes::Blob>>> {
+        Call::new("SR.get_blobs").arg(sr)
+    }
+
+    /// `SR.get_clustered`: reads `clustered`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_clustered(sr: &Ref<Sr>) -> Call<bool> {
+        Call::new("SR.get_clustered").arg(sr)
+    }
+
+    /// `SR.get_content_type`: reads `content_type`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_content_type(sr: &Ref<Sr>) -> Call<String> {
+        Call::new("SR.get_content_type").arg(sr)
+    }
+
+    /// `SR.get_current_operations`: reads `current_operations`.
+    ///
+    /// Gives `(string -> enum storage_operations) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_operations(sr: &Ref<Sr>) -> Call<BTreeMap<String, StorageOperations>> {
+        Call::new("SR.get_current_operations").arg(sr)
+    }
+
+    /// `SR.get_data_sources`: reads `data_sources`.
+    ///
+    /// Gives `data_source record set`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_data_sources(sr: &Ref<Sr>) -> Call<Vec<crate::data_source::DataSource>> {
+        Call::new("SR.get_data_sources").arg(sr)
+    }
+
+    /// `SR.get_introduced_by`: reads `introduced_by`.
+    ///
+    /// Gives `DR_task ref`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_introduced_by(sr: &Ref<Sr>) -> Call<Ref<crate::classes::DrTask>> {
+        Call::new("SR.get_introduced_by").arg(sr)
+    }
+
+    /// `SR.get_is_tools_sr`: reads `is_tools_sr`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_tools_sr(sr: &Ref<Sr>) -> Call<bool> {
+        Call::new("SR.get_is_tools_sr").arg(sr)
+    }
+
+    /// `SR.get_local_cache_enabled`: reads `local_cache_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_local_cache_enabled(sr: &Ref<Sr>) -> Call<bool> {
+        Call::new("SR.get_local_cache_enabled").arg(sr)
+    }
+
+    /// `SR.get_name_description`: reads `name_description`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_description(sr: &Ref<Sr>) -> Call<String> {
+        Call::new("SR.get_name_description").arg(sr)
+    }
+
+    /// `SR.get_name_label`: reads `name_label`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_label(sr: &Ref<Sr>) -> Call<String> {
+        Call::new("SR.get_name_label").arg(sr)
+    }
+
+    /// `SR.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(sr: &Ref<Sr>) -> Call<BTreeMap<String, String>> {
+        Call::new("SR.get_other_config").arg(sr)
+    }
+
+    /// `SR.get_physical_size`: reads `physical_size`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_physical_size(sr: &Ref<Sr>) -> Call<i64> {
+        Call::new("SR.get_physical_size").arg(sr)
+    }
+
+    /// `SR.get_physical_utilisation`: reads `physical_utilisation`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_physical_utilisation(sr: &Ref<Sr>) -> Call<i64> {
+        Call::new("SR.get_physical_utilisation").arg(sr)
+    }
+
+    /// `SR.get_shared`: reads `shared`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_shared(sr: &Ref<Sr>) -> Call<bool> {
+        Call::new("SR.get_shared").arg(sr)
+    }
+
+    /// `SR.get_sm_config`: reads `sm_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_sm_config(sr: &Ref<Sr>) -> Call<BTreeMap<String, String>> {
+        Call::new("SR.get_sm_config").arg(sr)
+    }
+
+    /// `SR.get_tags`: reads `tags`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tags(sr: &Ref<Sr>) -> Call<Vec<String>> {
+        Call::new("SR.get_tags").arg(sr)
+    }
+
+    /// `SR.get_virtual_allocation`: reads `virtual_allocation`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_virtual_allocation(sr: &Ref<Sr>) -> Call<i64> {
+        Call::new("SR.get_virtual_allocation").arg(sr)
+    }
+
+    /// `SR.introduce`: introduce.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn introduce(
+        uuid: &str,
+        name_label: &str,
+        name_description: &str,
+        r#type: &str,
+        content_type: &str,
+        shared: bool,
+    ) -> Call<Ref<Sr>> {
+        Call::new("SR.introduce")
+            .arg(uuid)
+            .arg(name_label)
+            .arg(name_description)
+            .arg(r#type)
+            .arg(content_type)
+            .arg(shared)
+    }
+
+    /// [`introduce`], with its optional parameters, directly.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// - `sm_config`: since XenServer 4.1 (`miami`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn introduce_with(
+        uuid: &str,
+        name_label: &str,
+        name_description: &str,
+        r#type: &str,
+        content_type: &str,
+        shared: bool,
+        sm_config: &BTreeMap<String, String>,
+    ) -> Call<Ref<Sr>> {
+        Call::new("SR.introduce")
+            .arg(uuid)
+            .arg(name_label)
+            .arg(name_description)
+            .arg(r#type)
+            .arg(content_type)
+            .arg(shared)
+            .arg(sm_config)
+    }
+
+    /// [`introduce`], in the background, as a task.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_introduce(
+        uuid: &str,
+        name_label: &str,
+        name_description: &str,
+        r#type: &str,
+        content_type: &str,
+        shared: bool,
+    ) -> AsyncCall<Ref<Sr>> {
+        AsyncCall::of(introduce(uuid, name_label, name_description, r#type, content_type, shared))
+    }
+
+    /// [`introduce`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// - `sm_config`: since XenServer 4.1 (`miami`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_introduce_with(
+        uuid: &str,
+        name_label: &str,
+        name_description: &str,
+        r#type: &str,
+        content_type: &str,
+        shared: bool,
+        sm_config: &BTreeMap<String, String>,
+    ) -> AsyncCall<Ref<Sr>> {
+        AsyncCall::of(introduce_with(
+            uuid,
+            name_label,
+            name_description,
+            r#type,
+            content_type,
+            shared,
+            sm_config,
+        ))
+    }
+
+    /// `SR.make`: make.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn make(
+        host: &Ref<crate::host::Host>,
+        device_config: &BTreeMap<String, String>,
+        physical_size: i64,
+        name_label: &str,
+        name_description: &str,
+        r#type: &str,
+        content_type: &str,
+    ) -> Call<String> {
+        Call::new("SR.make")
+            .arg(host)
+            .arg(device_config)
+            .arg(physical_size)
+            .arg(name_label)
+            .arg(name_description)
+            .arg(r#type)
+            .arg(content_type)
+    }
+
+    /// [`make`], with its optional parameters, directly.
+    ///
+    /// Gives `string`.
+    ///
+    /// - `sm_config`: since XenServer 4.1 (`miami`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn make_with(
+        host: &Ref<crate::host::Host>,
+        device_config: &BTreeMap<String, String>,
+        physical_size: i64,
+        name_label: &str,
+        name_description: &str,
+        r#type: &str,
+        content_type: &str,
+        sm_config: &BTreeMap<String, String>,
+    ) -> Call<String> {
+        Call::new("SR.make")
+            .arg(host)
+            .arg(device_config)
+            .arg(physical_size)
+            .arg(name_label)
+            .arg(name_description)
+            .arg(r#type)
+            .arg(content_type)
+            .arg(sm_config)
+    }
+
+    /// [`make`], in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_make(
+        host: &Ref<crate::host::Host>,
+        device_config: &BTreeMap<String, String>,
+        physical_size: i64,
+        name_label: &str,
+        name_description: &str,
+        r#type: &str,
+        content_type: &str,
+    ) -> AsyncCall<String> {
+        AsyncCall::of(make(
+            host,
+            device_config,
+            physical_size,
+            name_label,
+            name_description,
+            r#type,
+            content_type,
+        ))
+    }
+
+    /// [`make`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// - `sm_config`: since XenServer 4.1 (`miami`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn async_make_with(
+        host: &Ref<crate::host::Host>,
+        device_config: &BTreeMap<String, String>,
+        physical_size: i64,
+        name_label: &str,
+        name_description: &str,
+        r#type: &str,
+        content_type: &str,
+        sm_config: &BTreeMap<String, String>,
+    ) -> AsyncCall<String> {
+        AsyncCall::of(make_with(
+            host,
+            device_config,
+            physical_size,
+            name_label,
+            name_description,
+            r#type,
+            content_type,
+            sm_config,
+        ))
+    }
+
+    /// `SR.query_data_source`: query data source.
+    ///
+    /// Gives `float`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn query_data_source(sr: &Ref<Sr>, data_source: &str) -> Call<f64> {
+        Call::new("SR.query_data_source").arg(sr).arg(data_source)
+    }
+
+    /// `SR.record_data_source`: record data source.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn record_data_source(sr: &Ref<Sr>, data_source: &str) -> Call<()> {
+        Call::new("SR.record_data_source").arg(sr).arg(data_source)
+    }
 }

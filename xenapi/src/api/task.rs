@@ -365,3 +365,217 @@ pub fn set_result(task: &Ref<Task>, value: &str) -> Call<()> {
 pub fn set_status(task: &Ref<Task>, value: &TaskStatusType) -> Call<()> {
     Call::new("task.set_status").arg(task).arg(value)
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::Call;
+    use crate::datetime::DateTime;
+    use crate::enums::TaskAllowedOperations;
+    use crate::refs::Ref;
+
+    use super::Task;
+
+    /// `task.get_backtrace`: reads `backtrace`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_backtrace(task: &Ref<Task>) -> Call<String> {
+        Call::new("task.get_backtrace").arg(task)
+    }
+
+    /// `task.get_created`: reads `created`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_created(task: &Ref<Task>) -> Call<DateTime> {
+        Call::new("task.get_created").arg(task)
+    }
+
+    /// `task.get_current_operations`: reads `current_operations`.
+    ///
+    /// Gives `(string -> enum task_allowed_operations) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_operations(
+        task: &Ref<Task>,
+    ) -> Call<BTreeMap<String, TaskAllowedOperations>> {
+        Call::new("task.get_current_operations").arg(task)
+    }
+
+    /// `task.get_error_info`: reads `error_info`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_error_info(task: &Ref<Task>) -> Call<Vec<String>> {
+        Call::new("task.get_error_info").arg(task)
+    }
+
+    /// `task.get_finished`: reads `finished`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_finished(task: &Ref<Task>) -> Call<DateTime> {
+        Call::new("task.get_finished").arg(task)
+    }
+
+    /// `task.get_name_description`: reads `name_description`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_description(task: &Ref<Task>) -> Call<String> {
+        Call::new("task.get_name_description").arg(task)
+    }
+
+    /// `task.get_name_label`: reads `name_label`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_label(task: &Ref<Task>) -> Call<String> {
+        Call::new("task.get_name_label").arg(task)
+    }
+
+    /// `task.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(task: &Ref<Task>) -> Call<BTreeMap<String, String>> {
+        Call::new("task.get_other_config").arg(task)
+    }
+
+    /// `task.get_resident_on`: reads `resident_on`.
+    ///
+    /// Gives `host ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_resident_on(task: &Ref<Task>) -> Call<Ref<crate::host::Host>> {
+        Call::new("task.get_resident_on").arg(task)
+    }
+
+    /// `task.get_result`: reads `result`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_result(task: &Ref<Task>) -> Call<String> {
+        Call::new("task.get_result").arg(task)
+    }
+
+    /// `task.get_subtask_of`: reads `subtask_of`.
+    ///
+    /// Gives `task ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_subtask_of(task: &Ref<Task>) -> Call<Ref<Task>> {
+        Call::new("task.get_subtask_of").arg(task)
+    }
+
+    /// `task.get_subtasks`: reads `subtasks`.
+    ///
+    /// Gives `task ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_subtasks(task: &Ref<Task>) -> Call<Vec<Ref<Task>>> {
+        Call::new("task.get_subtasks").arg(task)
+    }
+
+    /// `task.get_type`: reads `type`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_type(task: &Ref<Task>) -> Call<String> {
+        Call::new("task.get_type").arg(task)
+    }
+
+    /// `task.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(task: &Ref<Task>) -> Call<String> {
+        Call::new("task.get_uuid").arg(task)
+    }
+}

@@ -560,3 +560,284 @@ pub fn unplug_force(vbd: &Ref<Vbd>) -> Call<()> {
 pub fn async_unplug_force(vbd: &Ref<Vbd>) -> AsyncCall<()> {
     AsyncCall::of(unplug_force(vbd))
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::Call;
+    use crate::enums::{VbdMode, VbdOperations, VbdType};
+    use crate::refs::Ref;
+
+    use super::Vbd;
+
+    /// `VBD.get_VM`: reads `VM`.
+    ///
+    /// Gives `VM ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vm(vbd: &Ref<Vbd>) -> Call<Ref<crate::vm::Vm>> {
+        Call::new("VBD.get_VM").arg(vbd)
+    }
+
+    /// `VBD.get_allowed_operations`: reads `allowed_operations`.
+    ///
+    /// Gives `enum vbd_operations set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_allowed_operations(vbd: &Ref<Vbd>) -> Call<Vec<VbdOperations>> {
+        Call::new("VBD.get_allowed_operations").arg(vbd)
+    }
+
+    /// `VBD.get_bootable`: reads `bootable`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_bootable(vbd: &Ref<Vbd>) -> Call<bool> {
+        Call::new("VBD.get_bootable").arg(vbd)
+    }
+
+    /// `VBD.get_current_operations`: reads `current_operations`.
+    ///
+    /// Gives `(string -> enum vbd_operations) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_operations(vbd: &Ref<Vbd>) -> Call<BTreeMap<String, VbdOperations>> {
+        Call::new("VBD.get_current_operations").arg(vbd)
+    }
+
+    /// `VBD.get_device`: reads `device`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_device(vbd: &Ref<Vbd>) -> Call<String> {
+        Call::new("VBD.get_device").arg(vbd)
+    }
+
+    /// `VBD.get_empty`: reads `empty`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_empty(vbd: &Ref<Vbd>) -> Call<bool> {
+        Call::new("VBD.get_empty").arg(vbd)
+    }
+
+    /// `VBD.get_mode`: reads `mode`.
+    ///
+    /// Gives `enum vbd_mode`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_mode(vbd: &Ref<Vbd>) -> Call<VbdMode> {
+        Call::new("VBD.get_mode").arg(vbd)
+    }
+
+    /// `VBD.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(vbd: &Ref<Vbd>) -> Call<BTreeMap<String, String>> {
+        Call::new("VBD.get_other_config").arg(vbd)
+    }
+
+    /// `VBD.get_qos_algorithm_params`: reads `qos_algorithm_params`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_qos_algorithm_params(vbd: &Ref<Vbd>) -> Call<BTreeMap<String, String>> {
+        Call::new("VBD.get_qos_algorithm_params").arg(vbd)
+    }
+
+    /// `VBD.get_qos_algorithm_type`: reads `qos_algorithm_type`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_qos_algorithm_type(vbd: &Ref<Vbd>) -> Call<String> {
+        Call::new("VBD.get_qos_algorithm_type").arg(vbd)
+    }
+
+    /// `VBD.get_qos_supported_algorithms`: reads `qos_supported_algorithms`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_qos_supported_algorithms(vbd: &Ref<Vbd>) -> Call<Vec<String>> {
+        Call::new("VBD.get_qos_supported_algorithms").arg(vbd)
+    }
+
+    /// `VBD.get_runtime_properties`: reads `runtime_properties`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_runtime_properties(vbd: &Ref<Vbd>) -> Call<BTreeMap<String, String>> {
+        Call::new("VBD.get_runtime_properties").arg(vbd)
+    }
+
+    /// `VBD.get_status_code`: reads `status_code`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_status_code(vbd: &Ref<Vbd>) -> Call<i64> {
+        Call::new("VBD.get_status_code").arg(vbd)
+    }
+
+    /// `VBD.get_status_detail`: reads `status_detail`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_status_detail(vbd: &Ref<Vbd>) -> Call<String> {
+        Call::new("VBD.get_status_detail").arg(vbd)
+    }
+
+    /// `VBD.get_storage_lock`: reads `storage_lock`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_storage_lock(vbd: &Ref<Vbd>) -> Call<bool> {
+        Call::new("VBD.get_storage_lock").arg(vbd)
+    }
+
+    /// `VBD.get_type`: reads `type`.
+    ///
+    /// Gives `enum vbd_type`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_type(vbd: &Ref<Vbd>) -> Call<VbdType> {
+        Call::new("VBD.get_type").arg(vbd)
+    }
+
+    /// `VBD.get_unpluggable`: reads `unpluggable`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_unpluggable(vbd: &Ref<Vbd>) -> Call<bool> {
+        Call::new("VBD.get_unpluggable").arg(vbd)
+    }
+
+    /// `VBD.get_userdevice`: reads `userdevice`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_userdevice(vbd: &Ref<Vbd>) -> Call<String> {
+        Call::new("VBD.get_userdevice").arg(vbd)
+    }
+
+    /// `VBD.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(vbd: &Ref<Vbd>) -> Call<String> {
+        Call::new("VBD.get_uuid").arg(vbd)
+    }
+}

@@ -613,7 +613,7 @@ pub fn get_managed(vdi: &Ref<Vdi>) -> Call<bool> {
 /// # Error codes
 /// `VDI_INCOMPATIBLE_TYPE`
 #[must_use]
-pub fn get_nbd_info(vdi: &Ref<Vdi>) -> Call<Vec<serde_json::Value>> {
+pub fn get_nbd_info(vdi: &Ref<Vdi>) -> Call<Vec<crate::vdi_nbd_server_info::VdiNbdServerInfo>> {
     Call::new("VDI.get_nbd_info").arg(vdi)
 }
 
@@ -1170,4 +1170,600 @@ pub fn update(vdi: &Ref<Vdi>) -> Call<()> {
 #[must_use]
 pub fn async_update(vdi: &Ref<Vdi>) -> AsyncCall<()> {
     AsyncCall::of(update(vdi))
+}
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::{AsyncCall, Call};
+    use crate::datetime::DateTime;
+    use crate::enums::{OnBoot, VdiOperations, VdiType};
+    use crate::refs::Ref;
+
+    use super::Vdi;
+
+    /// `VDI.get_VBDs`: reads `VBDs`.
+    ///
+    /// Gives `VBD ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vbds(vdi: &Ref<Vdi>) -> Call<Vec<Ref<crate::vbd::Vbd>>> {
+        Call::new("VDI.get_VBDs").arg(vdi)
+    }
+
+    /// `VDI.get_allow_caching`: reads `allow_caching`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_allow_caching(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_allow_caching").arg(vdi)
+    }
+
+    /// `VDI.get_cbt_enabled`: reads `cbt_enabled`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.3 (`inverness`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_cbt_enabled(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_cbt_enabled").arg(vdi)
+    }
+
+    /// `VDI.get_crash_dumps`: reads `crash_dumps`.
+    ///
+    /// Gives `crashdump ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_crash_dumps(vdi: &Ref<Vdi>) -> Call<Vec<Ref<crate::classes::Crashdump>>> {
+        Call::new("VDI.get_crash_dumps").arg(vdi)
+    }
+
+    /// `VDI.get_current_operations`: reads `current_operations`.
+    ///
+    /// Gives `(string -> enum vdi_operations) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_operations(vdi: &Ref<Vdi>) -> Call<BTreeMap<String, VdiOperations>> {
+        Call::new("VDI.get_current_operations").arg(vdi)
+    }
+
+    /// `VDI.get_is_a_snapshot`: reads `is_a_snapshot`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_a_snapshot(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_is_a_snapshot").arg(vdi)
+    }
+
+    /// `VDI.get_is_tools_iso`: reads `is_tools_iso`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_tools_iso(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_is_tools_iso").arg(vdi)
+    }
+
+    /// `VDI.get_location`: reads `location`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_location(vdi: &Ref<Vdi>) -> Call<String> {
+        Call::new("VDI.get_location").arg(vdi)
+    }
+
+    /// `VDI.get_metadata_latest`: reads `metadata_latest`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_metadata_latest(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_metadata_latest").arg(vdi)
+    }
+
+    /// `VDI.get_metadata_of_pool`: reads `metadata_of_pool`.
+    ///
+    /// Gives `pool ref`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_metadata_of_pool(vdi: &Ref<Vdi>) -> Call<Ref<crate::pool::Pool>> {
+        Call::new("VDI.get_metadata_of_pool").arg(vdi)
+    }
+
+    /// `VDI.get_missing`: reads `missing`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_missing(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_missing").arg(vdi)
+    }
+
+    /// `VDI.get_name_description`: reads `name_description`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_description(vdi: &Ref<Vdi>) -> Call<String> {
+        Call::new("VDI.get_name_description").arg(vdi)
+    }
+
+    /// `VDI.get_name_label`: reads `name_label`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_label(vdi: &Ref<Vdi>) -> Call<String> {
+        Call::new("VDI.get_name_label").arg(vdi)
+    }
+
+    /// `VDI.get_on_boot`: reads `on_boot`.
+    ///
+    /// Gives `enum on_boot`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_on_boot(vdi: &Ref<Vdi>) -> Call<OnBoot> {
+        Call::new("VDI.get_on_boot").arg(vdi)
+    }
+
+    /// `VDI.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(vdi: &Ref<Vdi>) -> Call<BTreeMap<String, String>> {
+        Call::new("VDI.get_other_config").arg(vdi)
+    }
+
+    /// `VDI.get_parent`: reads `parent`.
+    ///
+    /// Gives `VDI ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_parent(vdi: &Ref<Vdi>) -> Call<Ref<Vdi>> {
+        Call::new("VDI.get_parent").arg(vdi)
+    }
+
+    /// `VDI.get_physical_utilisation`: reads `physical_utilisation`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_physical_utilisation(vdi: &Ref<Vdi>) -> Call<i64> {
+        Call::new("VDI.get_physical_utilisation").arg(vdi)
+    }
+
+    /// `VDI.get_read_only`: reads `read_only`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_read_only(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_read_only").arg(vdi)
+    }
+
+    /// `VDI.get_sharable`: reads `sharable`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_sharable(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_sharable").arg(vdi)
+    }
+
+    /// `VDI.get_snapshot_of`: reads `snapshot_of`.
+    ///
+    /// Gives `VDI ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshot_of(vdi: &Ref<Vdi>) -> Call<Ref<Vdi>> {
+        Call::new("VDI.get_snapshot_of").arg(vdi)
+    }
+
+    /// `VDI.get_snapshot_time`: reads `snapshot_time`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshot_time(vdi: &Ref<Vdi>) -> Call<DateTime> {
+        Call::new("VDI.get_snapshot_time").arg(vdi)
+    }
+
+    /// `VDI.get_snapshots`: reads `snapshots`.
+    ///
+    /// Gives `VDI ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshots(vdi: &Ref<Vdi>) -> Call<Vec<Ref<Vdi>>> {
+        Call::new("VDI.get_snapshots").arg(vdi)
+    }
+
+    /// `VDI.get_storage_lock`: reads `storage_lock`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_storage_lock(vdi: &Ref<Vdi>) -> Call<bool> {
+        Call::new("VDI.get_storage_lock").arg(vdi)
+    }
+
+    /// `VDI.get_tags`: reads `tags`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tags(vdi: &Ref<Vdi>) -> Call<Vec<String>> {
+        Call::new("VDI.get_tags").arg(vdi)
+    }
+
+    /// `VDI.get_type`: reads `type`.
+    ///
+    /// Gives `enum vdi_type`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_type(vdi: &Ref<Vdi>) -> Call<VdiType> {
+        Call::new("VDI.get_type").arg(vdi)
+    }
+
+    /// `VDI.get_virtual_size`: reads `virtual_size`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_virtual_size(vdi: &Ref<Vdi>) -> Call<i64> {
+        Call::new("VDI.get_virtual_size").arg(vdi)
+    }
+
+    /// `VDI.get_xenstore_data`: reads `xenstore_data`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_xenstore_data(vdi: &Ref<Vdi>) -> Call<BTreeMap<String, String>> {
+        Call::new("VDI.get_xenstore_data").arg(vdi)
+    }
+
+    /// `VDI.introduce`: introduce.
+    ///
+    /// Gives `VDI ref`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    ///
+    /// # Error codes
+    /// `SR_OPERATION_NOT_SUPPORTED`
+    #[must_use]
+    pub fn introduce(
+        uuid: &str,
+        name_label: &str,
+        name_description: &str,
+        sr: &Ref<crate::sr::Sr>,
+        r#type: &VdiType,
+        sharable: bool,
+        read_only: bool,
+        other_config: &BTreeMap<String, String>,
+        location: &str,
+    ) -> Call<Ref<Vdi>> {
+        Call::new("VDI.introduce")
+            .arg(uuid)
+            .arg(name_label)
+            .arg(name_description)
+            .arg(sr)
+            .arg(r#type)
+            .arg(sharable)
+            .arg(read_only)
+            .arg(other_config)
+            .arg(location)
+    }
+
+    /// [`introduce`], with its optional parameters, directly.
+    ///
+    /// Gives `VDI ref`.
+    ///
+    /// - `xenstore_data`: since XAPI first_rel; an older server refuses it.
+    /// - `sm_config`: since XenServer 4.1 (`miami`); an older server refuses it.
+    /// - `managed`: since ; an older server refuses it.
+    /// - `virtual_size`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `physical_utilisation`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `metadata_of_pool`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `is_a_snapshot`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `snapshot_time`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `snapshot_of`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    ///
+    /// # Error codes
+    /// `SR_OPERATION_NOT_SUPPORTED`
+    #[must_use]
+    pub fn introduce_with(
+        uuid: &str,
+        name_label: &str,
+        name_description: &str,
+        sr: &Ref<crate::sr::Sr>,
+        r#type: &VdiType,
+        sharable: bool,
+        read_only: bool,
+        other_config: &BTreeMap<String, String>,
+        location: &str,
+        xenstore_data: &BTreeMap<String, String>,
+        sm_config: &BTreeMap<String, String>,
+        managed: bool,
+        virtual_size: i64,
+        physical_utilisation: i64,
+        metadata_of_pool: &Ref<crate::pool::Pool>,
+        is_a_snapshot: bool,
+        snapshot_time: &DateTime,
+        snapshot_of: &Ref<Vdi>,
+    ) -> Call<Ref<Vdi>> {
+        Call::new("VDI.introduce")
+            .arg(uuid)
+            .arg(name_label)
+            .arg(name_description)
+            .arg(sr)
+            .arg(r#type)
+            .arg(sharable)
+            .arg(read_only)
+            .arg(other_config)
+            .arg(location)
+            .arg(xenstore_data)
+            .arg(sm_config)
+            .arg(managed)
+            .arg(virtual_size)
+            .arg(physical_utilisation)
+            .arg(metadata_of_pool)
+            .arg(is_a_snapshot)
+            .arg(snapshot_time)
+            .arg(snapshot_of)
+    }
+
+    /// [`introduce`], in the background, as a task.
+    ///
+    /// Gives `VDI ref`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    ///
+    /// # Error codes
+    /// `SR_OPERATION_NOT_SUPPORTED`
+    #[must_use]
+    pub fn async_introduce(
+        uuid: &str,
+        name_label: &str,
+        name_description: &str,
+        sr: &Ref<crate::sr::Sr>,
+        r#type: &VdiType,
+        sharable: bool,
+        read_only: bool,
+        other_config: &BTreeMap<String, String>,
+        location: &str,
+    ) -> AsyncCall<Ref<Vdi>> {
+        AsyncCall::of(introduce(
+            uuid,
+            name_label,
+            name_description,
+            sr,
+            r#type,
+            sharable,
+            read_only,
+            other_config,
+            location,
+        ))
+    }
+
+    /// [`introduce`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `VDI ref`.
+    ///
+    /// - `xenstore_data`: since XAPI first_rel; an older server refuses it.
+    /// - `sm_config`: since XenServer 4.1 (`miami`); an older server refuses it.
+    /// - `managed`: since ; an older server refuses it.
+    /// - `virtual_size`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `physical_utilisation`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `metadata_of_pool`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `is_a_snapshot`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `snapshot_time`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    /// - `snapshot_of`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    ///
+    /// # Error codes
+    /// `SR_OPERATION_NOT_SUPPORTED`
+    #[must_use]
+    pub fn async_introduce_with(
+        uuid: &str,
+        name_label: &str,
+        name_description: &str,
+        sr: &Ref<crate::sr::Sr>,
+        r#type: &VdiType,
+        sharable: bool,
+        read_only: bool,
+        other_config: &BTreeMap<String, String>,
+        location: &str,
+        xenstore_data: &BTreeMap<String, String>,
+        sm_config: &BTreeMap<String, String>,
+        managed: bool,
+        virtual_size: i64,
+        physical_utilisation: i64,
+        metadata_of_pool: &Ref<crate::pool::Pool>,
+        is_a_snapshot: bool,
+        snapshot_time: &DateTime,
+        snapshot_of: &Ref<Vdi>,
+    ) -> AsyncCall<Ref<Vdi>> {
+        AsyncCall::of(introduce_with(
+            uuid,
+            name_label,
+            name_description,
+            sr,
+            r#type,
+            sharable,
+            read_only,
+            other_config,
+            location,
+            xenstore_data,
+            sm_config,
+            managed,
+            virtual_size,
+            physical_utilisation,
+            metadata_of_pool,
+            is_a_snapshot,
+            snapshot_time,
+            snapshot_of,
+        ))
+    }
 }

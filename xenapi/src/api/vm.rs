@@ -3074,3 +3074,1725 @@ pub fn update_secureboot_certificates_on_boot(vm: &Ref<Vm>, mark: bool) -> Call<
 pub fn async_update_secureboot_certificates_on_boot(vm: &Ref<Vm>, mark: bool) -> AsyncCall<()> {
     AsyncCall::of(update_secureboot_certificates_on_boot(vm, mark))
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::{AsyncCall, Call};
+    use crate::datetime::DateTime;
+    use crate::enums::{
+        DomainType, OnCrashBehaviour, OnNormalExit, OnSoftrebootBehavior, UpdateGuidances,
+        VmOperations, VmSecurebootCertificatesState,
+    };
+    use crate::refs::Ref;
+
+    use super::Vm;
+
+    /// `VM.assert_can_be_recovered`: assert can be recovered.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    ///
+    /// # Error codes
+    /// `VM_IS_PART_OF_AN_APPLIANCE`, `VM_REQUIRES_SR`
+    #[must_use]
+    pub fn assert_can_be_recovered(
+        vm: &Ref<Vm>,
+        session_to: &Ref<crate::session::SessionRecord>,
+    ) -> Call<()> {
+        Call::new("VM.assert_can_be_recovered").arg(vm).arg(session_to)
+    }
+
+    /// [`assert_can_be_recovered`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    ///
+    /// # Error codes
+    /// `VM_IS_PART_OF_AN_APPLIANCE`, `VM_REQUIRES_SR`
+    #[must_use]
+    pub fn async_assert_can_be_recovered(
+        vm: &Ref<Vm>,
+        session_to: &Ref<crate::session::SessionRecord>,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(assert_can_be_recovered(vm, session_to))
+    }
+
+    /// `VM.call_host_plugin`: call host plugin.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 25.22.0
+    ///
+    /// # Role
+    /// `vm-operator`
+    #[must_use]
+    pub fn call_host_plugin(
+        vm: &Ref<Vm>,
+        plugin: &str,
+        r#fn: &str,
+        args: &BTreeMap<String, String>,
+    ) -> Call<String> {
+        Call::new("VM.call_host_plugin").arg(vm).arg(plugin).arg(r#fn).arg(args)
+    }
+
+    /// [`call_host_plugin`], in the background, as a task.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XAPI 25.22.0
+    ///
+    /// # Role
+    /// `vm-operator`
+    #[must_use]
+    pub fn async_call_host_plugin(
+        vm: &Ref<Vm>,
+        plugin: &str,
+        r#fn: &str,
+        args: &BTreeMap<String, String>,
+    ) -> AsyncCall<String> {
+        AsyncCall::of(call_host_plugin(vm, plugin, r#fn, args))
+    }
+
+    /// `VM.create_new_blob`: create new blob.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    #[must_use]
+    pub fn create_new_blob(
+        vm: &Ref<Vm>,
+        name: &str,
+        mime_type: &str,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("VM.create_new_blob").arg(vm).arg(name).arg(mime_type)
+    }
+
+    /// [`create_new_blob`], with its optional parameters, directly.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    #[must_use]
+    pub fn create_new_blob_with(
+        vm: &Ref<Vm>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> Call<Ref<crate::classes::Blob>> {
+        Call::new("VM.create_new_blob").arg(vm).arg(name).arg(mime_type).arg(public)
+    }
+
+    /// [`create_new_blob`], in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    #[must_use]
+    pub fn async_create_new_blob(
+        vm: &Ref<Vm>,
+        name: &str,
+        mime_type: &str,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob(vm, name, mime_type))
+    }
+
+    /// [`create_new_blob`], with its optional parameters, in the background, as a task.
+    ///
+    /// Gives `blob ref`.
+    ///
+    /// - `public`: since XenServer 6.1 (`tampa`); an older server refuses it.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    #[must_use]
+    pub fn async_create_new_blob_with(
+        vm: &Ref<Vm>,
+        name: &str,
+        mime_type: &str,
+        public: bool,
+    ) -> AsyncCall<Ref<crate::classes::Blob>> {
+        AsyncCall::of(create_new_blob_with(vm, name, mime_type, public))
+    }
+
+    /// `VM.forget_data_source_archives`: forget data source archives.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    #[must_use]
+    pub fn forget_data_source_archives(vm: &Ref<Vm>, data_source: &str) -> Call<()> {
+        Call::new("VM.forget_data_source_archives").arg(vm).arg(data_source)
+    }
+
+    /// `VM.get_HVM_boot_params`: reads `HVM_boot_params`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_hvm_boot_params(vm: &Ref<Vm>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM.get_HVM_boot_params").arg(vm)
+    }
+
+    /// `VM.get_HVM_boot_policy`: reads `HVM_boot_policy`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_hvm_boot_policy(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_HVM_boot_policy").arg(vm)
+    }
+
+    /// `VM.get_HVM_shadow_multiplier`: reads `HVM_shadow_multiplier`.
+    ///
+    /// Gives `float`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_hvm_shadow_multiplier(vm: &Ref<Vm>) -> Call<f64> {
+        Call::new("VM.get_HVM_shadow_multiplier").arg(vm)
+    }
+
+    /// `VM.get_NVRAM`: reads `NVRAM`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// Citrix Hypervisor 8.0 (`naples`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_nvram(vm: &Ref<Vm>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM.get_NVRAM").arg(vm)
+    }
+
+    /// `VM.get_PCI_bus`: reads `PCI_bus`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pci_bus(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_PCI_bus").arg(vm)
+    }
+
+    /// `VM.get_PV_args`: reads `PV_args`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_args(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_PV_args").arg(vm)
+    }
+
+    /// `VM.get_PV_bootloader`: reads `PV_bootloader`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_bootloader(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_PV_bootloader").arg(vm)
+    }
+
+    /// `VM.get_PV_bootloader_args`: reads `PV_bootloader_args`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_bootloader_args(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_PV_bootloader_args").arg(vm)
+    }
+
+    /// `VM.get_PV_kernel`: reads `PV_kernel`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_kernel(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_PV_kernel").arg(vm)
+    }
+
+    /// `VM.get_PV_legacy_args`: reads `PV_legacy_args`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_legacy_args(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_PV_legacy_args").arg(vm)
+    }
+
+    /// `VM.get_PV_ramdisk`: reads `PV_ramdisk`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_ramdisk(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_PV_ramdisk").arg(vm)
+    }
+
+    /// `VM.get_SRs_required_for_recovery`: reads `SRs_required_for_recovery`.
+    ///
+    /// Gives `SR ref set`.
+    ///
+    /// # Since
+    /// XenServer 6.5 (`creedence`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_srs_required_for_recovery(
+        vm: &Ref<Vm>,
+        session_to: &Ref<crate::session::SessionRecord>,
+    ) -> Call<Vec<Ref<crate::sr::Sr>>> {
+        Call::new("VM.get_SRs_required_for_recovery").arg(vm).arg(session_to)
+    }
+
+    /// [`get_srs_required_for_recovery`], in the background, as a task.
+    ///
+    /// Gives `SR ref set`.
+    ///
+    /// # Since
+    /// XenServer 6.5 (`creedence`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_srs_required_for_recovery(
+        vm: &Ref<Vm>,
+        session_to: &Ref<crate::session::SessionRecord>,
+    ) -> AsyncCall<Vec<Ref<crate::sr::Sr>>> {
+        AsyncCall::of(get_srs_required_for_recovery(vm, session_to))
+    }
+
+    /// `VM.get_VCPUs_at_startup`: reads `VCPUs_at_startup`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vcpus_at_startup(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_VCPUs_at_startup").arg(vm)
+    }
+
+    /// `VM.get_VCPUs_max`: reads `VCPUs_max`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vcpus_max(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_VCPUs_max").arg(vm)
+    }
+
+    /// `VM.get_VCPUs_params`: reads `VCPUs_params`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vcpus_params(vm: &Ref<Vm>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM.get_VCPUs_params").arg(vm)
+    }
+
+    /// `VM.get_VGPUs`: reads `VGPUs`.
+    ///
+    /// Gives `VGPU ref set`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vgpus(vm: &Ref<Vm>) -> Call<Vec<Ref<crate::classes::Vgpu>>> {
+        Call::new("VM.get_VGPUs").arg(vm)
+    }
+
+    /// `VM.get_VIFs`: reads `VIFs`.
+    ///
+    /// Gives `VIF ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vifs(vm: &Ref<Vm>) -> Call<Vec<Ref<crate::vif::Vif>>> {
+        Call::new("VM.get_VIFs").arg(vm)
+    }
+
+    /// `VM.get_VTPMs`: reads `VTPMs`.
+    ///
+    /// Gives `VTPM ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vtpms(vm: &Ref<Vm>) -> Call<Vec<Ref<crate::classes::Vtpm>>> {
+        Call::new("VM.get_VTPMs").arg(vm)
+    }
+
+    /// `VM.get_VUSBs`: reads `VUSBs`.
+    ///
+    /// Gives `VUSB ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vusbs(vm: &Ref<Vm>) -> Call<Vec<Ref<crate::classes::Vusb>>> {
+        Call::new("VM.get_VUSBs").arg(vm)
+    }
+
+    /// `VM.get_actions_after_crash`: reads `actions_after_crash`.
+    ///
+    /// Gives `enum on_crash_behaviour`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_actions_after_crash(vm: &Ref<Vm>) -> Call<OnCrashBehaviour> {
+        Call::new("VM.get_actions_after_crash").arg(vm)
+    }
+
+    /// `VM.get_actions_after_reboot`: reads `actions_after_reboot`.
+    ///
+    /// Gives `enum on_normal_exit`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_actions_after_reboot(vm: &Ref<Vm>) -> Call<OnNormalExit> {
+        Call::new("VM.get_actions_after_reboot").arg(vm)
+    }
+
+    /// `VM.get_actions_after_shutdown`: reads `actions_after_shutdown`.
+    ///
+    /// Gives `enum on_normal_exit`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_actions_after_shutdown(vm: &Ref<Vm>) -> Call<OnNormalExit> {
+        Call::new("VM.get_actions_after_shutdown").arg(vm)
+    }
+
+    /// `VM.get_actions_after_softreboot`: reads `actions_after_softreboot`.
+    ///
+    /// Gives `enum on_softreboot_behavior`.
+    ///
+    /// # Since
+    /// XAPI 23.1.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_actions_after_softreboot(vm: &Ref<Vm>) -> Call<OnSoftrebootBehavior> {
+        Call::new("VM.get_actions_after_softreboot").arg(vm)
+    }
+
+    /// `VM.get_affinity`: reads `affinity`.
+    ///
+    /// Gives `host ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_affinity(vm: &Ref<Vm>) -> Call<Ref<crate::host::Host>> {
+        Call::new("VM.get_affinity").arg(vm)
+    }
+
+    /// `VM.get_appliance`: reads `appliance`.
+    ///
+    /// Gives `VM_appliance ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_appliance(vm: &Ref<Vm>) -> Call<Ref<crate::classes::VmAppliance>> {
+        Call::new("VM.get_appliance").arg(vm)
+    }
+
+    /// `VM.get_attached_PCIs`: reads `attached_PCIs`.
+    ///
+    /// Gives `PCI ref set`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_attached_pcis(vm: &Ref<Vm>) -> Call<Vec<Ref<crate::classes::Pci>>> {
+        Call::new("VM.get_attached_PCIs").arg(vm)
+    }
+
+    /// `VM.get_bios_strings`: reads `bios_strings`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_bios_strings(vm: &Ref<Vm>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM.get_bios_strings").arg(vm)
+    }
+
+    /// `VM.get_blobs`: reads `blobs`.
+    ///
+    /// Gives `(string -> blob ref) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_blobs(vm: &Ref<Vm>) -> Call<BTreeMap<String, Ref<crate::classes::Blob>>> {
+        Call::new("VM.get_blobs").arg(vm)
+    }
+
+    /// `VM.get_blocked_operations`: reads `blocked_operations`.
+    ///
+    /// Gives `(enum vm_operations -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_blocked_operations(vm: &Ref<Vm>) -> Call<BTreeMap<VmOperations, String>> {
+        Call::new("VM.get_blocked_operations").arg(vm)
+    }
+
+    /// `VM.get_boot_record`: reads `boot_record`.
+    ///
+    /// Gives `VM record`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_boot_record(vm: &Ref<Vm>) -> Call<Vm> {
+        Call::new("VM.get_boot_record").arg(vm)
+    }
+
+    /// `VM.get_children`: reads `children`.
+    ///
+    /// Gives `VM ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_children(vm: &Ref<Vm>) -> Call<Vec<Ref<Vm>>> {
+        Call::new("VM.get_children").arg(vm)
+    }
+
+    /// `VM.get_consoles`: reads `consoles`.
+    ///
+    /// Gives `console ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_consoles(vm: &Ref<Vm>) -> Call<Vec<Ref<crate::console::Console>>> {
+        Call::new("VM.get_consoles").arg(vm)
+    }
+
+    /// `VM.get_cooperative`: reads `cooperative`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_cooperative(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_cooperative").arg(vm)
+    }
+
+    /// [`get_cooperative`], in the background, as a task.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_get_cooperative(vm: &Ref<Vm>) -> AsyncCall<bool> {
+        AsyncCall::of(get_cooperative(vm))
+    }
+
+    /// `VM.get_crash_dumps`: reads `crash_dumps`.
+    ///
+    /// Gives `crashdump ref set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_crash_dumps(vm: &Ref<Vm>) -> Call<Vec<Ref<crate::classes::Crashdump>>> {
+        Call::new("VM.get_crash_dumps").arg(vm)
+    }
+
+    /// `VM.get_current_operations`: reads `current_operations`.
+    ///
+    /// Gives `(string -> enum vm_operations) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_operations(vm: &Ref<Vm>) -> Call<BTreeMap<String, VmOperations>> {
+        Call::new("VM.get_current_operations").arg(vm)
+    }
+
+    /// `VM.get_data_sources`: reads `data_sources`.
+    ///
+    /// Gives `data_source record set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_data_sources(vm: &Ref<Vm>) -> Call<Vec<crate::data_source::DataSource>> {
+        Call::new("VM.get_data_sources").arg(vm)
+    }
+
+    /// `VM.get_domain_type`: reads `domain_type`.
+    ///
+    /// Gives `enum domain_type`.
+    ///
+    /// # Since
+    /// XenServer 7.4 (`jura`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_domain_type(vm: &Ref<Vm>) -> Call<DomainType> {
+        Call::new("VM.get_domain_type").arg(vm)
+    }
+
+    /// `VM.get_domarch`: reads `domarch`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_domarch(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_domarch").arg(vm)
+    }
+
+    /// `VM.get_domid`: reads `domid`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_domid(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_domid").arg(vm)
+    }
+
+    /// `VM.get_generation_id`: reads `generation_id`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 6.2 (`clearwater`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_generation_id(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_generation_id").arg(vm)
+    }
+
+    /// `VM.get_groups`: reads `groups`.
+    ///
+    /// Gives `VM_group ref set`.
+    ///
+    /// # Since
+    /// XAPI 24.19.1
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_groups(vm: &Ref<Vm>) -> Call<Vec<Ref<crate::classes::VmGroup>>> {
+        Call::new("VM.get_groups").arg(vm)
+    }
+
+    /// `VM.get_guest_metrics`: reads `guest_metrics`.
+    ///
+    /// Gives `VM_guest_metrics ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_guest_metrics(vm: &Ref<Vm>) -> Call<Ref<crate::vm_guest_metrics::VmGuestMetrics>> {
+        Call::new("VM.get_guest_metrics").arg(vm)
+    }
+
+    /// `VM.get_ha_always_run`: reads `ha_always_run`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_always_run(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_ha_always_run").arg(vm)
+    }
+
+    /// `VM.get_ha_restart_priority`: reads `ha_restart_priority`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_ha_restart_priority(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_ha_restart_priority").arg(vm)
+    }
+
+    /// `VM.get_hardware_platform_version`: reads `hardware_platform_version`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 6.5 SP1 (`cream`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_hardware_platform_version(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_hardware_platform_version").arg(vm)
+    }
+
+    /// `VM.get_has_vendor_device`: reads `has_vendor_device`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_has_vendor_device(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_has_vendor_device").arg(vm)
+    }
+
+    /// `VM.get_is_a_snapshot`: reads `is_a_snapshot`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_a_snapshot(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_is_a_snapshot").arg(vm)
+    }
+
+    /// `VM.get_is_a_template`: reads `is_a_template`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_a_template(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_is_a_template").arg(vm)
+    }
+
+    /// `VM.get_is_control_domain`: reads `is_control_domain`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_control_domain(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_is_control_domain").arg(vm)
+    }
+
+    /// `VM.get_is_default_template`: reads `is_default_template`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.2 (`falcon`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_default_template(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_is_default_template").arg(vm)
+    }
+
+    /// `VM.get_is_vmss_snapshot`: reads `is_vmss_snapshot`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.2 (`falcon`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_is_vmss_snapshot(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_is_vmss_snapshot").arg(vm)
+    }
+
+    /// `VM.get_last_boot_CPU_flags`: reads `last_boot_CPU_flags`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_last_boot_cpu_flags(vm: &Ref<Vm>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM.get_last_boot_CPU_flags").arg(vm)
+    }
+
+    /// `VM.get_last_booted_record`: reads `last_booted_record`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_last_booted_record(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_last_booted_record").arg(vm)
+    }
+
+    /// `VM.get_memory_dynamic_max`: reads `memory_dynamic_max`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_memory_dynamic_max(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_memory_dynamic_max").arg(vm)
+    }
+
+    /// `VM.get_memory_dynamic_min`: reads `memory_dynamic_min`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_memory_dynamic_min(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_memory_dynamic_min").arg(vm)
+    }
+
+    /// `VM.get_memory_overhead`: reads `memory_overhead`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_memory_overhead(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_memory_overhead").arg(vm)
+    }
+
+    /// `VM.get_memory_static_max`: reads `memory_static_max`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_memory_static_max(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_memory_static_max").arg(vm)
+    }
+
+    /// `VM.get_memory_static_min`: reads `memory_static_min`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_memory_static_min(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_memory_static_min").arg(vm)
+    }
+
+    /// `VM.get_memory_target`: reads `memory_target`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_memory_target(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_memory_target").arg(vm)
+    }
+
+    /// `VM.get_metrics`: reads `metrics`.
+    ///
+    /// Gives `VM_metrics ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_metrics(vm: &Ref<Vm>) -> Call<Ref<crate::vm_metrics::VmMetrics>> {
+        Call::new("VM.get_metrics").arg(vm)
+    }
+
+    /// `VM.get_name_description`: reads `name_description`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_description(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_name_description").arg(vm)
+    }
+
+    /// `VM.get_name_label`: reads `name_label`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_name_label(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_name_label").arg(vm)
+    }
+
+    /// `VM.get_order`: reads `order`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_order(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_order").arg(vm)
+    }
+
+    /// `VM.get_parent`: reads `parent`.
+    ///
+    /// Gives `VM ref`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_parent(vm: &Ref<Vm>) -> Call<Ref<Vm>> {
+        Call::new("VM.get_parent").arg(vm)
+    }
+
+    /// `VM.get_pending_guidances`: reads `pending_guidances`.
+    ///
+    /// Gives `enum update_guidances set`.
+    ///
+    /// # Since
+    /// XAPI 1.303.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pending_guidances(vm: &Ref<Vm>) -> Call<Vec<UpdateGuidances>> {
+        Call::new("VM.get_pending_guidances").arg(vm)
+    }
+
+    /// `VM.get_pending_guidances_full`: reads `pending_guidances_full`.
+    ///
+    /// Gives `enum update_guidances set`.
+    ///
+    /// # Since
+    /// XAPI 24.10.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pending_guidances_full(vm: &Ref<Vm>) -> Call<Vec<UpdateGuidances>> {
+        Call::new("VM.get_pending_guidances_full").arg(vm)
+    }
+
+    /// `VM.get_pending_guidances_recommended`: reads `pending_guidances_recommended`.
+    ///
+    /// Gives `enum update_guidances set`.
+    ///
+    /// # Since
+    /// XAPI 24.10.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pending_guidances_recommended(vm: &Ref<Vm>) -> Call<Vec<UpdateGuidances>> {
+        Call::new("VM.get_pending_guidances_recommended").arg(vm)
+    }
+
+    /// `VM.get_platform`: reads `platform`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_platform(vm: &Ref<Vm>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM.get_platform").arg(vm)
+    }
+
+    /// `VM.get_protection_policy`: reads `protection_policy`.
+    ///
+    /// Gives `VMPP ref`.
+    ///
+    /// # Since
+    /// XenServer 5.6 FP1 (`cowley`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_protection_policy(vm: &Ref<Vm>) -> Call<Ref<crate::classes::Vmpp>> {
+        Call::new("VM.get_protection_policy").arg(vm)
+    }
+
+    /// `VM.get_recommendations`: reads `recommendations`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_recommendations(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_recommendations").arg(vm)
+    }
+
+    /// `VM.get_reference_label`: reads `reference_label`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_reference_label(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_reference_label").arg(vm)
+    }
+
+    /// `VM.get_requires_reboot`: reads `requires_reboot`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_requires_reboot(vm: &Ref<Vm>) -> Call<bool> {
+        Call::new("VM.get_requires_reboot").arg(vm)
+    }
+
+    /// `VM.get_resident_on`: reads `resident_on`.
+    ///
+    /// Gives `host ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_resident_on(vm: &Ref<Vm>) -> Call<Ref<crate::host::Host>> {
+        Call::new("VM.get_resident_on").arg(vm)
+    }
+
+    /// `VM.get_scheduled_to_be_resident_on`: reads `scheduled_to_be_resident_on`.
+    ///
+    /// Gives `host ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_scheduled_to_be_resident_on(vm: &Ref<Vm>) -> Call<Ref<crate::host::Host>> {
+        Call::new("VM.get_scheduled_to_be_resident_on").arg(vm)
+    }
+
+    /// `VM.get_secureboot_certificates_state`: reads `secureboot_certificates_state`.
+    ///
+    /// Gives `enum vm_secureboot_certificates_state`.
+    ///
+    /// # Since
+    /// XAPI 26.14.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_secureboot_certificates_state(vm: &Ref<Vm>) -> Call<VmSecurebootCertificatesState> {
+        Call::new("VM.get_secureboot_certificates_state").arg(vm)
+    }
+
+    /// `VM.get_shutdown_delay`: reads `shutdown_delay`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_shutdown_delay(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_shutdown_delay").arg(vm)
+    }
+
+    /// `VM.get_snapshot_info`: reads `snapshot_info`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshot_info(vm: &Ref<Vm>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM.get_snapshot_info").arg(vm)
+    }
+
+    /// `VM.get_snapshot_metadata`: reads `snapshot_metadata`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.6 (`midnight-ride`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshot_metadata(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_snapshot_metadata").arg(vm)
+    }
+
+    /// `VM.get_snapshot_of`: reads `snapshot_of`.
+    ///
+    /// Gives `VM ref`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshot_of(vm: &Ref<Vm>) -> Call<Ref<Vm>> {
+        Call::new("VM.get_snapshot_of").arg(vm)
+    }
+
+    /// `VM.get_snapshot_schedule`: reads `snapshot_schedule`.
+    ///
+    /// Gives `VMSS ref`.
+    ///
+    /// # Since
+    /// XenServer 7.2 (`falcon`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshot_schedule(vm: &Ref<Vm>) -> Call<Ref<crate::classes::Vmss>> {
+        Call::new("VM.get_snapshot_schedule").arg(vm)
+    }
+
+    /// `VM.get_snapshot_time`: reads `snapshot_time`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshot_time(vm: &Ref<Vm>) -> Call<DateTime> {
+        Call::new("VM.get_snapshot_time").arg(vm)
+    }
+
+    /// `VM.get_snapshots`: reads `snapshots`.
+    ///
+    /// Gives `VM ref set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_snapshots(vm: &Ref<Vm>) -> Call<Vec<Ref<Vm>>> {
+        Call::new("VM.get_snapshots").arg(vm)
+    }
+
+    /// `VM.get_start_delay`: reads `start_delay`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_start_delay(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_start_delay").arg(vm)
+    }
+
+    /// `VM.get_suspend_SR`: reads `suspend_SR`.
+    ///
+    /// Gives `SR ref`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_suspend_sr(vm: &Ref<Vm>) -> Call<Ref<crate::sr::Sr>> {
+        Call::new("VM.get_suspend_SR").arg(vm)
+    }
+
+    /// `VM.get_suspend_VDI`: reads `suspend_VDI`.
+    ///
+    /// Gives `VDI ref`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_suspend_vdi(vm: &Ref<Vm>) -> Call<Ref<crate::vdi::Vdi>> {
+        Call::new("VM.get_suspend_VDI").arg(vm)
+    }
+
+    /// `VM.get_tags`: reads `tags`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_tags(vm: &Ref<Vm>) -> Call<Vec<String>> {
+        Call::new("VM.get_tags").arg(vm)
+    }
+
+    /// `VM.get_transportable_snapshot_id`: reads `transportable_snapshot_id`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_transportable_snapshot_id(vm: &Ref<Vm>) -> Call<String> {
+        Call::new("VM.get_transportable_snapshot_id").arg(vm)
+    }
+
+    /// `VM.get_user_version`: reads `user_version`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_user_version(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_user_version").arg(vm)
+    }
+
+    /// `VM.get_version`: reads `version`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_version(vm: &Ref<Vm>) -> Call<i64> {
+        Call::new("VM.get_version").arg(vm)
+    }
+
+    /// `VM.get_xenstore_data`: reads `xenstore_data`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.1 (`miami`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_xenstore_data(vm: &Ref<Vm>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM.get_xenstore_data").arg(vm)
+    }
+
+    /// `VM.import_convert`: import convert.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    #[must_use]
+    pub fn import_convert(
+        r#type: &str,
+        username: &str,
+        password: &str,
+        sr: &Ref<crate::sr::Sr>,
+        remote_config: &BTreeMap<String, String>,
+    ) -> Call<()> {
+        Call::new("VM.import_convert")
+            .arg(r#type)
+            .arg(username)
+            .arg(password)
+            .arg(sr)
+            .arg(remote_config)
+    }
+
+    /// [`import_convert`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 6.1 (`tampa`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    #[must_use]
+    pub fn async_import_convert(
+        r#type: &str,
+        username: &str,
+        password: &str,
+        sr: &Ref<crate::sr::Sr>,
+        remote_config: &BTreeMap<String, String>,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(import_convert(r#type, username, password, sr, remote_config))
+    }
+
+    /// `VM.query_data_source`: query data source.
+    ///
+    /// Gives `float`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn query_data_source(vm: &Ref<Vm>, data_source: &str) -> Call<f64> {
+        Call::new("VM.query_data_source").arg(vm).arg(data_source)
+    }
+
+    /// `VM.record_data_source`: record data source.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    #[must_use]
+    pub fn record_data_source(vm: &Ref<Vm>, data_source: &str) -> Call<()> {
+        Call::new("VM.record_data_source").arg(vm).arg(data_source)
+    }
+
+    /// `VM.recover`: recover.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn recover(
+        vm: &Ref<Vm>,
+        session_to: &Ref<crate::session::SessionRecord>,
+        force: bool,
+    ) -> Call<()> {
+        Call::new("VM.recover").arg(vm).arg(session_to).arg(force)
+    }
+
+    /// [`recover`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 6.0 (`boston`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_recover(
+        vm: &Ref<Vm>,
+        session_to: &Ref<crate::session::SessionRecord>,
+        force: bool,
+    ) -> AsyncCall<()> {
+        AsyncCall::of(recover(vm, session_to, force))
+    }
+
+    /// `VM.restart_device_models`: restart device models.
+    ///
+    /// # Since
+    /// XAPI 23.30.0
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    ///
+    /// # Error codes
+    /// `OPERATION_NOT_ALLOWED`, `OTHER_OPERATION_IN_PROGRESS`, `VM_BAD_POWER_STATE`, `VM_BAD_POWER_STATE`, `VM_IS_TEMPLATE`
+    #[must_use]
+    pub fn restart_device_models(vm: &Ref<Vm>) -> Call<()> {
+        Call::new("VM.restart_device_models").arg(vm)
+    }
+
+    /// [`restart_device_models`], in the background, as a task.
+    ///
+    /// # Since
+    /// XAPI 23.30.0
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    ///
+    /// # Error codes
+    /// `OPERATION_NOT_ALLOWED`, `OTHER_OPERATION_IN_PROGRESS`, `VM_BAD_POWER_STATE`, `VM_BAD_POWER_STATE`, `VM_IS_TEMPLATE`
+    #[must_use]
+    pub fn async_restart_device_models(vm: &Ref<Vm>) -> AsyncCall<()> {
+        AsyncCall::of(restart_device_models(vm))
+    }
+
+    /// `VM.retrieve_wlb_recommendations`: retrieve wlb recommendations.
+    ///
+    /// Gives `(host ref -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn retrieve_wlb_recommendations(
+        vm: &Ref<Vm>,
+    ) -> Call<BTreeMap<Ref<crate::host::Host>, Vec<String>>> {
+        Call::new("VM.retrieve_wlb_recommendations").arg(vm)
+    }
+
+    /// [`retrieve_wlb_recommendations`], in the background, as a task.
+    ///
+    /// Gives `(host ref -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 5.5 (`george`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_retrieve_wlb_recommendations(
+        vm: &Ref<Vm>,
+    ) -> AsyncCall<BTreeMap<Ref<crate::host::Host>, Vec<String>>> {
+        AsyncCall::of(retrieve_wlb_recommendations(vm))
+    }
+
+    /// `VM.set_HVM_boot_policy`: sets `HVM_boot_policy`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    #[must_use]
+    pub fn set_hvm_boot_policy(vm: &Ref<Vm>, value: &str) -> Call<()> {
+        Call::new("VM.set_HVM_boot_policy").arg(vm).arg(value)
+    }
+
+    /// `VM.set_PCI_bus`: sets `PCI_bus`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `vm-admin`
+    #[must_use]
+    pub fn set_pci_bus(vm: &Ref<Vm>, value: &str) -> Call<()> {
+        Call::new("VM.set_PCI_bus").arg(vm).arg(value)
+    }
+
+    /// `VM.set_ha_always_run`: sets `ha_always_run`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `pool-operator`
+    #[must_use]
+    pub fn set_ha_always_run(vm: &Ref<Vm>, value: bool) -> Call<()> {
+        Call::new("VM.set_ha_always_run").arg(vm).arg(value)
+    }
+
+    /// `VM.set_memory_target_live`: sets `memory_target_live`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    #[must_use]
+    pub fn set_memory_target_live(vm: &Ref<Vm>, target: i64) -> Call<()> {
+        Call::new("VM.set_memory_target_live").arg(vm).arg(target)
+    }
+
+    /// [`set_memory_target_live`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `vm-power-admin`
+    #[must_use]
+    pub fn async_set_memory_target_live(vm: &Ref<Vm>, target: i64) -> AsyncCall<()> {
+        AsyncCall::of(set_memory_target_live(vm, target))
+    }
+
+    /// `VM.wait_memory_target_live`: wait memory target live.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn wait_memory_target_live(vm: &Ref<Vm>) -> Call<()> {
+        Call::new("VM.wait_memory_target_live").arg(vm)
+    }
+
+    /// [`wait_memory_target_live`], in the background, as a task.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn async_wait_memory_target_live(vm: &Ref<Vm>) -> AsyncCall<()> {
+        AsyncCall::of(wait_memory_target_live(vm))
+    }
+}

@@ -184,3 +184,209 @@ pub fn set_other_config(
 ) -> Call<()> {
     Call::new("VM_guest_metrics.set_other_config").arg(vm_guest_metrics).arg(value)
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::Call;
+    use crate::datetime::DateTime;
+    use crate::enums::TristateType;
+    use crate::refs::Ref;
+
+    use super::VmGuestMetrics;
+
+    /// `VM_guest_metrics.get_PV_drivers_detected`: reads `PV_drivers_detected`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_drivers_detected(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<bool> {
+        Call::new("VM_guest_metrics.get_PV_drivers_detected").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_PV_drivers_up_to_date`: reads `PV_drivers_up_to_date`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_drivers_up_to_date(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<bool> {
+        Call::new("VM_guest_metrics.get_PV_drivers_up_to_date").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_PV_drivers_version`: reads `PV_drivers_version`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_pv_drivers_version(
+        vm_guest_metrics: &Ref<VmGuestMetrics>,
+    ) -> Call<BTreeMap<String, String>> {
+        Call::new("VM_guest_metrics.get_PV_drivers_version").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_can_use_hotplug_vbd`: reads `can_use_hotplug_vbd`.
+    ///
+    /// Gives `enum tristate_type`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_can_use_hotplug_vbd(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<TristateType> {
+        Call::new("VM_guest_metrics.get_can_use_hotplug_vbd").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_can_use_hotplug_vif`: reads `can_use_hotplug_vif`.
+    ///
+    /// Gives `enum tristate_type`.
+    ///
+    /// # Since
+    /// XenServer 7.0 (`dundee`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_can_use_hotplug_vif(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<TristateType> {
+        Call::new("VM_guest_metrics.get_can_use_hotplug_vif").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_last_updated`: reads `last_updated`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_last_updated(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<DateTime> {
+        Call::new("VM_guest_metrics.get_last_updated").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_live`: reads `live`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_live(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<bool> {
+        Call::new("VM_guest_metrics.get_live").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_netbios_name`: reads `netbios_name`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XAPI 24.28.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_netbios_name(
+        vm_guest_metrics: &Ref<VmGuestMetrics>,
+    ) -> Call<BTreeMap<String, String>> {
+        Call::new("VM_guest_metrics.get_netbios_name").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_os_version`: reads `os_version`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_os_version(
+        vm_guest_metrics: &Ref<VmGuestMetrics>,
+    ) -> Call<BTreeMap<String, String>> {
+        Call::new("VM_guest_metrics.get_os_version").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_other`: reads `other`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM_guest_metrics.get_other").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(
+        vm_guest_metrics: &Ref<VmGuestMetrics>,
+    ) -> Call<BTreeMap<String, String>> {
+        Call::new("VM_guest_metrics.get_other_config").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_services`: reads `services`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XAPI 25.15.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_services(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM_guest_metrics.get_services").arg(vm_guest_metrics)
+    }
+
+    /// `VM_guest_metrics.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(vm_guest_metrics: &Ref<VmGuestMetrics>) -> Call<String> {
+        Call::new("VM_guest_metrics.get_uuid").arg(vm_guest_metrics)
+    }
+}

@@ -176,3 +176,271 @@ pub fn remove_from_other_config(vm_metrics: &Ref<VmMetrics>, key: &str) -> Call<
 pub fn set_other_config(vm_metrics: &Ref<VmMetrics>, value: &BTreeMap<String, String>) -> Call<()> {
     Call::new("VM_metrics.set_other_config").arg(vm_metrics).arg(value)
 }
+
+#[cfg(feature = "full")]
+pub use full::*;
+
+/// What the feature `full` adds.
+#[cfg(feature = "full")]
+mod full {
+    use std::collections::BTreeMap;
+
+    use crate::call::Call;
+    use crate::datetime::DateTime;
+    use crate::enums::DomainType;
+    use crate::refs::Ref;
+
+    use super::VmMetrics;
+
+    /// `VM_metrics.get_VCPUs_CPU`: reads `VCPUs_CPU`.
+    ///
+    /// Gives `(int -> int) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vcpus_cpu(vm_metrics: &Ref<VmMetrics>) -> Call<BTreeMap<i64, i64>> {
+        Call::new("VM_metrics.get_VCPUs_CPU").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_VCPUs_flags`: reads `VCPUs_flags`.
+    ///
+    /// Gives `(int -> string set) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vcpus_flags(vm_metrics: &Ref<VmMetrics>) -> Call<BTreeMap<i64, Vec<String>>> {
+        Call::new("VM_metrics.get_VCPUs_flags").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_VCPUs_number`: reads `VCPUs_number`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vcpus_number(vm_metrics: &Ref<VmMetrics>) -> Call<i64> {
+        Call::new("VM_metrics.get_VCPUs_number").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_VCPUs_params`: reads `VCPUs_params`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_vcpus_params(vm_metrics: &Ref<VmMetrics>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM_metrics.get_VCPUs_params").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_current_domain_type`: reads `current_domain_type`.
+    ///
+    /// Gives `enum domain_type`.
+    ///
+    /// # Since
+    /// XenServer 7.4 (`jura`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_current_domain_type(vm_metrics: &Ref<VmMetrics>) -> Call<DomainType> {
+        Call::new("VM_metrics.get_current_domain_type").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_hvm`: reads `hvm`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_hvm(vm_metrics: &Ref<VmMetrics>) -> Call<bool> {
+        Call::new("VM_metrics.get_hvm").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_install_time`: reads `install_time`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_install_time(vm_metrics: &Ref<VmMetrics>) -> Call<DateTime> {
+        Call::new("VM_metrics.get_install_time").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_last_updated`: reads `last_updated`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_last_updated(vm_metrics: &Ref<VmMetrics>) -> Call<DateTime> {
+        Call::new("VM_metrics.get_last_updated").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_memory_actual`: reads `memory_actual`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_memory_actual(vm_metrics: &Ref<VmMetrics>) -> Call<i64> {
+        Call::new("VM_metrics.get_memory_actual").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_nested_virt`: reads `nested_virt`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_nested_virt(vm_metrics: &Ref<VmMetrics>) -> Call<bool> {
+        Call::new("VM_metrics.get_nested_virt").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_nomigrate`: reads `nomigrate`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XenServer 7.1 (`ely`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_nomigrate(vm_metrics: &Ref<VmMetrics>) -> Call<bool> {
+        Call::new("VM_metrics.get_nomigrate").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_numa_node_memory`: reads `numa_node_memory`.
+    ///
+    /// Gives `(int -> int) map`.
+    ///
+    /// # Since
+    /// XAPI 26.2.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_numa_node_memory(vm_metrics: &Ref<VmMetrics>) -> Call<BTreeMap<i64, i64>> {
+        Call::new("VM_metrics.get_numa_node_memory").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_numa_nodes`: reads `numa_nodes`.
+    ///
+    /// Gives `int`.
+    ///
+    /// # Since
+    /// XAPI 26.2.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_numa_nodes(vm_metrics: &Ref<VmMetrics>) -> Call<i64> {
+        Call::new("VM_metrics.get_numa_nodes").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_numa_optimised`: reads `numa_optimised`.
+    ///
+    /// Gives `bool`.
+    ///
+    /// # Since
+    /// XAPI 26.2.0
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_numa_optimised(vm_metrics: &Ref<VmMetrics>) -> Call<bool> {
+        Call::new("VM_metrics.get_numa_optimised").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_other_config`: reads `other_config`.
+    ///
+    /// Gives `(string -> string) map`.
+    ///
+    /// # Since
+    /// XenServer 5.0 (`orlando`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_other_config(vm_metrics: &Ref<VmMetrics>) -> Call<BTreeMap<String, String>> {
+        Call::new("VM_metrics.get_other_config").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_start_time`: reads `start_time`.
+    ///
+    /// Gives `datetime`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_start_time(vm_metrics: &Ref<VmMetrics>) -> Call<DateTime> {
+        Call::new("VM_metrics.get_start_time").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_state`: reads `state`.
+    ///
+    /// Gives `string set`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_state(vm_metrics: &Ref<VmMetrics>) -> Call<Vec<String>> {
+        Call::new("VM_metrics.get_state").arg(vm_metrics)
+    }
+
+    /// `VM_metrics.get_uuid`: reads `uuid`.
+    ///
+    /// Gives `string`.
+    ///
+    /// # Since
+    /// XenServer 4.0 (`rio`)
+    ///
+    /// # Role
+    /// `read-only`
+    #[must_use]
+    pub fn get_uuid(vm_metrics: &Ref<VmMetrics>) -> Call<String> {
+        Call::new("VM_metrics.get_uuid").arg(vm_metrics)
+    }
+}

@@ -51,6 +51,11 @@ pub(crate) fn function(name: &str) -> String {
     snake(name)
 }
 
+/// A module name: that of the class in small letters.
+pub(crate) fn module(class: &str) -> String {
+    class.to_lowercase()
+}
+
 /// A type name: `VM_guest_metrics` becomes `VmGuestMetrics`.
 pub(crate) fn class(name: &str) -> String {
     match name {

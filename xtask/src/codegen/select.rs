@@ -1,9 +1,18 @@
-//! What is generated: the classes that a migration needs, and of those the messages it may need.
-//! The rest of the API is reached by name, with `Call::new`.
+//! What is generated, and for whom: the classes that a migration needs, and of those the messages
+//! it may need, are always there; the rest of the API comes with the feature `full`.
 
-use super::model::Message;
+use super::model::{Class, Message};
 
-/// The classes that get a module with a record.
+/// When a class or a message is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// Always.
+    Always,
+    /// With the feature `full`.
+    Full,
+}
+
+/// The classes that are there without the feature `full`.
 pub(crate) const CLASSES: &[&str] = &[
     "PBD",
     "PIF",
@@ -19,8 +28,11 @@ pub(crate) const CLASSES: &[&str] = &[
     "host",
     "network",
     "pool",
+    "probe_result",
     "session",
+    "sr_stat",
     "task",
+    "vdi_nbd_server_info",
 ];
 
 /// Getters of single fields that are worth a call of their own: what a wait loop polls, and what
@@ -43,7 +55,7 @@ const GETTERS: &[(&str, &[&str])] = &[
 const LOOKUPS: &[&str] =
     &["get_all", "get_all_records", "get_by_name_label", "get_by_uuid", "get_record"];
 
-/// Classes of which only these messages (and the lookups) are generated.
+/// Classes of which only these messages (and the lookups) are always there.
 const ONLY: &[(&str, &[&str])] = &[
     (
         "host",
@@ -82,8 +94,8 @@ const ONLY: &[(&str, &[&str])] = &[
     ("event", &[]),
 ];
 
-/// Messages left out: they serve the server's own parts, or types that have no module.
-const NEVER: &[&str] = &[
+/// Messages that serve the server's own parts, or have types of the feature `full`.
+const RARE: &[&str] = &[
     "assert_can_be_recovered",
     "create_new_blob",
     "forget_data_source_archives",
@@ -101,9 +113,30 @@ const NEVER: &[&str] = &[
     "restart_device_models",
 ];
 
-/// Whether a message of a class is generated.
-pub(crate) fn wanted(class: &str, name: &str, message: &Message) -> bool {
-    if matches!(message.state.as_deref(), Some("removed" | "deprecated")) || NEVER.contains(&name) {
+/// When a class is there; a removed one is not.
+pub(crate) fn class(name: &str, class: &Class) -> Option<Tier> {
+    match class.state.as_str() {
+        "removed" => None,
+        _ if CLASSES.contains(&name) => Some(Tier::Always),
+        _ => Some(Tier::Full),
+    }
+}
+
+/// When a message of a class is there; a removed one is not.
+pub(crate) fn message(class: &str, name: &str, message: &Message) -> Option<Tier> {
+    // The reference that these give is a credential; the session logs in by itself.
+    let login = class == "session" && (name.contains("login") || name.contains("logout"));
+    if message.state.as_deref() == Some("removed") || login {
+        return None;
+    }
+    Some(if always(class, name, message) { Tier::Always } else { Tier::Full })
+}
+
+fn always(class: &str, name: &str, message: &Message) -> bool {
+    if !CLASSES.contains(&class)
+        || message.state.as_deref() == Some("deprecated")
+        || RARE.contains(&name)
+    {
         return false;
     }
     let listed = |table: &[(&str, &[&str])]| {
