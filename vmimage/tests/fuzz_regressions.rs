@@ -1,6 +1,9 @@
 //! The inputs of the fuzzer without the fuzzer: every seed of the corpus and everything that was
 //! found goes through the bodies of the fuzz targets. See `fuzz/` and CONTRIBUTING.md.
 
+// The bodies' panics are what a fuzzer takes for a finding.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 #[path = "../fuzz/src/bodies/mod.rs"]
 mod bodies;
 #[path = "../fuzz/src/mutate/mod.rs"]

@@ -136,7 +136,10 @@ impl Run {
         outcome.peak_rss_mib = stat(&said, "peak_rss_mb");
         outcome.corpus = files(&corpus).len() as u64;
         let folder = format!("vmimage/fuzz/artifacts/{}", outcome.target);
-        let found = files(&super::folder().join("artifacts").join(&outcome.target));
+        let kept = super::folder().join("artifacts").join(&outcome.target);
+        let found = files(&kept);
+        // Only an empty folder goes.
+        let _ = std::fs::remove_dir(kept);
         // A slow input is kept by libFuzzer as well, and the run goes on.
         let new = found.into_iter().filter(|name| !before.contains(name));
         outcome.artifacts = new.map(|name| format!("{folder}/{name}")).collect();

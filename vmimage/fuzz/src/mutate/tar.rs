@@ -131,8 +131,10 @@ fn digest(bytes: &mut [u8], chunk: &Range<usize>, sum: &Range<usize>) {
     let is_sum = head[..100].windows(7).any(|part| part == b".xxhash");
     let size = octal(&bytes[chunk.clone()][124..136]);
     let data = bytes[chunk.clone()].get(BLOCK..BLOCK.saturating_add(size));
-    if let Some(data) = data.filter(|_| is_sum && sum.len() > BLOCK) {
-        let text = format!("{:016X}", twox_hash::XxHash64::oneshot(0, data));
-        bytes[sum.start + BLOCK..][..16].copy_from_slice(text.as_bytes());
+    let Some(data) = data.filter(|_| is_sum) else { return };
+    let text = format!("{:016X}", twox_hash::XxHash64::oneshot(0, data));
+    // The archive may have been cut within the member.
+    if let Some(place) = bytes.get_mut(sum.start + BLOCK..sum.start + BLOCK + 16) {
+        place.copy_from_slice(text.as_bytes());
     }
 }
