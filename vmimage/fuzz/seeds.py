@@ -22,6 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PARENT = b"the fuzz parent!"
 SECTOR = 512
 
+sys.dont_write_bytecode = True
 spec = importlib.util.spec_from_file_location(
     "make_xva", os.path.join(HERE, "..", "tests", "make_xva.py"))
 make_xva = importlib.util.module_from_spec(spec)

@@ -3,7 +3,7 @@
 //! A nightly compiler is not needed: the code has no `unsafe`, so panics, endless work and too
 //! much memory are what there is to find, and none of that takes a sanitizer.
 
-mod build;
+mod compile;
 mod report;
 mod run;
 
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         .into_iter()
         .filter(|name| args.target.is_empty() || args.target.contains(name))
         .collect();
-    let programs = build::build(&wanted)?;
+    let programs = compile::build(&wanted)?;
     let seconds = (args.minutes * 60.0).ceil() as u64;
     let outcomes = run::all(&wanted, &programs, seconds, args.jobs as usize)?;
     print!("{}", report::table(&outcomes));

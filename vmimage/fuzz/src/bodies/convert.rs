@@ -18,6 +18,8 @@ const LONGEST: u64 = 16 << 20;
 /// Disks up to this length are read again from what they became.
 const READ_AGAIN: u64 = 2 << 20;
 
+// The fuzzer sets this name, which the compiler does not know.
+#[allow(unexpected_cfgs)]
 pub(crate) fn convert(data: &[u8]) -> bool {
     let (options, bytes) = named(data);
     with_image(bytes, |place| {
