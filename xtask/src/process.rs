@@ -66,6 +66,15 @@ impl Running {
         Ok(Self { child, what, log: log.to_owned() })
     }
 
+    /// How many seconds of processor time it has used, where the system tells.
+    pub(crate) fn cpu_seconds(&self) -> Option<f64> {
+        // The name in the second field may hold anything; the times are in hundredths.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = |i: usize| fields.get(i)?.parse::<f64>().ok();
+        Some((ticks(11)? + ticks(12)?) / 100.0)
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

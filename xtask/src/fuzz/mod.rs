@@ -14,7 +14,7 @@ use crate::tools;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long each target runs
+    /// How much processor time each target gets
     #[arg(long, value_name = "N", default_value_t = 1.0)]
     minutes: f64,
     /// Only this target; may be repeated

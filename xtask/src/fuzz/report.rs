@@ -8,8 +8,8 @@ use super::run::Outcome;
 
 pub(super) fn table(outcomes: &[Outcome]) -> String {
     let mut text = format!(
-        "\n{:12} {:>11} {:>8} {:>13} {:>9}  findings\n",
-        "target", "executions", "exec/s", "corpus", "peak RSS"
+        "\n{:12} {:>6} {:>11} {:>8} {:>13} {:>9}  findings\n",
+        "target", "CPU", "executions", "exec/s", "corpus", "peak RSS"
     );
     for o in outcomes {
         let corpus = format!("{} -> {}", o.seeds, o.corpus);
@@ -20,8 +20,8 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
         };
         let _ = writeln!(
             text,
-            "{:12} {:>11} {:>8} {corpus:>13} {:>5} MiB  {findings}",
-            o.target, o.executions, o.per_second, o.peak_rss_mib
+            "{:12} {:>4} s {:>11} {:>8} {corpus:>13} {:>5} MiB  {findings}",
+            o.target, o.cpu_seconds, o.executions, o.per_second, o.peak_rss_mib
         );
     }
     text

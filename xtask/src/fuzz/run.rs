@@ -9,13 +9,17 @@ use crate::tools;
 
 /// Begins the name of the folder of a run; its process id follows.
 const PREFIX: &str = "vmimage-fuzz-run-";
-/// What a run may take longer than it was told: the seeds are read first, a slow input is let go.
+/// How many times its processor time a run may take, on a machine that does other work.
+const SHARE: u64 = 4;
+/// What a run may take longer: the seeds are read first, a slow input is let go.
 const GRACE: u64 = 120;
 
 /// What a target did.
 #[derive(Debug, Default, Clone, serde::Serialize)]
 pub(super) struct Outcome {
     pub(super) target: String,
+    /// Processor time.
+    pub(super) cpu_seconds: u64,
     pub(super) executions: u64,
     pub(super) per_second: u64,
     /// Files of the corpus: the seeds, and with what was added.
@@ -36,9 +40,11 @@ struct Run {
     corpus: PathBuf,
     log: PathBuf,
     before: Vec<String>,
+    /// Whether it was told to end.
+    told: bool,
 }
 
-/// Runs each target for so many seconds, `jobs` at once.
+/// Runs each target for so many seconds of processor time, `jobs` at once.
 pub(super) fn all(
     names: &[String],
     programs: &Path,
@@ -67,15 +73,17 @@ fn at_once(
     loop {
         while running.len() < jobs {
             let Some(name) = waiting.next() else { break };
-            println!("{name}: {seconds} s");
-            running.push(Run::start(name, programs, folder, seconds)?);
+            println!("{name}: {seconds} s of processor time");
+            running.push(Run::start(name, programs, folder)?);
         }
         if running.is_empty() {
             break;
         }
         std::thread::sleep(Duration::from_millis(100));
-        let limit = Duration::from_secs(seconds + GRACE);
-        let over = |run: &mut Run| !run.process.is_running() || run.began.elapsed() > limit;
+        let limit = Duration::from_secs(seconds * SHARE);
+        running.iter_mut().for_each(|run| run.watch(seconds, limit));
+        let late = limit + Duration::from_secs(GRACE);
+        let over = |run: &mut Run| !run.process.is_running() || run.began.elapsed() > late;
         for mut run in running.extract_if(.., over) {
             let late = run.process.is_running();
             done.push(run.finish(late)?);
@@ -86,7 +94,7 @@ fn at_once(
 }
 
 impl Run {
-    fn start(name: &str, programs: &Path, folder: &Path, seconds: u64) -> Result<Self> {
+    fn start(name: &str, programs: &Path, folder: &Path) -> Result<Self> {
         let io = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
         let artifacts = super::folder().join("artifacts").join(name);
         let (corpus, temporary) = (folder.join(name), folder.join(format!("{name}.tmp")));
@@ -101,7 +109,6 @@ impl Run {
         let mut command = Command::new(programs.join(name));
         command
             .arg(&corpus)
-            .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .args(["-rss_limit_mb=512", "-malloc_limit_mb=64", "-timeout=10"])
             .args(["-max_len=1048576", "-print_final_stats=1", "-reload=0"])
@@ -118,7 +125,21 @@ impl Run {
             outcome: Outcome { target: name.to_owned(), seeds, ..Outcome::default() },
             corpus,
             log,
+            told: false,
         })
+    }
+
+    /// Takes its time, and tells it to end when that is over.
+    fn watch(&mut self, seconds: u64, limit: Duration) {
+        if let Some(used) = self.process.cpu_seconds() {
+            self.outcome.cpu_seconds = self.outcome.cpu_seconds.max(used as u64);
+        }
+        let enough = self.outcome.cpu_seconds >= seconds || self.began.elapsed() > limit;
+        if enough && !self.told {
+            self.told = true;
+            // libFuzzer ends after the input at hand, and prints its figures.
+            let _ = self.process.signal("USR1");
+        }
     }
 
     fn finish(self, late: bool) -> Result<Outcome> {
