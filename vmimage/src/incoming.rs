@@ -95,10 +95,12 @@ pub fn incoming(
             let vhd = tgz::SingleVhd::new(input)?;
             Ok(Incoming::Source(Box::new(VhdStream::new(vhd)?)))
         }
-        // Whatever it is: its reader says best why it is no VHD.
+        // Whatever it is: its reader says best why it is no VHD, and that of an empty stream, too,
+        // whose disk may well have been named.
         _ => {
+            let vhd = VhdStream::new(input)?;
             only("a VHD")?;
-            Ok(Incoming::Source(Box::new(VhdStream::new(input)?)))
+            Ok(Incoming::Source(Box::new(vhd)))
         }
     }
 }

@@ -215,7 +215,7 @@ pub(super) fn stream_into(
         let digests = DigestThreads::start(scope, options.digests);
         let gzip = plan.gzip_level().map(|level| Compressors::start(scope, level, options.workers));
         let mut out = Output { sink, digests, watch: &options.watch, bytes: 0 };
-        let sent = out.send_all(&units, gzip);
+        let sent = out.send_all(&units, gzip, plan.segments_len());
         // Ends a reader that waits for room, and so every other thread.
         drop(units);
         let read = reader.join().map_err(|_| thread_died("reading"))?;
@@ -311,7 +311,13 @@ struct Output<'a, 'scope> {
 }
 
 impl Output<'_, '_> {
-    fn send_all(&mut self, pieces: &Receiver<Piece>, gzip: Option<Compressors>) -> Result<()> {
+    /// Sends what comes; so long is the output before compression, unless the reader fails.
+    fn send_all(
+        &mut self,
+        pieces: &Receiver<Piece>,
+        gzip: Option<Compressors>,
+        whole: u64,
+    ) -> Result<()> {
         let Some(mut gzip) = gzip else {
             return pieces.iter().try_for_each(|piece| match piece {
                 Piece::Bytes(bytes) => self.send(bytes),
@@ -319,13 +325,22 @@ impl Output<'_, '_> {
             });
         };
         self.send(Compressors::header())?;
+        let mut left = whole;
         for piece in pieces {
             match piece {
-                Piece::Bytes(unit) => self.compress(&mut gzip, unit)?,
+                Piece::Bytes(unit) => {
+                    left -= unit.len() as u64;
+                    self.compress(&mut gzip, unit)?;
+                }
                 Piece::Zeros(len) => {
+                    left -= len;
                     zeros(len).try_for_each(|unit| self.compress(&mut gzip, unit))?;
                 }
             }
+        }
+        if left > 0 {
+            // The reader has failed, and says why. A trailer would make the stream a sound one.
+            return Ok(());
         }
         while let Some(part) = gzip.pop()? {
             self.send(part)?;

@@ -244,14 +244,15 @@ impl Machine {
         if !self.any {
             return Err(Error::truncated("the archive is empty"));
         }
-        self.settle(findings)?;
         // Of a damaged archive the end is recognised when nothing follows it.
-        if !(self.lost && self.zeros >= 2) {
-            let message =
-                "the archive is cut short: the two blocks of zeros at its end are missing";
-            if findings.policy() == Policy::Strict {
-                return Err(Error::truncated(message).with_offset(self.at));
-            }
+        let whole = self.lost && self.zeros >= 2;
+        let message = "the archive is cut short: the two blocks of zeros at its end are missing";
+        // A checksum that is missing behind the cut is no damage: another try may bring it.
+        if !whole && findings.policy() == Policy::Strict {
+            return Err(Error::truncated(message).with_offset(self.at));
+        }
+        self.settle(findings)?;
+        if !whole {
             findings.corrupt("end-missing", message, Some(self.at));
         }
         self.need = Need::Tail;
