@@ -13,6 +13,12 @@ mod builder;
 mod common;
 #[path = "properties/decode.rs"]
 mod decode;
+#[path = "properties/doubles.rs"]
+mod doubles;
+#[path = "properties/ends.rs"]
+mod ends;
+#[path = "properties/faults.rs"]
+mod faults;
 #[path = "properties/feeds.rs"]
 mod feeds;
 #[allow(dead_code)] // The judges of other tests ask it for more.

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use vmimage::vhd::VhdDisk;
 use vmimage::{
-    BlockMap, Disk, DiskSource, ErrorKind, FileOptions, Findings, JoinedDisk, Outcome, Plan,
-    PlanOptions, RawDisk, ReadAt, Result, ScanSource, Source, StreamOptions, TargetFormat,
-    VhdParent, XvaChecksum, scan_map, scan_to_file, stream, stream_to_file, to_file,
+    BlockMap, Disk, DiskSource, ErrorKind, FileOptions, Findings, Incoming, JoinedDisk,
+    OpenOptions, Outcome, Plan, PlanOptions, RawDisk, ReadAt, Result, ScanSource, Source,
+    StreamOptions, TargetFormat, VhdParent, XvaChecksum, incoming, scan_map, scan_to_file, stream,
+    stream_to_file, to_file,
 };
 
 use crate::common::qemu_read;
@@ -289,5 +290,25 @@ fn no_pair_of_source_and_target_is_left_out() {
     for kind in Kind::ALL {
         let (story, choice) = small.new_tree(&mut runner).unwrap().current();
         judge(kind, &story, &choice);
+        judge(kind, &story.blank(), &choice);
+    }
+}
+
+/// What is written from a disk of zeros can be read again as it passes.
+#[test]
+fn a_disk_of_zeros_comes_back() {
+    let disk: Arc<dyn Disk> = Arc::new(RawDisk::new(Arc::new(vec![0; 9 << 19])).unwrap());
+    let source = DiskSource::without_zeros(disk).unwrap();
+    for format in [TargetFormat::VhdDynamic, TargetFormat::VhdTgz] {
+        let plan = Plan::new(format, source.block_map(), &PlanOptions::new()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("target");
+        to_file(&plan, source.disk(), &path, &FileOptions::new()).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let Incoming::Source(mut back) = incoming(file, &OpenOptions::new(), None).unwrap() else {
+            panic!("{format} is no scan");
+        };
+        assert_eq!(back.block_map().virtual_size(), 6 << 20);
+        back.finish().unwrap();
     }
 }

@@ -156,6 +156,12 @@ impl Story {
         self
     }
 
+    /// A disk to which nobody has written.
+    pub(crate) fn blank(mut self) -> Self {
+        self.chapters.iter_mut().for_each(|chapter| chapter.writes.clear());
+        self
+    }
+
     /// The size after a chapter.
     fn grown(sectors: usize, chapter: &Chapter) -> usize {
         (sectors * chapter.resize as usize / 100).clamp(1, MOST)
