@@ -62,6 +62,9 @@
 //!   ignored, a value that is unknown becomes `Other`.
 //! - The `async_…` functions start a call as a task of the server: [`Session::start`] gives a
 //!   [`TaskHandle`], [`Session::wait`] its result.
+//! - [`Session::events`] tells what changes, and finds its thread again after a new login or on
+//!   another master; [`Session::cache`] keeps the objects of some classes as they are at the
+//!   server, and waits until they are as you want them.
 //! - [`Session::export_raw_vdi`] gives a disk as a stream. It is whole when the stream has ended
 //!   *and* [`Export::finish`] has succeeded.
 //! - [`Transport`] is how calls reach the server; give a [`Client`] one of your own to test without
@@ -118,11 +121,13 @@ mod macros;
 // The longest calls of the API have more parameters than a person would give a function.
 #[allow(clippy::too_many_arguments)]
 mod api;
+mod cache;
 mod call;
 mod client;
 mod credential;
 mod datetime;
 mod error;
+mod events;
 mod live;
 mod refs;
 mod tasks;
@@ -133,11 +138,13 @@ mod value;
 mod wire;
 
 pub use api::*;
+pub use cache::{Cache, Change};
 pub use call::{AsyncCall, Call};
 pub use client::{Client, ClientBuilder, Protocol};
 pub use credential::Secret;
 pub use datetime::DateTime;
 pub use error::{Error, ErrorCode, ErrorKind, Result};
+pub use events::{Event, EventBatch, EventStream};
 pub use live::Session;
 pub use refs::{Class, Ref};
 pub use tasks::{Cancel, TaskHandle, WaitOptions};
