@@ -8,7 +8,8 @@
 //!
 //! With none of these variables set it starts a simulated pool on loopback and lists that.
 
-use std::error::Error;
+mod pool;
+
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -16,9 +17,9 @@ use clap::Parser;
 use serde_json::json;
 use simulator::Simulator;
 use xenapi::vm::Vm;
-use xenapi::{Client, Pin, Session, Trust, vm};
+use xenapi::{Session, vm};
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+use pool::{Pool, Result, plain};
 
 /// List the virtual machines of a pool.
 ///
@@ -57,8 +58,7 @@ async fn run(args: &Args) -> Result<()> {
 }
 
 async fn list(pool: &Pool, json: bool) -> Result<()> {
-    let client = Client::builder(&pool.url).trust(pool.trust.clone()).build()?;
-    let session = client.login(&pool.username, pool.password.as_str(), "list_vms").await?;
+    let session = pool.login("list_vms").await?;
     let listed = machines(&session).await;
     // The list is what was asked for; a session that could not be ended expires by itself.
     let _ = session.logout().await;
@@ -109,54 +109,4 @@ fn as_table(machines: &[Vm]) -> String {
         text += &format!("{name:width$}  {state:<9}  {vcpus:>5}  {mib:>5} M  {uuid}\n");
     }
     text
-}
-
-/// Text of a server, without commands to the terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// Where the pool is, who we are, and whom to trust.
-struct Pool {
-    url: String,
-    username: String,
-    password: String,
-    trust: Trust,
-}
-
-impl Pool {
-    /// From the environment; `None` if nothing of it is set.
-    fn from_env() -> Result<Option<Self>> {
-        let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let needed = ["XEN_URL", "XEN_USERNAME", "XEN_PASSWORD"];
-        let trusts = ["XEN_CA_FILE", "XEN_PIN_SHA256", "XEN_INSECURE"];
-        if needed.iter().chain(&trusts).all(|name| var(name).is_none()) {
-            return Ok(None);
-        }
-        let [Some(url), Some(username), Some(password)] = needed.map(var) else {
-            let missing: Vec<_> = needed.into_iter().filter(|name| var(name).is_none()).collect();
-            return Err(
-                format!("the pool is named only in part; set {}", missing.join(", ")).into()
-            );
-        };
-        let trust = match trusts.map(var) {
-            [None, None, None] => Trust::SystemRoots,
-            [Some(file), None, None] => Trust::CaFile(file.into()),
-            [None, Some(pins), None] => Trust::Pins(Pin::parse_list(&pins)?),
-            [None, None, Some(yes)] if yes == "1" => Trust::DangerAcceptAny,
-            [None, None, Some(_)] => return Err("XEN_INSECURE can only be 1".into()),
-            _ => return Err(format!("set only one of {}", trusts.join(", ")).into()),
-        };
-        Ok(Some(Self { url, username, password, trust }))
-    }
-
-    fn of(simulator: &Simulator) -> Result<Self> {
-        let xen = &simulator.ready().xen;
-        let trust = match &xen.pin_sha256 {
-            Some(pin) => Trust::Pins(vec![pin.parse()?]),
-            None => Trust::SystemRoots,
-        };
-        let (username, password) = (xen.username.clone(), xen.password.clone());
-        Ok(Self { url: xen.url.clone(), username, password, trust })
-    }
 }

@@ -140,6 +140,11 @@ impl Cache {
         self.objects.get(class, reference)
     }
 
+    /// The references of a class whose type is not at hand.
+    pub fn references(&self, class: &str) -> impl Iterator<Item = &str> {
+        self.objects.of(class).into_iter().flatten().map(|(reference, _)| reference.as_str())
+    }
+
     /// All objects of a class, by their references.
     pub fn all<T: Class + FromValue>(&self) -> impl Iterator<Item = (Ref<T>, Result<T>)> {
         let of = self.objects.of(T::NAME).into_iter().flatten();
