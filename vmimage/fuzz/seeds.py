@@ -224,8 +224,8 @@ def seeds():
     add("vhd_tables", "footer", VHDS["dynamic"][:512])
     add("vhd_tables", "header", CHILD[512:1536])
     add("vhd_tables", "batmap", VHDS["tap"][2048:3072])
-    add("vhd_chain", "two", struct.pack(">I", len(TIP)) + TIP + BASE)
-    add("vhd_chain", "fixed-base", struct.pack(">I", len(TIP)) + TIP +
+    add("vhd_disk", "two", struct.pack(">I", len(TIP)) + TIP + BASE)
+    add("vhd_disk", "fixed-base", struct.pack(">I", len(TIP)) + TIP +
         vhd(2, 8192, 0, {}, uuid=PARENT))
 
     qemu = by_qemu()
@@ -244,7 +244,7 @@ def seeds():
     add("convert check", "xxhash.xva", xvas["xxhash"])
     add("decode xva convert check", "xxhash.xva.gz", zip_(xvas["xxhash"]))
     add("decode", "vdi.xva.zst", stored_zstd(xvas["vdi"]))
-    add("ova", "two-disks.xml", make_xva.ova([("Ref:3", 3000), ("Ref:4", 700)]))
+    add("xva", "two-disks.xml", make_xva.ova([("Ref:3", 3000), ("Ref:4", 700)]))
 
     one, two = tar([("0.vhd", VHDS["dynamic"])]), tar([("0.vhd", TIP), ("1.vhd", BASE)])
     add("tgz", "one.tar", one)
@@ -252,7 +252,7 @@ def seeds():
     add("tgz convert check", "chain.tar.gz", zip_(two))
     add("tgz", "chain.tar", two)
     add("decode", "one.tar.gz", zip_(one))
-    add("undo", "two-ranges", undo())
+    add("repair", "two-ranges", undo())
     add("convert check", "named.raw", b"\1" + b"raw" * 500)
     return out
 

@@ -35,17 +35,17 @@ pub(crate) fn qcow2(data: &[u8]) -> bool {
     taken
 }
 
+/// One file, or two layers, one behind the other: then the length of the first is a big-endian
+/// number in front. The magic of a VHD is no such number.
 pub(crate) fn vhd_disk(data: &[u8]) -> bool {
-    chain(&[data])
-}
-
-/// Two layers, one behind the other: the length of the first is a big-endian number in front.
-pub(crate) fn vhd_chain(data: &[u8]) -> bool {
-    let Some((len, files)) = data.split_first_chunk::<4>() else { return false };
-    let Some((child, parent)) = files.split_at_checked(u32::from_be_bytes(*len) as usize) else {
-        return false;
+    let two = || {
+        let (len, files) = data.split_first_chunk::<4>()?;
+        files.split_at_checked(u32::from_be_bytes(*len) as usize)
     };
-    chain(&[child, parent])
+    match two() {
+        Some((child, parent)) => chain(&[child, parent]),
+        None => chain(&[data]),
+    }
 }
 
 fn chain(files: &[&[u8]]) -> bool {

@@ -52,6 +52,9 @@ pub(crate) fn tgz(data: &[u8]) -> bool {
 
 /// A repair does what its plan says, leaves nothing for a second one, and can be taken back.
 pub(crate) fn repair(data: &[u8]) -> bool {
+    if data.starts_with(b"vmimgund") {
+        return undo(data);
+    }
     with_image(data, |place| {
         let mut taken = false;
         for checksums in [false, true] {
@@ -84,7 +87,7 @@ fn repair_once(place: &Place, data: &[u8], options: &RepairOptions) -> bool {
 }
 
 /// Bytes as the undo file of a repair.
-pub(crate) fn undo(data: &[u8]) -> bool {
+fn undo(data: &[u8]) -> bool {
     with_image(&[b'x'; 4096], |place| {
         std::fs::write(place.beside(), data).expect("room for the file");
         let undone = vmimage::undo_repair(place.image(), place.beside());

@@ -12,17 +12,14 @@ mod tables;
 pub(crate) type Body = fn(&[u8]) -> bool;
 
 /// All targets by name.
-pub(crate) const ALL: [(&str, Body); 14] = [
+pub(crate) const ALL: [(&str, Body); 11] = [
     ("check", files::check),
     ("commit", files::commit),
     ("convert", convert::convert),
     ("decode", streams::decode),
-    ("ova", tables::ova),
     ("qcow2", disks::qcow2),
     ("repair", files::repair),
     ("tgz", files::tgz),
-    ("undo", files::undo),
-    ("vhd_chain", disks::vhd_chain),
     ("vhd_disk", disks::vhd_disk),
     ("vhd_stream", streams::vhd_stream),
     ("vhd_tables", tables::vhd_tables),

@@ -72,6 +72,9 @@ pub(crate) fn decode(data: &[u8]) -> bool {
 
 /// An XVA by the parser, as a stream, by index, and examined.
 pub(crate) fn xva(data: &[u8]) -> bool {
+    if data.starts_with(b"<") {
+        return super::tables::ova(data);
+    }
     let mut taken = false;
     for policy in [Policy::Strict, Policy::Lenient] {
         push(data, policy);

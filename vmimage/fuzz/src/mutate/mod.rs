@@ -122,7 +122,7 @@ fn seal_undo(bytes: &mut [u8]) {
     bytes[end..].copy_from_slice(&sum);
 }
 
-/// The two files of an input of `vhd_chain`.
+/// The two files of an input of `vhd_disk` that is a chain.
 fn chain(bytes: &[u8]) -> Option<[std::ops::Range<usize>; 2]> {
     let middle = (be(bytes, 0, 4)? as usize).checked_add(4)?;
     let (child, parent) = (bytes.get(4..middle)?, bytes.get(middle..)?);
