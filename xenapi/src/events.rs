@@ -16,6 +16,8 @@ use crate::value::{DecodeError, FromValue};
 
 /// How long the server may hold one question for events.
 const WAIT: Duration = Duration::from_secs(30);
+/// The same for all that there is: where that is nothing, the server would hold the question.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// How often in a row the connection may fail, with pauses that double: 13 s in all.
 const MOST_FAILURES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -260,13 +262,11 @@ impl EventStream {
     /// numbers may be those of another database.
     async fn question(&mut self) -> Result<Option<EventBatch>> {
         let complete = self.token.is_empty();
-        let call: Call<Answer> = Call::new("event.from")
-            .arg(&self.classes)
-            .arg(&self.token)
-            .arg(self.wait.as_secs_f64());
+        let wait = if complete { AT_ONCE.min(self.wait) } else { self.wait };
+        let call: Call<Answer> =
+            Call::new("event.from").arg(&self.classes).arg(&self.token).arg(wait.as_secs_f64());
         // The answer may come after the time that the server was given.
-        let patience =
-            self.wait.saturating_add(self.wait / 10).saturating_add(Duration::from_secs(30));
+        let patience = wait.saturating_add(wait / 10).saturating_add(Duration::from_secs(30));
         let answer = self.session.call_within(&call, patience).await;
         let login = self.session.logins();
         if login != self.login {

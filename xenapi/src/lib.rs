@@ -65,6 +65,8 @@
 //! - [`Session::events`] tells what changes, and finds its thread again after a new login or on
 //!   another master; [`Session::cache`] keeps the objects of some classes as they are at the
 //!   server, and waits until they are as you want them.
+//! - [`Session::wait_guest_addresses`] and [`Session::wait_assigned_ip`] tell where a guest can be
+//!   reached, with an agent in it and without.
 //! - [`Session::export_raw_vdi`] gives a disk as a stream. It is whole when the stream has ended
 //!   *and* [`Export::finish`] has succeeded.
 //! - [`Transport`] is how calls reach the server; give a [`Client`] one of your own to test without
@@ -128,6 +130,7 @@ mod credential;
 mod datetime;
 mod error;
 mod events;
+mod guest;
 mod live;
 mod refs;
 mod tasks;
@@ -145,6 +148,7 @@ pub use credential::Secret;
 pub use datetime::DateTime;
 pub use error::{Error, ErrorCode, ErrorKind, Result};
 pub use events::{Event, EventBatch, EventStream};
+pub use guest::GuestAddress;
 pub use live::Session;
 pub use refs::{Class, Ref};
 pub use tasks::{Cancel, TaskHandle, WaitOptions};

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use simulator::Simulator;
 use xenapi::enums::{EventOperation, VmPowerState};
 use xenapi::vdi::Vdi;
+use xenapi::vif::{self, Vif};
 use xenapi::vm::Vm;
-use xenapi::{Cache, Client, ErrorKind, Pin, Ref, Session, Trust, vm};
+use xenapi::{Cache, Client, ErrorKind, GuestAddress, Pin, Ref, Session, Trust, vm};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -99,6 +100,74 @@ async fn single_objects_are_followed_alone() {
     assert!(event.record::<Vdi>().unwrap().is_none());
     assert_eq!(event.of::<Vm>().as_ref(), Some(one));
     simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_guest_on_the_internal_network_has_an_address_before_it_asks() {
+    let (simulator, session) = pool(None).await;
+    let himn = session.internal_network().await.unwrap().unwrap();
+    let all = session.call(vm::get_all_records()).await.unwrap();
+    let (web, _) = all.iter().find(|(_, vm)| vm.name_label == "web01").unwrap();
+    let copy = session.call(vm::clone(web, "copy")).await;
+    // Only a halted machine is cloned: a snapshot is one.
+    assert!(copy.unwrap_err().code().is_some());
+    let snapshot = session.call(vm::snapshot(web, "before")).await.unwrap();
+    let copy = session.call(vm::clone(&snapshot, "copy")).await.unwrap();
+    session.call(vm::set_is_a_template(&copy, false)).await.unwrap();
+    let mut device = Vif::default();
+    (device.vm, device.network) = (copy.clone(), himn.clone());
+    (device.device, device.mtu) = ("7".to_owned(), 1500);
+    let device = session.call(vif::create(&device)).await.unwrap();
+    let wait = session.wait_assigned_ip(&himn, &device, SOON);
+    let start = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        session.call(vm::start(&copy, false, false)).await.unwrap();
+    };
+    let (address, ()) = tokio::join!(wait, start);
+    assert_eq!(address.unwrap().to_string(), "169.254.0.2");
+    // The address is there already; another device has none.
+    let again = session.wait_assigned_ip(&himn, &device, SOON).await.unwrap();
+    assert_eq!(again.to_string(), "169.254.0.2");
+    let other = Ref::new("OpaqueRef:other");
+    let error = session.wait_assigned_ip(&himn, &other, Duration::from_millis(200)).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Timeout);
+    let gone = session.wait_assigned_ip(&Ref::new("OpaqueRef:none"), &device, SOON).await;
+    assert!(gone.unwrap_err().is_not_found());
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_guest_is_waited_for_until_its_agent_tells_the_right_address() {
+    let vm = |metrics: &str| {
+        json!({"id": "1", "class": "vm", "operation": "mod", "ref": "OpaqueRef:vm",
+            "snapshot": {"uuid": "v", "guest_metrics": metrics}})
+    };
+    let metrics = |networks: Value| {
+        json!({"id": "1", "class": "vm_guest_metrics", "operation": "mod", "ref": "OpaqueRef:m",
+            "snapshot": {"uuid": "m", "networks": networks}})
+    };
+    let counts = json!({"vm": 9, "vm_guest_metrics": 1});
+    let (_server, session, _) = scripted(vec![
+        reply("1", &[vm("OpaqueRef:NULL"), metrics(json!({"0/ip": "192.0.2.1"}))], &counts),
+        reply("2", &[vm("OpaqueRef:m"), metrics(json!({"0/ip": ""}))], &counts),
+        reply("3", &[metrics(json!({"0/ipv6/0": "fe80::1"}))], &counts),
+        reply("4", &[metrics(json!({"0/ipv6/0": "fe80::1", "1/ip": "192.0.2.7"}))], &counts),
+    ])
+    .await;
+    let mut tries = 0;
+    let ipv4 = |all: &[GuestAddress]| {
+        tries += 1;
+        all.iter().any(|a| a.address.is_ipv4())
+    };
+    let machine = Ref::new("OpaqueRef:vm");
+    let told = session.wait_guest_addresses(&machine, SOON, ipv4).await.unwrap();
+    assert_eq!((told.len(), told[1].device, tries), (2, 1, 2));
+    let gone = [json!({"id": "1", "class": "vm", "operation": "del", "ref": "OpaqueRef:vm"})];
+    let (_server, session, _) =
+        scripted(vec![reply("1", &[vm("OpaqueRef:NULL")], &counts), reply("2", &gone, &counts)])
+            .await;
+    let error = session.wait_guest_addresses(&machine, SOON, |_| true).await.unwrap_err();
+    assert!(error.is_not_found(), "{error:?}");
 }
 
 /// A server whose `event.from` gives one reply after the other, then hangs. It keeps the tokens.

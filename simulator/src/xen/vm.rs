@@ -262,6 +262,9 @@ fn destroy(state: &mut State, vm: &str) -> ApiResult {
     }
     for class in ["VBD", "VIF", "console"] {
         for device in state.db.referrers(class, "VM", vm) {
+            if class == "VIF" {
+                release(state, &device)?;
+            }
             state.db.remove(class, &device);
         }
     }
@@ -300,8 +303,47 @@ fn power(state: &mut State, vm: &str, name: &str, from: &str, to: &str) -> ApiRe
     }
     if running {
         state.ticks.entry(vm.to_owned()).or_insert(0);
+        for device in state.db.referrers("VIF", "VM", vm) {
+            lease(state, &device)?;
+        }
     }
     Ok("".into())
+}
+
+/// A device on the host internal management network is given the next free address when it is
+/// plugged, before the guest asks.
+fn lease(state: &mut State, device: &str) -> Result<(), ApiError> {
+    let network = text(state.db.raw("VIF", device)?, "network").to_owned();
+    let record = state.db.raw("network", &network)?;
+    let config = record.get("other_config").and_then(Value::as_map);
+    let internal = config.is_some_and(|c| c.contains_key("is_host_internal_management_network"));
+    let mut leases =
+        record.get("assigned_ips").and_then(Value::as_map).cloned().unwrap_or_default();
+    if !internal || leases.contains_key(device) {
+        return Ok(());
+    }
+    // The first address is the host's own.
+    let free = (2..=254_u8)
+        .map(|n| format!("169.254.0.{n}"))
+        .find(|ip| !leases.values().any(|v| v.as_str() == Some(ip)));
+    if let Some(ip) = free {
+        leases.insert(device.to_owned(), ip.into());
+        state.db.set("network", &network, "assigned_ips", Value::Map(leases))?;
+    }
+    Ok(())
+}
+
+/// The address of a device that is removed is free again.
+fn release(state: &mut State, device: &str) -> Result<(), ApiError> {
+    let network = text(state.db.raw("VIF", device)?, "network").to_owned();
+    let Ok(record) = state.db.raw("network", &network) else { return Ok(()) };
+    let leases = record.get("assigned_ips").and_then(Value::as_map).cloned();
+    let Some(mut leases) = leases.filter(|leases| leases.contains_key(device)) else {
+        return Ok(());
+    };
+    leases.remove(device);
+    state.db.set("network", &network, "assigned_ips", Value::Map(leases))?;
+    Ok(())
 }
 
 fn plug(state: &mut State, class: &str, args: &[Value]) -> ApiResult {
@@ -321,6 +363,9 @@ fn unplug(state: &mut State, class: &str, device: &str) -> ApiResult {
     if truth(state.db.raw(class, device)?, "currently_attached") {
         let reason = "The device is attached";
         return Err(ApiError::new("OPERATION_NOT_ALLOWED", [reason]));
+    }
+    if class == "VIF" {
+        release(state, device)?;
     }
     state.db.remove(class, device);
     Ok("".into())
