@@ -28,7 +28,7 @@
 //!
 //! # What is there
 //! - [`xen`]: a pool of one or two hosts; JSON-RPC 1.0 and 2.0, XML-RPC, tasks, `event.from`,
-//!   snapshots, `GET /export_raw_vdi`. Without a disk of yours it holds a running VM `web01` with
+//!   snapshots, `GET /export_raw_vdi`, `GET /export`. Without a disk of yours it holds a running VM `web01` with
 //!   two small chains of VHDs, a control domain, a template and the host internal management network.
 //! - [`openstack`]: Keystone v3 and Glance v2.
 //! - [`cloudstack`]: the commands for templates, with signatures, uploads and downloads.

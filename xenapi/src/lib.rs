@@ -67,7 +67,8 @@
 //!   server, and waits until they are as you want them.
 //! - [`Session::wait_guest_addresses`] and [`Session::wait_assigned_ip`] tell where a guest can be
 //!   reached, with an agent in it and without.
-//! - [`Session::export_raw_vdi`] gives a disk as a stream. It is whole when the stream has ended
+//! - [`Session::export_raw_vdi`] gives a disk as a stream, [`Session::export_vm`] a whole machine
+//!   as an XVA archive. It is whole when the stream has ended
 //!   *and* [`Export::finish`] has succeeded.
 //! - [`Transport`] is how calls reach the server; give a [`Client`] one of your own to test without
 //!   a server, as the example above does. Exports always use a connection of their own.
@@ -153,6 +154,6 @@ pub use live::Session;
 pub use refs::{Class, Ref};
 pub use tasks::{Cancel, TaskHandle, WaitOptions};
 pub use tls::{Pin, Trust};
-pub use transfer::{Export, ExportFormat, ExportOptions};
+pub use transfer::{Export, ExportFormat, ExportOptions, XvaCompression};
 pub use transport::Transport;
 pub use value::{DecodeError, FromValue};

@@ -13,7 +13,7 @@ use xenapi::vdi::Vdi;
 use xenapi::vm::Vm;
 use xenapi::{
     Client, Error, ErrorKind, ExportFormat, ExportOptions, Pin, Ref, Session, Trust, WaitOptions,
-    vbd, vdi, vm,
+    XvaCompression, vbd, vdi, vm,
 };
 
 /// A pool of two hosts whose running machine has one small disk.
@@ -168,6 +168,64 @@ async fn broken_exports_never_pass() {
         assert_eq!(error.kind(), kind, "{fault}: {error}");
         assert!(!error.to_string().contains('\n'));
     }
+}
+
+/// Exports a snapshot of the machine as an archive.
+async fn archive(faults: &[&str], compression: XvaCompression) -> Result<Vec<u8>, Error> {
+    let simulator = pool(&[]).await;
+    let session = login(&simulator).await;
+    let (snapshot, disks) = snapshot(&session).await?;
+    let before = simulator.xen().inventory();
+    for fault in faults {
+        simulator.xen().faults().set_str(fault).unwrap();
+    }
+    let options = ExportOptions::new("xenapi-test");
+    let archived = async {
+        let mut export = session.export_vm(&snapshot, compression, &options).await?;
+        let mut all = Vec::new();
+        while let Some(Ok(bytes)) = export.next().await {
+            all.extend_from_slice(&bytes);
+        }
+        export.finish().await.map(|()| all)
+    };
+    let result = archived.await;
+    assert_eq!(differences(&before, &simulator.xen().inventory()), "", "{faults:?}: {result:?}");
+    simulator.xen().faults().clear();
+    remove(&session, &snapshot, &disks).await?;
+    session.logout().await.unwrap();
+    simulator.stop().await;
+    result
+}
+
+#[tokio::test]
+async fn a_machine_is_exported_as_an_archive() {
+    let plain = archive(&[], XvaCompression::None).await.unwrap();
+    assert!(plain.starts_with(b"ova.xml\0") && plain.ends_with(&[0; 1024]));
+    let elsewhere = archive(&["redirect"], XvaCompression::None).await.unwrap();
+    assert_eq!(elsewhere.len(), plain.len());
+    let gzip = archive(&[], XvaCompression::Gzip).await.unwrap();
+    assert!(gzip.starts_with(b"\x1f\x8b") && gzip.len() < plain.len());
+    for fault in ["export-truncate=4096", "export-500-in-body=0", "export-500-in-body=70000"] {
+        let error = archive(&[fault], XvaCompression::None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TaskFailed, "{fault}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_running_machine_is_no_archive() {
+    let simulator = pool(&[]).await;
+    let session = login(&simulator).await;
+    let before = simulator.xen().inventory();
+    let all = session.call(vm::get_all_records()).await.unwrap();
+    let (running, _) = all.iter().find(|(_, r)| r.name_label == "web01").unwrap();
+    let options = ExportOptions::new("xenapi-test");
+    let refused = session.export_vm(running, XvaCompression::None, &options).await;
+    let error = refused.map(drop).unwrap_err();
+    assert_eq!(error.code().unwrap().as_str(), "VM_BAD_POWER_STATE");
+    assert!(error.to_string().starts_with("export of VM"), "{error}");
+    assert_eq!(differences(&before, &simulator.xen().inventory()), "");
+    session.logout().await.unwrap();
+    simulator.stop().await;
 }
 
 #[tokio::test]

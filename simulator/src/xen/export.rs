@@ -19,7 +19,7 @@ use super::value::{ApiError, Value, text};
 use super::vhd::{self, Layout};
 
 /// How many pieces of the disk are read ahead of the network.
-const READ_AHEAD: usize = 4;
+pub(super) const READ_AHEAD: usize = 4;
 
 /// What the client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ struct Ask<'a> {
 }
 
 /// How the body ended.
-enum Ended {
+pub(super) enum Ended {
     Whole,
     Cut,
     Failed(ApiError),
@@ -94,7 +94,7 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
 }
 
 /// A session in the query, in the cookie, or a login by Basic.
-fn authenticate(pool: &Pool, head: &Head) -> Result<(), ApiError> {
+pub(super) fn authenticate(pool: &Pool, head: &Head) -> Result<(), ApiError> {
     if let Some(session) = head.query("session_id").or_else(|| head.cookie("session_id")) {
         return pool.check_session(session);
     }
@@ -117,7 +117,12 @@ fn find_vdi(pool: &Pool, handle: &str) -> Option<String> {
     })
 }
 
-async fn refuse(conn: &mut Conn, version: &str, status: &str, headers: &[&str]) -> io::Result<()> {
+pub(super) async fn refuse(
+    conn: &mut Conn,
+    version: &str,
+    status: &str,
+    headers: &[&str],
+) -> io::Result<()> {
     let mut all = vec!["connection: close", "content-type: text/html"];
     all.extend_from_slice(headers);
     respond(conn, &format!("{version} {status}"), &all, &page(status)).await
@@ -168,13 +173,13 @@ async fn send(pool: &Arc<Pool>, plan: Plan, conn: &mut Conn, ask: Ask<'_>) -> En
     };
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     let reader = tokio::task::spawn_blocking(move || read(&disk, size, format, base, &sender));
-    let ended = Body { pool, plan, conn, task, sent: 0, told: 0.0 }.send(receiver).await;
+    let ended = Body::new(pool, plan, conn, task).send(receiver).await;
     let _ = reader.await;
     ended
 }
 
 /// A piece of the body, and the length of all of it.
-type Piece = Result<(Bytes, u64), String>;
+pub(super) type Piece = Result<(Bytes, u64), String>;
 
 /// The disk that a difference is made to.
 struct Base {
@@ -224,7 +229,7 @@ fn try_read(
     }
 }
 
-struct Body<'a> {
+pub(super) struct Body<'a> {
     pool: &'a Pool,
     plan: Plan,
     conn: &'a mut Conn,
@@ -233,8 +238,12 @@ struct Body<'a> {
     told: f64,
 }
 
-impl Body<'_> {
-    async fn send(mut self, mut pieces: mpsc::Receiver<Piece>) -> Ended {
+impl<'a> Body<'a> {
+    pub(super) fn new(pool: &'a Pool, plan: Plan, conn: &'a mut Conn, task: &'a str) -> Self {
+        Self { pool, plan, conn, task, sent: 0, told: 0.0 }
+    }
+
+    pub(super) async fn send(mut self, mut pieces: mpsc::Receiver<Piece>) -> Ended {
         let start = Instant::now();
         while let Some(piece) = pieces.recv().await {
             let (mut piece, total) = match piece {
@@ -298,7 +307,15 @@ fn injected() -> ApiError {
     ApiError::new("INTERNAL_ERROR", ["a fault was asked for"])
 }
 
-async fn finish(host: &Host, plan: Plan, conn: &mut Conn, vdi: &str, task: &str, ended: Ended) {
+/// Ends the body and the task. `vdi` is the disk that was in use for it.
+pub(super) async fn finish(
+    host: &Host,
+    plan: Plan,
+    conn: &mut Conn,
+    vdi: &str,
+    task: &str,
+    ended: Ended,
+) {
     let pool = &host.pool;
     let result = match ended {
         Ended::Whole if plan.export_task_fails => Err(injected()),

@@ -21,6 +21,7 @@ mod vdi;
 mod vhd;
 mod vm;
 mod xml;
+mod xva;
 
 pub use fault::Faults;
 

@@ -16,6 +16,7 @@ use super::json::{self, Quirks};
 use super::pool::Pool;
 use super::value::{ApiError, ApiResult};
 use super::xml;
+use super::xva;
 
 /// One host of the pool.
 #[derive(Clone, Debug)]
@@ -106,6 +107,10 @@ impl Host {
             "/export_raw_vdi" => {
                 self.pool.with(|state| state.calls.push("GET /export_raw_vdi".to_owned()));
                 export::serve(self, conn, head).await
+            }
+            "/export" => {
+                self.pool.with(|state| state.calls.push("GET /export".to_owned()));
+                xva::serve(self, conn, head).await
             }
             "/" => answer_page(conn, "200 OK").await,
             _ => answer_page(conn, "403 Forbidden").await,

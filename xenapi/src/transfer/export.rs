@@ -1,4 +1,4 @@
-//! The export of one disk.
+//! The export of a disk or of a machine.
 
 use std::fmt;
 use std::io;
@@ -19,16 +19,18 @@ use url::{Url, form_urlencoded};
 
 use super::connect::{self, Driver, url_authority};
 use super::redirect::{self, Target};
-use super::{ExportFormat, ExportOptions, sniff};
+use super::{ExportFormat, ExportOptions, XvaCompression, sniff};
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
 use crate::refs::Ref;
 use crate::task::{self, Task};
 use crate::tasks::{WaitOptions, outcome};
 use crate::vdi::Vdi;
+use crate::vm::Vm;
 
-/// The handler.
-pub(super) const PATH: &str = "/export_raw_vdi";
+/// The handlers.
+const DISK: &str = "/export_raw_vdi";
+const MACHINE: &str = "/export";
 /// A pool needs one redirect; more than this is a loop.
 const MOST_REDIRECTS: usize = 4;
 /// How much of an error page is read.
@@ -61,10 +63,45 @@ impl Session {
         format: ExportFormat,
         options: &ExportOptions,
     ) -> Result<Export> {
+        let mut pairs = vec![("vdi", vdi.as_str()), ("format", format.as_str())];
+        pairs.extend(options.base.as_ref().map(|base| ("base", base.as_str())));
+        let opened = self.export(DISK, &pairs, options).await;
+        opened.map_err(|error| error.context(format!("export of VDI {vdi}")))
+    }
+
+    /// Opens the export of a whole machine as a stream of bytes: an XVA archive with the
+    /// description of the machine and all its disks (`GET /export`, since XenServer 4.0).
+    ///
+    /// The machine must be halted or suspended, or be a snapshot. The rest is as for
+    /// [`export_raw_vdi`](Self::export_raw_vdi): a connection of its own, redirects within the
+    /// pool, a task; what arrived is whole only when [`Export::finish`] has succeeded. There is no
+    /// difference to a base: that of `options` is not looked at.
+    ///
+    /// # Errors
+    /// Those of [`export_raw_vdi`](Self::export_raw_vdi).
+    pub async fn export_vm(
+        &self,
+        vm: &Ref<Vm>,
+        compression: XvaCompression,
+        options: &ExportOptions,
+    ) -> Result<Export> {
+        let mut pairs = vec![("ref", vm.as_str())];
+        pairs.extend(compression.as_str().map(|name| ("use_compression", name)));
+        let opened = self.export(MACHINE, &pairs, options).await;
+        opened.map_err(|error| error.context(format!("export of VM {vm}")))
+    }
+
+    /// Makes the task and opens the stream; `pairs` are the handler's own part of the query.
+    async fn export(
+        &self,
+        path: &'static str,
+        pairs: &[(&str, &str)],
+        options: &ExportOptions,
+    ) -> Result<Export> {
         let create = task::create(&options.task_label, &options.task_description);
         let task = self.call(create).await?;
-        let query = query(vdi, format, &task, options.base.as_ref());
-        match self.open_export(&query, options).await {
+        let query = query(pairs, &task);
+        match self.open_export(path, &query, options).await {
             Ok((response, driver)) => {
                 Ok(Export::new(self.clone(), task, response, driver, options))
             }
@@ -72,7 +109,7 @@ impl Session {
                 let error = self.explain(&task, error).await;
                 // The first error is the one to tell.
                 let _ = self.discard(&task, REFUSED_GRACE).await;
-                Err(error.context(format!("export of VDI {vdi}")))
+                Err(error)
             }
         }
     }
@@ -80,6 +117,7 @@ impl Session {
     /// Sends the request, follows redirects, and gives the answer if it is a 200.
     async fn open_export(
         &self,
+        path: &str,
         query: &str,
         options: &ExportOptions,
     ) -> Result<(Response<Incoming>, Driver)> {
@@ -87,7 +125,7 @@ impl Session {
         let mut target =
             Target { url: current.endpoint.url.clone(), trust: current.endpoint.trust.clone() };
         for _ in 0..=MOST_REDIRECTS {
-            target.url.set_path(PATH);
+            target.url.set_path(path);
             let request = self.export_request(&target.url, query)?;
             let connect_timeout = self.inner.settings.connect_timeout;
             let opened = connect::open(
@@ -110,7 +148,7 @@ impl Session {
                 let words = "the server redirects the export without saying where to";
                 return Err(Error::new(ErrorKind::Redirect, words));
             };
-            target = redirect::resolve(self, &target.url, location).await?;
+            target = redirect::resolve(self, &target.url, location, path).await?;
             #[cfg(feature = "tracing")]
             tracing::debug!(host = target.url.host_str(), "the export is at another host");
         }
@@ -130,7 +168,7 @@ impl Session {
             (Some(host), Some(port)) => format!("{host}:{port}"),
             (host, _) => host.unwrap_or_default().to_owned(),
         };
-        Request::get(format!("{PATH}?{query}"))
+        Request::get(format!("{}?{query}", url.path()))
             .header(HOST, host)
             .header(USER_AGENT, self.inner.settings.user_agent.clone())
             .header(COOKIE, cookie)
@@ -170,20 +208,9 @@ impl Session {
 
 /// Query of the request. References hold no characters that need escaping, but they come from
 /// outside.
-fn query(
-    vdi: &Ref<Vdi>,
-    format: ExportFormat,
-    task: &Ref<Task>,
-    base: Option<&Ref<Vdi>>,
-) -> String {
+fn query(pairs: &[(&str, &str)], task: &Ref<Task>) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    query
-        .append_pair("vdi", vdi.as_str())
-        .append_pair("format", format.as_str())
-        .append_pair("task_id", task.as_str());
-    if let Some(base) = base {
-        query.append_pair("base", base.as_str());
-    }
+    query.extend_pairs(pairs).append_pair("task_id", task.as_str());
     query.finish()
 }
 

@@ -19,8 +19,13 @@ pub(super) struct Target {
 /// The session's cookie goes with the request, so the target must be a host of this pool as the
 /// pool itself says over the session. Its certificate is learnt over the session as well, when
 /// trust is by fingerprints: each host of a pool has a certificate of its own.
-pub(super) async fn resolve(session: &Session, from: &Url, location: &str) -> Result<Target> {
-    let to = parse(from, location)?;
+pub(super) async fn resolve(
+    session: &Session,
+    from: &Url,
+    location: &str,
+    path: &str,
+) -> Result<Target> {
+    let to = parse(from, location, path)?;
     let hosts = session.call(host::get_all_records()).await?;
     let name = to.host_str().unwrap_or_default();
     // Behind NAT several hosts can have one address; the target then is any of them.
@@ -56,7 +61,7 @@ pub(super) async fn resolve(session: &Session, from: &Url, location: &str) -> Re
 }
 
 /// The target as a URL; never from https to http, never another handler.
-fn parse(from: &Url, location: &str) -> Result<Url> {
+fn parse(from: &Url, location: &str, path: &str) -> Result<Url> {
     let to = from.join(location).map_err(|_| refuse("its target is no URL"))?;
     if !matches!(to.scheme(), "http" | "https") {
         return Err(refuse("its target is no web address"));
@@ -67,7 +72,7 @@ fn parse(from: &Url, location: &str) -> Result<Url> {
     if !to.username().is_empty() || to.password().is_some() || to.host_str().is_none() {
         return Err(refuse("its target is not a plain host"));
     }
-    if to.path() != super::export::PATH {
+    if to.path() != path {
         return Err(refuse("it leads to another handler"));
     }
     Ok(to)
@@ -99,6 +104,8 @@ fn is_named(name: &str, address: &str, hostname: &str) -> bool {
 mod tests {
     use super::*;
 
+    const PATH: &str = "/export_raw_vdi";
+
     fn from(text: &str) -> Url {
         Url::parse(text).unwrap()
     }
@@ -106,8 +113,8 @@ mod tests {
     #[test]
     fn only_the_same_handler_and_never_down_to_http() {
         let https = from("https://a/export_raw_vdi");
-        assert!(parse(&https, "https://b/export_raw_vdi?x=1").is_ok());
-        assert!(parse(&https, "/export_raw_vdi").is_ok());
+        assert!(parse(&https, "https://b/export_raw_vdi?x=1", PATH).is_ok());
+        assert!(parse(&https, "/export_raw_vdi", PATH).is_ok());
         for bad in [
             "http://b/export_raw_vdi",
             "https://b/other",
@@ -116,11 +123,11 @@ mod tests {
             "https://",
             "file:///export_raw_vdi",
         ] {
-            assert_eq!(parse(&https, bad).unwrap_err().kind(), ErrorKind::Redirect, "{bad}");
+            assert_eq!(parse(&https, bad, PATH).unwrap_err().kind(), ErrorKind::Redirect, "{bad}");
         }
         let http = from("http://a/export_raw_vdi");
-        assert!(parse(&http, "http://b/export_raw_vdi").is_ok());
-        assert!(parse(&http, "https://b/export_raw_vdi").is_ok());
+        assert!(parse(&http, "http://b/export_raw_vdi", PATH).is_ok());
+        assert!(parse(&http, "https://b/export_raw_vdi", PATH).is_ok());
     }
 
     #[test]

@@ -1,0 +1,262 @@
+//! `GET /export`: a machine with its disks as an XVA archive, put together field by field.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha1::{Digest as _, Sha1};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+use vmimage::{BlockMap, Disk};
+
+use super::export::{Body, Ended, Piece, READ_AHEAD, authenticate, finish, refuse};
+use super::http::{Conn, Head};
+use super::pool::{Pool, State};
+use super::serve::Host;
+use super::value::{ApiError, Record, Value, text, truth};
+use super::xml;
+
+const CHUNK: u64 = 1 << 20;
+
+/// A disk by its name in the archive.
+struct Part {
+    name: String,
+    disk: Arc<dyn Disk>,
+    size: u64,
+}
+
+/// Answers the request; the connection ends with it.
+pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Result<()> {
+    let pool = &host.pool;
+    let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
+    if let Err(error) = authenticate(pool, head) {
+        pool.finish_task(task, Err(error));
+        let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
+        return refuse(conn, "HTTP/1.1", "401 Unauthorized", &[challenge]).await;
+    }
+    let plan = pool.faults.plan();
+    if let Some(other) = host.redirect_target(plan.redirect) {
+        let location = format!("Location: {other}{}?{}", head.path, head.raw_query);
+        return refuse(conn, "HTTP/1.1", "302 Found", &[&location]).await;
+    }
+    let gzip = match head.query("use_compression") {
+        Some("true" | "gzip") => true,
+        Some("zstd") => {
+            let why = "the simulator has no Zstandard";
+            pool.finish_task(task, Err(ApiError::new("INTERNAL_ERROR", [why])));
+            return refuse(conn, "HTTP/1.1", "500 Internal Error", &[]).await;
+        }
+        _ => false,
+    };
+    let handle = head.query("ref").or_else(|| head.query("uuid")).unwrap_or_default();
+    let (description, parts) = match pool.with(|state| archive(state, handle)) {
+        Ok(archive) => archive,
+        Err(error) => {
+            pool.finish_task(task, Err(error));
+            return refuse(conn, "HTTP/1.1", "500 Internal Error", &[]).await;
+        }
+    };
+    pool.adopt_task(task);
+    let ended = send(pool, conn, task, (description, parts, gzip)).await;
+    let reset = matches!(ended, Ended::Reset);
+    finish(host, plan, conn, "", task, ended).await;
+    if reset { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+}
+
+async fn send(
+    pool: &Arc<Pool>,
+    conn: &mut Conn,
+    task: &str,
+    (description, parts, gzip): (String, Vec<Part>, bool),
+) -> Ended {
+    let head = format!(
+        "HTTP/1.0 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\
+         task-id: {task}\r\nContent-Type: application/octet-stream\r\n\
+         Content-Disposition: attachment; filename=\"export.xva\"\r\n\r\n"
+    );
+    if conn.write_all(head.as_bytes()).await.is_err() || conn.flush().await.is_err() {
+        return Ended::ClientGone;
+    }
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let writer = tokio::task::spawn_blocking(move || {
+        if let Err(error) = write(&description, &parts, gzip, &sender) {
+            let _ = sender.blocking_send(Err(error.to_string()));
+        }
+    });
+    let ended = Body::new(pool, pool.faults.plan(), conn, task).send(receiver).await;
+    let _ = writer.await;
+    ended
+}
+
+/// The description and the disks of a machine that can be exported.
+fn archive(state: &State, handle: &str) -> Result<(String, Vec<Part>), ApiError> {
+    let vm = match state.db.raw("VM", handle) {
+        Ok(_) => handle.to_owned(),
+        Err(error) => state.db.by_uuid("VM", handle).ok_or(error)?,
+    };
+    let record = state.db.raw("VM", &vm)?;
+    let power = text(record, "power_state");
+    if !matches!(power, "Halted" | "Suspended") && !truth(record, "is_a_snapshot") {
+        let actual = power.to_ascii_lowercase();
+        return Err(ApiError::new("VM_BAD_POWER_STATE", [&vm, "halted", &actual]));
+    }
+    // What belongs to the machine has a name in the archive; everything else is not there.
+    let mut objects = vec![("VM", vm.clone())];
+    objects.extend(state.db.referrers("VIF", "VM", &vm).into_iter().map(|r| ("VIF", r)));
+    for vbd in state.db.referrers("VBD", "VM", &vm) {
+        let vdi = text(state.db.raw("VBD", &vbd)?, "VDI").to_owned();
+        objects.push(("VBD", vbd));
+        if let Ok(disk) = state.db.raw("VDI", &vdi) {
+            objects.push(("VDI", vdi));
+            objects.push(("SR", text(disk, "SR").to_owned()));
+        }
+    }
+    objects.sort();
+    objects.dedup();
+    let names: BTreeMap<&str, String> = objects
+        .iter()
+        .enumerate()
+        .map(|(n, (_, reference))| (reference.as_str(), format!("Ref:{}", n + 5)))
+        .collect();
+    let (mut list, mut parts) = (Vec::new(), Vec::new());
+    for (class, reference) in &objects {
+        let record = state.db.record(class, reference)?;
+        let name = names.get(reference.as_str()).cloned().unwrap_or_default();
+        if let (&"VDI", Some(disk)) = (class, state.disks.get(reference)) {
+            let size = record.get("virtual_size").and_then(Value::as_int).unwrap_or_default();
+            parts.push(Part {
+                name: name.clone(),
+                disk: Arc::clone(disk),
+                size: size.unsigned_abs(),
+            });
+        }
+        list.push(Value::Map(Record::from([
+            ("class".to_owned(), (*class).into()),
+            ("id".to_owned(), name.into()),
+            ("snapshot".to_owned(), renamed(&Value::Map(record), &names)),
+        ])));
+    }
+    // The disks come in the order of their names as text: Ref:10 before Ref:9.
+    parts.sort_by(|a, b| a.name.cmp(&b.name));
+    let version = Record::from([
+        ("hostname".to_owned(), "xen1".into()),
+        ("date".to_owned(), "2026-01-05".into()),
+        ("product_version".to_owned(), "8.2.0".into()),
+        ("product_brand".to_owned(), "Simulated".into()),
+        ("build_number".to_owned(), "1".into()),
+        ("xapi_major".to_owned(), Value::Int(1)),
+        ("xapi_minor".to_owned(), Value::Int(20)),
+        ("export_vsn".to_owned(), Value::Int(2)),
+    ]);
+    let all = Record::from([
+        ("version".to_owned(), Value::Map(version)),
+        ("objects".to_owned(), Value::Array(list)),
+    ]);
+    Ok((xml::text(&Value::Map(all)), parts))
+}
+
+/// A value with the references as the archive names them.
+fn renamed(value: &Value, names: &BTreeMap<&str, String>) -> Value {
+    let name = |text: &str| match names.get(text) {
+        Some(name) => name.clone(),
+        None if text.starts_with("OpaqueRef:") => "OpaqueRef:NULL".to_owned(),
+        None => text.to_owned(),
+    };
+    match value {
+        Value::Map(fields) => {
+            let all = fields.iter().map(|(key, value)| (name(key), renamed(value, names)));
+            Value::Map(all.collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(|v| renamed(v, names)).collect()),
+        other => match other.as_str() {
+            Some(text) => name(text).into(),
+            None => other.clone(),
+        },
+    }
+}
+
+/// Hands pieces to the network; ends when nobody takes them.
+struct Pieces<'a>(&'a mpsc::Sender<Piece>, u64);
+
+impl io::Write for Pieces<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let piece = Ok((Bytes::copy_from_slice(buf), self.1));
+        self.0.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write(
+    description: &str,
+    parts: &[Part],
+    gzip: bool,
+    sender: &mpsc::Sender<Piece>,
+) -> io::Result<()> {
+    let total = parts.iter().map(|part| part.size).sum();
+    let pieces = io::BufWriter::with_capacity(256 << 10, Pieces(sender, total));
+    if !gzip {
+        let mut pieces = pieces;
+        tar(description, parts, &mut pieces)?;
+        return pieces.flush();
+    }
+    let mut encoder = GzEncoder::new(pieces, Compression::fast());
+    tar(description, parts, &mut encoder)?;
+    encoder.finish()?.flush()
+}
+
+fn tar(description: &str, parts: &[Part], out: &mut dyn io::Write) -> io::Result<()> {
+    member(out, "ova.xml", description.as_bytes())?;
+    for part in parts {
+        let map: BlockMap = part.disk.block_map().map_err(io::Error::other)?;
+        let last = part.size.div_ceil(CHUNK).saturating_sub(1);
+        for index in 0..=last {
+            let (start, end) = (index * CHUNK, ((index + 1) * CHUNK).min(part.size));
+            // The first and the last one are always there.
+            if !matches!(index, 0) && index != last && !map.any(start..end) {
+                continue;
+            }
+            let mut data = vec![0; (end - start) as usize];
+            // The device may be larger than the file that it shows.
+            let held = part.disk.virtual_size().clamp(start, end) - start;
+            let held = data.get_mut(..held as usize).unwrap_or_default();
+            part.disk.read_exact_at(held, start).map_err(io::Error::other)?;
+            let name = format!("{}/{index:08}", part.name);
+            member(out, &name, &data)?;
+            member(out, &format!("{name}.checksum"), hex::encode(Sha1::digest(&data)).as_bytes())?;
+        }
+    }
+    out.write_all(&[0; 1024])
+}
+
+/// A file of the archive: a header of the ustar format, the data, zeros up to a whole block.
+fn member(out: &mut dyn io::Write, name: &str, data: &[u8]) -> io::Result<()> {
+    let mut header = [0_u8; 512];
+    let mut put = |at: usize, text: &[u8]| {
+        if let Some(field) = header.get_mut(at..at + text.len()) {
+            field.copy_from_slice(text);
+        }
+    };
+    put(0, name.as_bytes());
+    put(100, b"0000664\0");
+    put(108, b"0000000\0");
+    put(116, b"0000000\0");
+    put(124, format!("{:011o}\0", data.len()).as_bytes());
+    put(136, b"00000000000\0");
+    put(148, b"        ");
+    put(156, b"0");
+    put(257, b"ustar\x0000");
+    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+    let sum = format!("{sum:06o}\0 ");
+    header[148..156].copy_from_slice(sum.as_bytes());
+    out.write_all(&header)?;
+    out.write_all(data)?;
+    let padding = data.len().next_multiple_of(512) - data.len();
+    out.write_all(&[0; 512][..padding])
+}
