@@ -1,0 +1,25 @@
+//! Class `console`: its record and its calls; with the feature `console` also what a person would
+//! do there: type, look, wait, read.
+//!
+//! A running guest has a console of protocol `rfb`, a screen with a keyboard; a guest without
+//! hardware emulation (PV, PVH) has a second one of protocol `vt100`, a line of text in both
+//! directions.
+#![cfg_attr(
+    feature = "console",
+    doc = "
+| | |
+|---|---|
+| [`BootCommand`] | what to type, in the words of Packer's `boot_command`; read without I/O |"
+)]
+
+pub use crate::api::console::*;
+
+#[cfg(feature = "console")]
+mod boot;
+#[cfg(feature = "console")]
+mod keys;
+
+#[cfg(feature = "console")]
+pub use boot::{BootCommand, BootCommandError, Step};
+#[cfg(feature = "console")]
+pub use keys::{Key, KeyEvent, SpecialKey};
