@@ -17,9 +17,25 @@ pub use crate::api::console::*;
 #[cfg(feature = "console")]
 mod boot;
 #[cfg(feature = "console")]
+mod decode;
+#[cfg(feature = "console")]
+mod handshake;
+#[cfg(feature = "console")]
 mod keys;
+#[cfg(feature = "console")]
+mod pipe;
+#[cfg(feature = "console")]
+mod rfb;
+#[cfg(feature = "console")]
+mod screen;
 
 #[cfg(feature = "console")]
 pub use boot::{BootCommand, BootCommandError, Step};
 #[cfg(feature = "console")]
+pub use handshake::RfbVersion;
+#[cfg(feature = "console")]
 pub use keys::{Key, KeyEvent, SpecialKey};
+#[cfg(feature = "console")]
+pub use rfb::{Rfb, RfbOptions};
+#[cfg(feature = "console")]
+pub use screen::Screenshot;
