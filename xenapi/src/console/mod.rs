@@ -9,7 +9,9 @@
     doc = "
 | | |
 |---|---|
-| [`BootCommand`] | what to type, in the words of Packer's `boot_command`; read without I/O |"
+| [`BootCommand`] | what to type, in the words of Packer's `boot_command`; read without I/O |
+| [`Rfb`] | keys and pictures over any stream that speaks RFB 3.3, 3.7 or 3.8 |
+| [`Screenshot`] | a picture, as pixels or as PNG |"
 )]
 
 pub use crate::api::console::*;
