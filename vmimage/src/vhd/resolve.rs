@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::disk::{MAX_CHAIN, RawParent, VhdDisk};
 use super::file::{VhdFile, head};
@@ -58,7 +57,7 @@ impl Chain {
                 .with_path(path));
             }
             let Some(parent) = finder.parent_of(child)? else {
-                chain.raw = Some(finder.raw_parent_of(child)?);
+                chain.raw = Some(finder.raw_parent_of(child, options)?);
                 break;
             };
             let mut own = Findings::new(options.policy());
@@ -158,7 +157,7 @@ impl Finder {
     }
 
     /// The raw disk below `child`, which only the caller can name.
-    fn raw_parent_of(&mut self, child: &VhdFile) -> Result<RawParent> {
+    fn raw_parent_of(&mut self, child: &VhdFile, options: &OpenOptions) -> Result<RawParent> {
         let hint = hint(child);
         let name = hint.as_ref().map_or("", |h| h.name.as_str());
         // A guest can write a VHD's footer into its raw disk: that makes it no VHD, because the
@@ -182,7 +181,7 @@ impl Finder {
         let len = file
             .byte_len()
             .map_err(|e| Error::io("cannot learn the parent's length", e).with_path(&path))?;
-        Ok(RawParent { file: Arc::new(file), path, len })
+        Ok(RawParent { file: options.watched(file), path, len })
     }
 
     /// Where the parent may lie, most trusted first: the relative path, the URL's, then the

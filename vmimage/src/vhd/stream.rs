@@ -397,8 +397,9 @@ impl Input {
         Ok(())
     }
 
-    /// The last sector of the stream, which must end after it; `seen` was read before. Before it there may be `padding`,
-    /// as in a file on a larger volume: whole sectors of zeros. Anything else there would be data
+    /// The last sector of the stream, which must end after it; `seen` was read before. In front of
+    /// it there may be `padding`, as in a file on a larger volume: whole sectors of zeros. Anything
+    /// else there would be data
     /// that slipped out of its place.
     fn last_sector(
         &mut self,

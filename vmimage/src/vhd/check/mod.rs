@@ -14,6 +14,8 @@ use crate::finding::Findings;
 use crate::raw::Holes;
 use crate::{ReadAt, Result};
 
+/// Version 1.0 of the format, the only one that vhd-util takes.
+const VERSION: u32 = 0x0001_0000;
 /// How far a clock may be ahead before vhd-util calls a time stamp wrong, in seconds.
 const CLOCK_SKEW: u64 = 1800;
 
@@ -21,6 +23,7 @@ const CLOCK_SKEW: u64 = 1800;
 pub(crate) fn examine(file: &VhdFile, findings: &mut Findings) -> Result<()> {
     footer(&file.footer, findings);
     let Some(sparse) = &file.sparse else { return Ok(()) };
+    header(&sparse.header, findings);
     parent(file, sparse, findings);
     layout::examine(file, sparse, findings)?;
     batmap(file, sparse, findings)?;
@@ -49,7 +52,24 @@ pub(crate) fn unknown_type(file: &dyn ReadAt, findings: &mut Findings) -> bool {
     unknown
 }
 
+/// What vhd-util refuses though the table can be found.
+fn header(header: &DynamicHeader, findings: &mut Findings) {
+    if header.version >> 16 == 1 && header.version != VERSION {
+        let message = format!("the header's version is {:#010x}, not 1.0", header.version);
+        findings.note("header-version", message);
+    }
+    if !header.table_offset.is_multiple_of(SECTOR) {
+        let message = "the BAT does not begin at a sector";
+        findings.note_at("table-unaligned", message, header.table_offset);
+    }
+}
+
 fn footer(footer: &Footer, findings: &mut Findings) {
+    // Another major version was reported when the footer was read.
+    if footer.version >> 16 == 1 && footer.version != VERSION {
+        let message = format!("the footer's version is {:#010x}, not 1.0", footer.version);
+        findings.note("footer-version", message);
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |d| d.as_secs());
     if footer.unix_time() > now.saturating_add(CLOCK_SKEW) {
         findings.note("timestamp-future", "the VHD was created in the future");
