@@ -22,7 +22,7 @@ use xenapi::vdi::Vdi;
 use xenapi::vm::Vm;
 use xenapi::{Export, ExportOptions, Ref, Session, WaitOptions, XvaCompression, vbd, vdi, vm};
 
-use pool::{Pool, Result, plain};
+use pool::{Pool, Result, ended, plain};
 
 /// Export a virtual machine as an XVA archive, without stopping it.
 ///
@@ -51,13 +51,7 @@ enum Compress {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("export_vm: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("export_vm", run(&Args::parse()).await)
 }
 
 async fn run(args: &Args) -> Result<()> {

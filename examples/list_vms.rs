@@ -19,7 +19,7 @@ use simulator::Simulator;
 use xenapi::vm::Vm;
 use xenapi::{Session, vm};
 
-use pool::{Pool, Result, plain};
+use pool::{Pool, Result, ended, plain};
 
 /// List the virtual machines of a pool.
 ///
@@ -34,13 +34,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("list_vms: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("list_vms", run(&Args::parse()).await)
 }
 
 async fn run(args: &Args) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Where a pool is, who we are, and whom to trust: what the examples for XenServer share.
 
 use std::error::Error;
+use std::process::ExitCode;
 
 use simulator::Simulator;
 use xenapi::{Client, Pin, Session, Trust};
@@ -54,6 +55,17 @@ impl Pool {
     pub(crate) async fn login(&self, originator: &str) -> Result<Session> {
         let client = Client::builder(&self.url).trust(self.trust.clone()).build()?;
         Ok(client.login(&self.username, self.password.as_str(), originator).await?)
+    }
+}
+
+/// The end of a program: a failure is one line on standard error.
+pub(crate) fn ended(name: &str, result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

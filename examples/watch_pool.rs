@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use simulator::Simulator;
 use xenapi::{Cache, Change, Session, vm};
 
-use pool::{Pool, Result, plain};
+use pool::{Pool, Result, ended, plain};
 
 /// Show what changes in a pool: objects that come, go, or have other values.
 ///
@@ -43,13 +43,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("watch_pool: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("watch_pool", run(&Args::parse()).await)
 }
 
 async fn run(args: &Args) -> Result<()> {

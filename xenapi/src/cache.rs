@@ -121,7 +121,7 @@ impl Cache {
         // Of a class whose objects are followed one by one, the count says nothing.
         let counts = counts.into_iter().filter(|(class, _)| self.stream.follows(class)).collect();
         if self.drift.found(&self.objects, &counts, complete) {
-            self.stream.lose_thread();
+            self.stream.resync();
         }
         Ok(changes)
     }

@@ -233,7 +233,7 @@ impl EventStream {
                     if self.token.is_empty() {
                         return Err(e);
                     }
-                    self.lose_thread();
+                    self.resync();
                 }
                 Err(e) if is_passing(e.kind()) && self.failures < MOST_FAILURES => {
                     let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures);
@@ -249,7 +249,7 @@ impl EventStream {
     }
 
     /// Makes the next batch a complete one.
-    pub fn lose_thread(&mut self) {
+    pub fn resync(&mut self) {
         self.token.clear();
     }
 
@@ -272,7 +272,7 @@ impl EventStream {
         if login != self.login {
             self.login = login;
             if !complete {
-                self.lose_thread();
+                self.resync();
                 return answer.map(|_| None);
             }
         }

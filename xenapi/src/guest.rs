@@ -72,17 +72,18 @@ impl Session {
     ///
     /// # Errors
     /// As [`call`](Self::call).
-    pub async fn internal_network(&self) -> Result<Option<Ref<Network>>> {
+    pub async fn host_internal_management_network(&self) -> Result<Option<Ref<Network>>> {
         const KEY: &str = "is_host_internal_management_network";
         let all = self.call(network::get_all_records()).await?;
         let own = |network: &Network| network.other_config.get(KEY).is_some_and(|v| v == "true");
         Ok(all.into_iter().find(|(_, network)| own(network)).map(|(reference, _)| reference))
     }
 
-    /// Waits for the address that the host gives to a device on the
-    /// [internal network](Self::internal_network): the host decides it when the device is plugged,
-    /// before the guest has asked. No agent in the guest is needed. It is reached from its host
-    /// only.
+    /// Waits for the address that the host gives to a device on its
+    /// [internal management network](Self::host_internal_management_network): the host decides it
+    /// when the device is plugged, before the guest has asked. No agent in the guest is needed. It
+    /// is reached from its host only. Read from `network.assigned_ips`, which is there since
+    /// XenServer 6.5.
     ///
     /// # Errors
     /// Of kind [`Timeout`](ErrorKind::Timeout) if there was none in time, of kind

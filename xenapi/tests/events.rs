@@ -105,7 +105,7 @@ async fn single_objects_are_followed_alone() {
 #[tokio::test]
 async fn a_guest_on_the_internal_network_has_an_address_before_it_asks() {
     let (simulator, session) = pool(None).await;
-    let himn = session.internal_network().await.unwrap().unwrap();
+    let himn = session.host_internal_management_network().await.unwrap().unwrap();
     let all = session.call(vm::get_all_records()).await.unwrap();
     let (web, _) = all.iter().find(|(_, vm)| vm.name_label == "web01").unwrap();
     let copy = session.call(vm::clone(web, "copy")).await;
