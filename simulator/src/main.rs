@@ -68,6 +68,10 @@ Faults of XenServer:
   host-gone=BYTES            the connection is reset in an export and all ports close
   slow-export=BYTES_PER_SEC  exports are paced
   slow-unplug=MS             a VDI stays in use after its export
+  console-limit              consoles answer 503
+  console-eof=N              the next N consoles end at once
+  console-reboot=N           the guest reboots with the N-th change of a key
+  console-absurd=KIND        screens draw outside, huge, resize, encoding, copy
   redirect                   raw handlers redirect to the second host
   no-json                    /jsonrpc answers in XML
   old-arity                  parameters that later releases added are refused

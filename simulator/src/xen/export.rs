@@ -94,7 +94,7 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
 }
 
 /// A session in the query, in the cookie, or a login by Basic.
-pub(super) fn authenticate(pool: &Pool, head: &Head) -> Result<(), ApiError> {
+pub(crate) fn authenticate(pool: &Pool, head: &Head) -> Result<(), ApiError> {
     if let Some(session) = head.query("session_id").or_else(|| head.cookie("session_id")) {
         return pool.check_session(session);
     }

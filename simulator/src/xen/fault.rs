@@ -39,6 +39,10 @@ use std::time::Duration;
 /// | `unknown-enum` | records hold enum values and a field of the future |
 /// | `no-json` | `/jsonrpc` answers in XML, as the oldest servers do |
 /// | `old-arity` | parameters that later releases added are refused |
+/// | `console-limit` | consoles answer 503, as while another viewer uses the only place |
+/// | `console-eof=N` | the next N consoles answer 200 and end |
+/// | `console-reboot=N` | with the N-th change of a key from now on the guest reboots: its consoles end, and it has new ones |
+/// | `console-absurd=KIND` | screens draw what they must not: `outside`, `huge`, `resize`, `encoding`, `copy` |
 /// | `redirect` | raw handlers of the first host redirect to the second one, if there is one |
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -52,7 +56,24 @@ struct Set {
     fail_nth: Vec<(u64, String)>,
     drop_after_effect: Vec<String>,
     drop_before_effect: Vec<String>,
+    console_eof: u64,
+    console_reboot: Option<u64>,
     plan: Plan,
+}
+
+/// What a screen draws that it must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absurd {
+    /// A rectangle that ends outside the screen.
+    Outside,
+    /// One that is larger than anything.
+    Huge,
+    /// A screen that is larger than anything.
+    Resize,
+    /// In an encoding that nobody asked for.
+    Encoding,
+    /// A copy from outside the screen.
+    Copy,
 }
 
 /// The faults that are plain settings.
@@ -76,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) no_json: bool,
     pub(crate) old_arity: bool,
     pub(crate) redirect: bool,
+    pub(crate) console_limit: bool,
+    pub(crate) console_absurd: Option<Absurd>,
 }
 
 impl Faults {
@@ -109,6 +132,10 @@ impl Faults {
             "no-json" => plan.no_json = no_arg(name, arg)?,
             "old-arity" => plan.old_arity = no_arg(name, arg)?,
             "redirect" => plan.redirect = no_arg(name, arg)?,
+            "console-limit" => plan.console_limit = no_arg(name, arg)?,
+            "console-absurd" => plan.console_absurd = Some(absurd(name, arg)?),
+            "console-eof" => set.console_eof = number(name, arg)?,
+            "console-reboot" => set.console_reboot = Some(number(name, arg)?.max(1)),
             "session-invalid" => set.session_invalid = Some(number(name, arg)?.max(1)),
             "task-fails" => set.task_fails.push(method(name, arg)?),
             "drop-before-effect" => set.drop_before_effect.push(method(name, arg)?),
@@ -134,6 +161,8 @@ impl Faults {
     pub fn is_pending(&self) -> bool {
         let set = self.lock();
         set.session_invalid.is_some()
+            || set.console_eof > 0
+            || set.console_reboot.is_some()
             || !set.fail_nth.is_empty()
             || !set.drop_after_effect.is_empty()
             || !set.drop_before_effect.is_empty()
@@ -163,6 +192,22 @@ impl Faults {
             }
             None => false,
         }
+    }
+
+    /// Whether the console that is opened now is to end at once.
+    pub(crate) fn console_is_empty(&self) -> bool {
+        let mut set = self.lock();
+        let empty = set.console_eof > 0;
+        set.console_eof = set.console_eof.saturating_sub(1);
+        empty
+    }
+
+    /// Counts a change of a key; true when the guest is to reboot with it.
+    pub(crate) fn guest_reboots(&self) -> bool {
+        let mut set = self.lock();
+        let left = set.console_reboot.map(|n| n - 1);
+        set.console_reboot = left.filter(|n| *n > 0);
+        left == Some(0)
     }
 
     /// Counts a call of `method`; true when it is to fail.
@@ -223,6 +268,17 @@ fn method(name: &str, arg: Option<&str>) -> Result<String, String> {
     arg.filter(is_method)
         .map(str::to_owned)
         .ok_or_else(|| format!("fault {name} needs a method, as VM.snapshot"))
+}
+
+fn absurd(name: &str, arg: Option<&str>) -> Result<Absurd, String> {
+    match arg {
+        Some("outside") => Ok(Absurd::Outside),
+        Some("huge") => Ok(Absurd::Huge),
+        Some("resize") => Ok(Absurd::Resize),
+        Some("encoding") => Ok(Absurd::Encoding),
+        Some("copy") => Ok(Absurd::Copy),
+        _ => Err(format!("fault {name} needs outside, huge, resize, encoding or copy")),
+    }
 }
 
 fn no_arg(name: &str, arg: Option<&str>) -> Result<bool, String> {

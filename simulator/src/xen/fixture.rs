@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::chain::Chain;
+use super::console;
 use super::disk::{self, Opened};
 use super::pool::{HostFacts, State};
 use super::value::{NULL, Record, Value, map, set, text};
@@ -40,11 +41,13 @@ struct Place {
     network: String,
 }
 
-/// Fills an empty pool.
-pub(crate) fn fill(state: &mut State, hosts: &[HostFacts], guests: Vec<Guest>) {
+/// Fills an empty pool. With `pv` its guests have no hardware emulation.
+pub(crate) fn fill(state: &mut State, hosts: &[HostFacts], guests: Vec<Guest>, pv: bool) {
     for facts in hosts {
         let host = add_host(state, facts);
         state.hosts.push(host);
+        let scheme = if facts.certificate.is_some() { "https" } else { "http" };
+        state.urls.push(format!("{scheme}://127.0.0.1:{}", facts.port));
     }
     let master = state.hosts.first().cloned().unwrap_or_default();
     let sr = add_storage(state);
@@ -54,7 +57,7 @@ pub(crate) fn fill(state: &mut State, hosts: &[HostFacts], guests: Vec<Guest>) {
     add_control_domains(state);
     add_template(state);
     for (number, guest) in guests.into_iter().enumerate() {
-        add_guest(state, &place, number, guest);
+        add_guest(state, &place, number, guest, pv);
     }
     let used: i64 = state
         .db
@@ -264,9 +267,13 @@ fn add_template(state: &mut State) {
     );
 }
 
-/// A running HVM guest with disks, an empty CD drive, a network interface and guest tools.
-fn add_guest(state: &mut State, place: &Place, number: usize, guest: Guest) {
+/// A running guest with disks, an empty CD drive, a network interface and guest tools.
+fn add_guest(state: &mut State, place: &Place, number: usize, guest: Guest, pv: bool) {
     let vm = add_vm(state, place, &guest.name);
+    if pv {
+        let _ = state.db.set("VM", &vm, "domain_type", "pv");
+        let _ = state.db.set("VM", &vm, "HVM_boot_policy", "");
+    }
     for (position, disk) in guest.disks.into_iter().enumerate() {
         let vdi = add_vdi(state, place, &guest.name, position, disk);
         // The CD drive sits at 3, as the templates have it.
@@ -286,15 +293,9 @@ fn add_guest(state: &mut State, place: &Place, number: usize, guest: Guest) {
             ("allowed_operations", set(["unplug"])),
         ]),
     );
-    let uuid = state.db.raw("VM", &vm).map(|r| text(r, "uuid").to_owned()).unwrap_or_default();
-    state.db.insert(
-        "console",
-        record([
-            ("VM", vm.as_str().into()),
-            ("protocol", "rfb".into()),
-            ("location", format!("https://127.0.0.1/console?uuid={uuid}").into()),
-        ]),
-    );
+    console::create(state, &vm);
+    let login = format!("Debian GNU/Linux 12 {0} tty1\n\n{0} login: ", guest.name);
+    login.chars().for_each(|c| state.desk(&vm).screen.put(c));
     state.ticks.insert(vm, 0);
 }
 

@@ -1,7 +1,9 @@
-//! A double of a XenServer pool: JSON-RPC, XML-RPC, tasks, events and the export of disks.
+//! A double of a XenServer pool: JSON-RPC, XML-RPC, tasks, events, the export of disks, consoles.
 
 mod chain;
+mod console;
 mod db;
+mod desk;
 mod disk;
 mod dispatch;
 mod event;
@@ -12,6 +14,7 @@ mod generic;
 mod http;
 mod json;
 mod pool;
+mod rfb;
 mod schema;
 mod serve;
 mod task;
@@ -55,6 +58,7 @@ pub struct XenConfig {
     port: u16,
     plain: bool,
     second_host: bool,
+    pv: bool,
     username: String,
     password: String,
     disks: Vec<(String, PathBuf)>,
@@ -69,6 +73,7 @@ impl XenConfig {
             port: 0,
             plain: false,
             second_host: false,
+            pv: false,
             username: "root".to_owned(),
             password: "simulated-password".to_owned(),
             disks: Vec::new(),
@@ -95,6 +100,14 @@ impl XenConfig {
     #[must_use]
     pub fn with_second_host(mut self, second_host: bool) -> Self {
         self.second_host = second_host;
+        self
+    }
+
+    /// Makes the guests ones without hardware emulation: their screens speak RFB 3.3 only, and each
+    /// has a text console beside it.
+    #[must_use]
+    pub fn with_pv_guests(mut self, pv: bool) -> Self {
+        self.pv = pv;
         self
     }
 
@@ -153,6 +166,7 @@ impl std::fmt::Debug for XenConfig {
             .field("port", &self.port)
             .field("plain", &self.plain)
             .field("second_host", &self.second_host)
+            .field("pv", &self.pv)
             .field("username", &self.username)
             .field("disks", &self.disks)
             .finish_non_exhaustive()
@@ -195,7 +209,7 @@ impl XenServer {
             listeners.push((listener, tls));
         }
         let mut state = State::default();
-        fixture::fill(&mut state, &facts, guests);
+        fixture::fill(&mut state, &facts, guests, config.pv);
         let (username, password) = (config.username.clone(), config.password.clone());
         let pool = Arc::new(Pool::new(username, password, config.faults.clone(), facts, state));
         let gone = Arc::new(watch::channel(false).0);
@@ -331,6 +345,42 @@ impl XenHandle {
                 db.raw("VM", vm).is_ok_and(|r| text(r, "name_label") == name_label)
             });
             named.next().map(|(_, count)| *count)
+        })
+    }
+
+    /// What was typed at a guest's console, as the guest understood it on a US keyboard: characters,
+    /// a line end for Return, other keys by name (`<f2>`, `<ctrl-c>`). `None` without such a VM.
+    #[must_use]
+    pub fn typed(&self, name_label: &str) -> Option<String> {
+        self.at_desk(name_label, |desk| desk.typed.clone())
+    }
+
+    /// Every change of a key at a guest's console: its X11 keysym, and whether it went down.
+    #[must_use]
+    pub fn key_events(&self, name_label: &str) -> Option<Vec<(u32, bool)>> {
+        self.at_desk(name_label, |desk| desk.events.clone())
+    }
+
+    /// The text on a guest's screen, without the blanks at the ends of its 25 rows.
+    #[must_use]
+    pub fn screen_text(&self, name_label: &str) -> Option<String> {
+        self.at_desk(name_label, |desk| desk.screen.text())
+    }
+
+    /// Writes on a guest's screen.
+    pub fn show(&self, name_label: &str, text: &str) {
+        self.at_desk(name_label, |desk| text.chars().for_each(|c| desk.screen.put(c)));
+        self.pool.screen_changed();
+    }
+
+    fn at_desk<T>(&self, name_label: &str, work: impl FnOnce(&mut desk::Desk) -> T) -> Option<T> {
+        self.pool.with(|state| {
+            let State { db, ticks, .. } = &*state;
+            let found = ticks
+                .keys()
+                .find(|vm| db.raw("VM", vm).is_ok_and(|r| text(r, "name_label") == name_label));
+            let vm = found?.clone();
+            Some(work(state.desk(&vm)))
         })
     }
 

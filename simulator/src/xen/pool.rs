@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use vmimage::Disk;
 
 use super::db::{Db, fresh_ref};
+use super::desk::Desk;
 use super::fault::Faults;
 use super::value::{ApiError, Record, Value, text};
 use super::xml;
@@ -21,6 +22,8 @@ pub(crate) struct Pool {
     state: Mutex<State>,
     /// The database's generation and the number of sessions: those who wait look again.
     news: watch::Sender<(u64, usize)>,
+    /// Moves when a guest's screen may show something else.
+    screens: watch::Sender<()>,
 }
 
 /// What a host knows about itself before the pool exists.
@@ -52,6 +55,10 @@ pub(crate) struct State {
     pub(crate) calls: Vec<String>,
     /// The references of the hosts, in the order of [`Pool::hosts`].
     pub(crate) hosts: Vec<String>,
+    /// Their URLs.
+    pub(crate) urls: Vec<String>,
+    /// Keyboards and screens of guests, by VM.
+    pub(crate) desks: BTreeMap<String, Desk>,
 }
 
 impl Pool {
@@ -63,7 +70,15 @@ impl Pool {
         state: State,
     ) -> Self {
         let (news, _) = watch::channel((state.db.generation(), 0));
-        Self { username, password, faults, hosts, state: Mutex::new(state), news }
+        Self {
+            username,
+            password,
+            faults,
+            hosts,
+            state: Mutex::new(state),
+            news,
+            screens: watch::channel(()).0,
+        }
     }
 
     /// Works on the state; those who wait for events learn of changes.
@@ -79,6 +94,15 @@ impl Pool {
     /// A receiver that learns of every change.
     pub(crate) fn watch(&self) -> watch::Receiver<(u64, usize)> {
         self.news.subscribe()
+    }
+
+    /// A receiver that learns when a guest's screen may show something else.
+    pub(crate) fn screens(&self) -> watch::Receiver<()> {
+        self.screens.subscribe()
+    }
+
+    pub(crate) fn screen_changed(&self) {
+        self.screens.send_replace(());
     }
 
     /// Opens a session for `originator`.
@@ -130,6 +154,11 @@ impl Pool {
 }
 
 impl State {
+    /// The keyboard and the screen of a guest.
+    pub(crate) fn desk(&mut self, vm: &str) -> &mut Desk {
+        self.desks.entry(vm.to_owned()).or_default()
+    }
+
     /// A pending task on the first host.
     pub(crate) fn new_task(&mut self, label: &str, description: &str) -> String {
         let host = self.hosts.first().cloned().unwrap_or_default();

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::console;
 use super::dispatch::{self, Reply};
 use super::export;
 use super::http::{BadRequest, Conn, Head, page, respond};
@@ -95,6 +96,12 @@ impl Host {
             "POST" => self.post(conn, buffer, &head).await,
             "GET" => {
                 self.get(conn, &head).await.map_err(|_| BadRequest::Closed)?;
+                Ok(false)
+            }
+            "CONNECT" if head.path == "/console" => {
+                self.pool.with(|state| state.calls.push("CONNECT /console".to_owned()));
+                let served = console::serve(self, conn, &head, buffer).await;
+                served.map_err(|_| BadRequest::Closed)?;
                 Ok(false)
             }
             "PUT" | "OPTIONS" => Err(BadRequest::Status("403 Forbidden")),

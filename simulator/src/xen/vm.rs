@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::console;
 use super::fault::Plan;
 use super::pool::{State, now};
 use super::value::{ApiError, ApiResult, NULL, Record, Value, map, set, text, truth};
@@ -301,7 +302,13 @@ fn power(state: &mut State, vm: &str, name: &str, from: &str, to: &str) -> ApiRe
             state.db.set(class, &device, "currently_attached", running || to == "Paused")?;
         }
     }
+    if to == "Halted" || to == "Suspended" {
+        console::remove(state, vm);
+    }
     if running {
+        if from == "Halted" {
+            console::create(state, vm);
+        }
         state.ticks.entry(vm.to_owned()).or_insert(0);
         for device in state.db.referrers("VIF", "VM", vm) {
             lease(state, &device)?;
