@@ -25,11 +25,15 @@ mod handshake;
 #[cfg(feature = "console")]
 mod keys;
 #[cfg(feature = "console")]
+mod open;
+#[cfg(feature = "console")]
 mod pipe;
 #[cfg(feature = "console")]
 mod rfb;
 #[cfg(feature = "console")]
 mod screen;
+#[cfg(feature = "console")]
+mod terminal;
 
 #[cfg(feature = "console")]
 pub use boot::{BootCommand, BootCommandError, Step};
@@ -41,3 +45,8 @@ pub use keys::{Key, KeyEvent, SpecialKey};
 pub use rfb::{Rfb, RfbOptions};
 #[cfg(feature = "console")]
 pub use screen::Screenshot;
+#[cfg(feature = "console")]
+pub use terminal::Terminal;
+
+#[cfg(feature = "console")]
+pub use crate::transfer::ConsoleStream;

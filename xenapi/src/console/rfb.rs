@@ -73,6 +73,22 @@ impl Default for RfbOptions {
 /// Every future may be dropped: what was begun to be sent is sent with the next. Keys that a
 /// dropped [`run`](Self::run) held stay down until [`release_keys`](Self::release_keys); servers
 /// let them go when the connection ends.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use xenapi::console::{BootCommand, RfbOptions};
+/// use xenapi::{Ref, Session, vm::Vm};
+///
+/// async fn log_in(session: &Session, vm: &Ref<Vm>) -> Result<(), xenapi::Error> {
+///     let patience = Duration::from_secs(120);
+///     let mut console = session.open_rfb(vm, &RfbOptions::new(), patience).await?;
+///     console.wait_stable(Duration::from_secs(3), patience).await?;
+///     console.run(&BootCommand::parse("root<enter><wait2>")?).await?;
+///     console.type_text("the password\n").await?;
+///     std::fs::write("screen.png", console.screenshot().await?.to_png()?).unwrap();
+///     Ok(())
+/// }
+/// ```
 pub struct Rfb<S> {
     pipe: Pipe<S>,
     decoder: Decoder,

@@ -21,7 +21,7 @@ use crate::tls::{self, Trust};
 
 /// Servers refuse more than 1024 bytes of request line and headers; some is left for what hyper
 /// puts between the parts.
-const LONGEST_HEAD: usize = 1000;
+pub(super) const LONGEST_HEAD: usize = 1000;
 
 /// The task that moves the bytes of a connection; ends with this.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ pub(super) fn url_authority(url: &Url) -> String {
     url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-async fn dial(url: &Url, server: &str) -> Result<TcpStream> {
+pub(super) async fn dial(url: &Url, server: &str) -> Result<TcpStream> {
     let port = url.port_or_known_default().unwrap_or(443);
     let made = match url.host() {
         Some(Host::Domain(name)) => TcpStream::connect((name, port)).await,
@@ -96,7 +96,7 @@ async fn dial(url: &Url, server: &str) -> Result<TcpStream> {
     Ok(tcp)
 }
 
-async fn secure(
+pub(super) async fn secure(
     url: &Url,
     trust: &Trust,
     tcp: TcpStream,

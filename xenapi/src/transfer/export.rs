@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 use url::{Url, form_urlencoded};
 
 use super::connect::{self, Driver, url_authority};
-use super::redirect::{self, Target};
+use super::redirect::{self, Errand, Target};
 use super::{ExportFormat, ExportOptions, XvaCompression, sniff};
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
@@ -29,8 +29,8 @@ use crate::vdi::Vdi;
 use crate::vm::Vm;
 
 /// The handlers.
-const DISK: &str = "/export_raw_vdi";
-const MACHINE: &str = "/export";
+const DISK: Errand = Errand { what: "export", path: "/export_raw_vdi" };
+const MACHINE: Errand = Errand { what: "export", path: "/export" };
 /// A pool needs one redirect; more than this is a loop.
 const MOST_REDIRECTS: usize = 4;
 /// How much of an error page is read.
@@ -94,14 +94,14 @@ impl Session {
     /// Makes the task and opens the stream; `pairs` are the handler's own part of the query.
     async fn export(
         &self,
-        path: &'static str,
+        errand: Errand,
         pairs: &[(&str, &str)],
         options: &ExportOptions,
     ) -> Result<Export> {
         let create = task::create(&options.task_label, &options.task_description);
         let task = self.call(create).await?;
         let query = query(pairs, &task);
-        match self.open_export(path, &query, options).await {
+        match self.open_export(errand, &query, options).await {
             Ok((response, driver)) => {
                 Ok(Export::new(self.clone(), task, response, driver, options))
             }
@@ -117,7 +117,7 @@ impl Session {
     /// Sends the request, follows redirects, and gives the answer if it is a 200.
     async fn open_export(
         &self,
-        path: &str,
+        errand: Errand,
         query: &str,
         options: &ExportOptions,
     ) -> Result<(Response<Incoming>, Driver)> {
@@ -125,7 +125,7 @@ impl Session {
         let mut target =
             Target { url: current.endpoint.url.clone(), trust: current.endpoint.trust.clone() };
         for _ in 0..=MOST_REDIRECTS {
-            target.url.set_path(path);
+            target.url.set_path(errand.path);
             let request = self.export_request(&target.url, query)?;
             let connect_timeout = self.inner.settings.connect_timeout;
             let opened = connect::open(
@@ -148,7 +148,7 @@ impl Session {
                 let words = "the server redirects the export without saying where to";
                 return Err(Error::new(ErrorKind::Redirect, words));
             };
-            target = redirect::resolve(self, &target.url, location, path).await?;
+            target = redirect::resolve(self, errand, &target.url, location).await?;
             #[cfg(feature = "tracing")]
             tracing::debug!(host = target.url.host_str(), "the export is at another host");
         }

@@ -1,15 +1,20 @@
-//! Disks and machines as streams: `export_raw_vdi` and `export`, on connections of their own.
+//! What goes over a connection of its own: disks and machines as streams (`export_raw_vdi`,
+//! `export`), and consoles.
 
 mod connect;
 mod export;
 mod redirect;
 mod sniff;
+#[cfg(feature = "console")]
+mod tunnel;
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 pub use export::Export;
+#[cfg(feature = "console")]
+pub use tunnel::ConsoleStream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::refs::Ref;

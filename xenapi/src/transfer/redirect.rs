@@ -14,6 +14,15 @@ pub(super) struct Target {
     pub(super) trust: Trust,
 }
 
+/// What is to be done at another host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Errand {
+    /// The thing, in messages.
+    pub(super) what: &'static str,
+    /// The handler, the only one that it may be sent to.
+    pub(super) path: &'static str,
+}
+
 /// Checks a `Location` and finds out how to trust the host that it names.
 ///
 /// The session's cookie goes with the request, so the target must be a host of this pool as the
@@ -21,11 +30,11 @@ pub(super) struct Target {
 /// trust is by fingerprints: each host of a pool has a certificate of its own.
 pub(super) async fn resolve(
     session: &Session,
+    errand: Errand,
     from: &Url,
     location: &str,
-    path: &str,
 ) -> Result<Target> {
-    let to = parse(from, location, path)?;
+    let to = parse(errand, from, location)?;
     let hosts = session.call(host::get_all_records()).await?;
     let name = to.host_str().unwrap_or_default();
     // Behind NAT several hosts can have one address; the target then is any of them.
@@ -35,7 +44,7 @@ pub(super) async fn resolve(
         .map(|(reference, _)| reference)
         .collect();
     if named.is_empty() {
-        return Err(refuse(&format!("{name} is no host of the pool")));
+        return Err(refuse(errand, &format!("{name} is no host of the pool")));
     }
     let current = session.current();
     let settings = &session.inner.settings;
@@ -61,25 +70,26 @@ pub(super) async fn resolve(
 }
 
 /// The target as a URL; never from https to http, never another handler.
-fn parse(from: &Url, location: &str, path: &str) -> Result<Url> {
-    let to = from.join(location).map_err(|_| refuse("its target is no URL"))?;
+fn parse(errand: Errand, from: &Url, location: &str) -> Result<Url> {
+    let to = from.join(location).map_err(|_| refuse(errand, "its target is no URL"))?;
     if !matches!(to.scheme(), "http" | "https") {
-        return Err(refuse("its target is no web address"));
+        return Err(refuse(errand, "its target is no web address"));
     }
     if from.scheme() == "https" && to.scheme() != "https" {
-        return Err(refuse("it leads from https to http"));
+        return Err(refuse(errand, "it leads from https to http"));
     }
     if !to.username().is_empty() || to.password().is_some() || to.host_str().is_none() {
-        return Err(refuse("its target is not a plain host"));
+        return Err(refuse(errand, "its target is not a plain host"));
     }
-    if to.path() != path {
-        return Err(refuse("it leads to another handler"));
+    if to.path() != errand.path {
+        return Err(refuse(errand, "it leads to another handler"));
     }
     Ok(to)
 }
 
-fn refuse(why: &str) -> Error {
-    let words = format!("the server redirects the export, and that is not followed: {why}");
+fn refuse(errand: Errand, why: &str) -> Error {
+    let what = errand.what;
+    let words = format!("the server sends the {what} elsewhere, and that is not followed: {why}");
     Error::new(ErrorKind::Redirect, words)
 }
 
@@ -104,7 +114,7 @@ fn is_named(name: &str, address: &str, hostname: &str) -> bool {
 mod tests {
     use super::*;
 
-    const PATH: &str = "/export_raw_vdi";
+    const EXPORT: Errand = Errand { what: "export", path: "/export_raw_vdi" };
 
     fn from(text: &str) -> Url {
         Url::parse(text).unwrap()
@@ -113,8 +123,8 @@ mod tests {
     #[test]
     fn only_the_same_handler_and_never_down_to_http() {
         let https = from("https://a/export_raw_vdi");
-        assert!(parse(&https, "https://b/export_raw_vdi?x=1", PATH).is_ok());
-        assert!(parse(&https, "/export_raw_vdi", PATH).is_ok());
+        assert!(parse(EXPORT, &https, "https://b/export_raw_vdi?x=1").is_ok());
+        assert!(parse(EXPORT, &https, "/export_raw_vdi").is_ok());
         for bad in [
             "http://b/export_raw_vdi",
             "https://b/other",
@@ -123,11 +133,15 @@ mod tests {
             "https://",
             "file:///export_raw_vdi",
         ] {
-            assert_eq!(parse(&https, bad, PATH).unwrap_err().kind(), ErrorKind::Redirect, "{bad}");
+            assert_eq!(
+                parse(EXPORT, &https, bad).unwrap_err().kind(),
+                ErrorKind::Redirect,
+                "{bad}"
+            );
         }
         let http = from("http://a/export_raw_vdi");
-        assert!(parse(&http, "http://b/export_raw_vdi", PATH).is_ok());
-        assert!(parse(&http, "https://b/export_raw_vdi", PATH).is_ok());
+        assert!(parse(EXPORT, &http, "http://b/export_raw_vdi").is_ok());
+        assert!(parse(EXPORT, &http, "https://b/export_raw_vdi").is_ok());
     }
 
     #[test]
