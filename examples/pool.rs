@@ -58,12 +58,12 @@ impl Pool {
     }
 }
 
-/// The end of a program: a failure is one line on standard error.
+/// The end of a program: a failure is one line on standard error. It may quote the server.
 pub(crate) fn ended(name: &str, result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{name}: {error}");
+            eprintln!("{name}: {}", plain(&error.to_string()));
             ExitCode::FAILURE
         }
     }

@@ -70,6 +70,8 @@
 //! - [`Session::export_raw_vdi`] gives a disk as a stream, [`Session::export_vm`] a whole machine
 //!   as an XVA archive. It is whole when the stream has ended
 //!   *and* [`Export::finish`] has succeeded.
+//! - With the feature `console`, the [`console`] of a guest: what to type as Packer writes it, keys
+//!   and pictures over RFB, the text of guests without hardware emulation.
 //! - [`Transport`] is how calls reach the server; give a [`Client`] one of your own to test without
 //!   a server, as the example above does. Exports always use a connection of their own.
 //!
