@@ -28,6 +28,7 @@ use crate::value::{DecodeError, FromValue};
 pub struct Call<T> {
     method: Cow<'static, str>,
     params: Vec<Value>,
+    may_repeat: bool,
     result: PhantomData<fn() -> T>,
 }
 
@@ -35,7 +36,33 @@ impl<T> Call<T> {
     /// A call of `method` (`Class.message`) without parameters.
     #[must_use]
     pub fn new(method: impl Into<Cow<'static, str>>) -> Self {
-        Self { method: method.into(), params: Vec::new(), result: PhantomData }
+        let method = method.into();
+        let may_repeat = only_reads(&method);
+        Self { method, params: Vec::new(), may_repeat, result: PhantomData }
+    }
+
+    /// Says that the call may be sent twice: when a connection breaks before its answer, nobody
+    /// knows whether it took effect, and the session sends it again only if that does no harm.
+    /// Calls that only read (`get_…`, `event.from`) need not be told.
+    ///
+    /// ```
+    /// use xenapi::{Ref, vm};
+    ///
+    /// let web01 = Ref::new("OpaqueRef:1");
+    /// assert!(vm::get_power_state(&web01).may_repeat());
+    /// assert!(!vm::snapshot(&web01, "before").may_repeat());
+    /// assert!(vm::set_name_label(&web01, "web02").repeatable().may_repeat());
+    /// ```
+    #[must_use]
+    pub fn repeatable(mut self) -> Self {
+        self.may_repeat = true;
+        self
+    }
+
+    /// Whether the call may be sent twice.
+    #[must_use]
+    pub fn may_repeat(&self) -> bool {
+        self.may_repeat
     }
 
     /// Appends a parameter. Give everything after the session reference, in the API's order.
@@ -70,7 +97,12 @@ impl<T: FromValue> Call<T> {
 
 impl<T> Clone for Call<T> {
     fn clone(&self) -> Self {
-        Self { method: self.method.clone(), params: self.params.clone(), result: PhantomData }
+        Self {
+            method: self.method.clone(),
+            params: self.params.clone(),
+            may_repeat: self.may_repeat,
+            result: PhantomData,
+        }
     }
 }
 
@@ -101,7 +133,7 @@ impl<T> AsyncCall<T> {
     pub fn of(call: Call<T>) -> Self {
         let method = Cow::Owned(format!("Async.{}", call.method));
         Self {
-            call: Call { method, params: call.params, result: PhantomData },
+            call: Call { method, params: call.params, may_repeat: false, result: PhantomData },
             result: PhantomData,
         }
     }
@@ -123,6 +155,12 @@ impl<T> fmt::Debug for AsyncCall<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.call.fmt(f)
     }
+}
+
+/// Whether a method changes nothing, by its name.
+fn only_reads(method: &str) -> bool {
+    let Some((class, message)) = method.split_once('.') else { return false };
+    message.starts_with("get_") || class == "system" || method == "event.from"
 }
 
 /// Parameters are text, numbers, lists and maps with text keys, which always serialise; if a
@@ -151,6 +189,18 @@ mod tests {
         let call: Call<()> = Call::new("session.change_password").arg("old-secret").arg("new");
         assert!(!format!("{call:?}").contains("secret"));
         assert!(format!("{call:?}").contains("session.change_password"));
+    }
+
+    #[test]
+    fn only_what_reads_is_repeated_unasked() {
+        for method in ["VM.get_all_records", "event.from", "system.listMethods", "VDI.get_nbd_info"]
+        {
+            assert!(only_reads(method), "{method}");
+        }
+        for method in ["VM.snapshot", "VM.set_tags", "Async.VM.get_record", "event.inject", "get_x"]
+        {
+            assert!(!only_reads(method), "{method}");
+        }
     }
 
     #[test]

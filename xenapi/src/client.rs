@@ -22,11 +22,14 @@ use crate::wire::{self, Codec};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// JSON-RPC, and XML-RPC where a server turns out to have no JSON-RPC.
+    /// JSON-RPC 2.0, and XML-RPC where a server turns out to have no JSON-RPC.
     #[default]
     Auto,
-    /// JSON-RPC only.
+    /// JSON-RPC 2.0 only (XenServer 7.3 and later answer in it; older ones answer in 1.0, which
+    /// is understood).
     JsonRpc,
+    /// JSON-RPC 1.0 only: for what stands between us and the server and knows no other.
+    JsonRpc1,
     /// XML-RPC only.
     XmlRpc,
 }
@@ -45,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) user_agent: HeaderValue,
     pub(crate) connect_timeout: Duration,
     pub(crate) call_timeout: Duration,
+    pub(crate) retries: u32,
     pub(crate) largest_answer: usize,
     pub(crate) addresses: BTreeMap<String, String>,
     /// A transport that the caller gave; it serves every host.
@@ -69,6 +73,7 @@ impl Client {
             user_agent: concat!("xenapi-rs/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(15),
             call_timeout: Duration::from_secs(300),
+            retries: 3,
             largest_answer: 256 << 20,
             addresses: BTreeMap::new(),
             transport: None,
@@ -185,7 +190,7 @@ impl Settings {
 fn read_answer(codec: Codec, head: &http::response::Parts, body: &[u8]) -> Result<Value> {
     let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let is_xml = kind.contains("xml") || body.trim_ascii_start().starts_with(b"<?xml");
-    if codec == Codec::Json && (is_xml || matches!(head.status.as_u16(), 403..=405 | 501)) {
+    if codec.is_json() && (is_xml || matches!(head.status.as_u16(), 403..=405 | 501)) {
         return Err(Error::new(
             ErrorKind::Protocol,
             format!("the server has no JSON-RPC (status {}, {kind:?})", head.status.as_u16()),
@@ -236,6 +241,7 @@ pub struct ClientBuilder {
     user_agent: String,
     connect_timeout: Duration,
     call_timeout: Duration,
+    retries: u32,
     largest_answer: usize,
     addresses: BTreeMap<String, String>,
     transport: Option<Arc<dyn Transport>>,
@@ -278,10 +284,20 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a call may take; 5 minutes unless told otherwise, because a server may delay and
-    /// some calls do their work before they answer.
+    /// How long a call may take; 5 minutes unless told otherwise, because some calls do their work
+    /// before they answer, and because a server that limits the rate of calls (XenServer from
+    /// 26.17, by user agent and address) does not refuse what is too much, but delays it.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// How often a call is sent again after a failure that may pass, with pauses of 0.2 s, 0.4 s,
+    /// 0.8 s …; 3 times unless told otherwise. Every call is, when no connection could be made or
+    /// the server has too many tasks to take another; a call whose connection broke before the
+    /// answer is only if it [may be repeated](crate::Call::may_repeat). Logins are not.
+    pub fn retries(mut self, most: u32) -> Self {
+        self.retries = most;
         self
     }
 
@@ -320,6 +336,7 @@ impl ClientBuilder {
             user_agent,
             connect_timeout: self.connect_timeout,
             call_timeout: self.call_timeout,
+            retries: self.retries,
             largest_answer: self.largest_answer,
             addresses: self.addresses,
             own_transport: self.transport,

@@ -267,7 +267,7 @@ impl EventStream {
             Call::new("event.from").arg(&self.classes).arg(&self.token).arg(wait.as_secs_f64());
         // The answer may come after the time that the server was given.
         let patience = wait.saturating_add(wait / 10).saturating_add(Duration::from_secs(30));
-        let answer = self.session.call_within(&call, patience).await;
+        let answer = self.session.ask(&call, patience).await;
         let login = self.session.logins();
         if login != self.login {
             self.login = login;

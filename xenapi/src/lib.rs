@@ -139,6 +139,7 @@ mod events;
 mod guest;
 mod live;
 mod refs;
+mod retry;
 mod tasks;
 mod tls;
 mod transfer;

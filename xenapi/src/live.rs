@@ -13,6 +13,7 @@ use crate::call::{AsyncCall, Call};
 use crate::client::{Client, Endpoint, NoJson, Protocol, Settings};
 use crate::credential::Secret;
 use crate::error::{Error, ErrorKind, Result};
+use crate::retry;
 use crate::tasks::TaskHandle;
 use crate::tls::Pin;
 use crate::value::FromValue;
@@ -68,6 +69,7 @@ impl Session {
         let words = Words { user: &user, password: &password, originator: &originator };
         let codec = match client.settings.protocol {
             Protocol::XmlRpc => Codec::Xml,
+            Protocol::JsonRpc1 => Codec::Json1,
             Protocol::Auto | Protocol::JsonRpc => Codec::Json,
         };
         let first = log_in(&client.settings, client.start, codec, &words, 1).await?;
@@ -84,7 +86,8 @@ impl Session {
         })
     }
 
-    /// Sends a call and gives its result.
+    /// Sends a call and gives its result. After a failure that may pass it is sent again: see
+    /// [`ClientBuilder::retries`](crate::ClientBuilder::retries).
     ///
     /// # Errors
     /// Of kind [`Api`](ErrorKind::Api) when the server says no, and of the kinds for broken
@@ -94,16 +97,32 @@ impl Session {
         self.call_within(&call, timeout).await
     }
 
-    /// As [`call`](Self::call), with a time limit for this call.
+    /// As [`call_within`](Self::call_within), but sent only once: for those who have a patience of
+    /// their own with connections that break.
+    pub(crate) async fn ask<T: FromValue>(&self, call: &Call<T>, limit: Duration) -> Result<T> {
+        let value = self.send(call.method(), call.params(), limit).await?;
+        read(call, value)
+    }
+
+    /// As [`call`](Self::call), with a time limit for each time that this call is sent.
     ///
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn call_within<T: FromValue>(&self, call: &Call<T>, limit: Duration) -> Result<T> {
-        let value = self.send(call.method(), call.params(), limit).await?;
-        call.parse(value).map_err(|e| {
-            let words = format!("{}: the answer has an unexpected value: {e}", call.method());
-            Error::new(ErrorKind::Decode, words).with_source(e)
-        })
+        let mut repeated = 0;
+        loop {
+            match self.send(call.method(), call.params(), limit).await {
+                Ok(value) => return read(call, value),
+                Err(e)
+                    if repeated < self.inner.settings.retries
+                        && retry::is_worth_it(&e, call.may_repeat()) =>
+                {
+                    tokio::time::sleep(retry::pause(repeated)).await;
+                    repeated += 1;
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// Starts a call in the background; [`wait`](Self::wait) gives its result.
@@ -213,6 +232,14 @@ impl Session {
             }
         }
     }
+}
+
+/// The result of a call from the value of its answer.
+fn read<T: FromValue>(call: &Call<T>, value: Value) -> Result<T> {
+    call.parse(value).map_err(|e| {
+        let words = format!("{}: the answer has an unexpected value: {e}", call.method());
+        Error::new(ErrorKind::Decode, words).with_source(e)
+    })
 }
 
 impl fmt::Debug for Session {

@@ -389,7 +389,7 @@ impl<'a> Watcher<'a> {
             Call::new("event.from").arg([class]).arg(&self.token).arg(limit.as_secs_f64());
         // The answer may come after the time that the server was given.
         let patience = limit.saturating_add(limit / 10).saturating_add(Duration::from_secs(30));
-        self.session.call_within(&call, patience).await
+        self.session.ask(&call, patience).await
     }
 
     async fn ask(&self) -> Result<Task> {

@@ -95,14 +95,14 @@ async fn forgetful(valid: Arc<AtomicUsize>, logins: Arc<AtomicUsize>) -> Server 
 }
 
 #[tokio::test]
-async fn twenty_calls_with_a_dead_session_log_in_once() {
+async fn fifty_calls_with_a_dead_session_log_in_once() {
     let (valid, logins) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicUsize::new(0)));
     let server = forgetful(Arc::clone(&valid), Arc::clone(&logins)).await;
     let session = login(&server).await;
     let vm = xenapi::Ref::new("OpaqueRef:vm");
     session.call(vm::get_power_state(&vm)).await.unwrap();
     valid.store(2, Ordering::SeqCst);
-    let calls: Vec<_> = (0..20)
+    let calls: Vec<_> = (0..50)
         .map(|_| {
             let (session, vm) = (session.clone(), vm.clone());
             tokio::spawn(async move { session.call(vm::get_power_state(&vm)).await })
@@ -113,6 +113,53 @@ async fn twenty_calls_with_a_dead_session_log_in_once() {
     }
     assert_eq!(logins.load(Ordering::SeqCst), 2);
     assert_eq!(session.logins(), 2);
+}
+
+/// A server that fails the first `failures` calls of each method but the login.
+async fn shaky(failures: usize, failure: Reply) -> Server {
+    let seen = Arc::new(Mutex::new(std::collections::BTreeMap::<String, usize>::new()));
+    Server::plain(move |request| {
+        let reply = or_login(&request, |method, _| {
+            let mut seen = seen.lock().unwrap();
+            let count = seen.entry(method.to_owned()).or_default();
+            *count += 1;
+            if *count <= failures { failure.clone() } else { Reply::result(json!("Running")) }
+        });
+        async move { reply }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn calls_that_only_read_are_sent_again_through_a_connection_that_breaks() {
+    let cut =
+        Reply { bytes: b"HTTP/1.1 200 OK\r\nContent-Le".to_vec(), close: true, ..Reply::default() };
+    let server = shaky(3, cut).await;
+    let session = login(&server).await;
+    let vm = xenapi::Ref::new("OpaqueRef:vm");
+    session.call(vm::get_power_state(&vm)).await.unwrap();
+    assert_eq!(server.methods()[1..], ["VM.get_power_state"; 4]);
+    // What changes something may have done so already.
+    let e = session.call(vm::set_name_label(&vm, "x")).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Transport);
+    assert_eq!(server.methods()[5..], ["VM.set_name_label"]);
+    // Unless the caller knows better; then it is the second to fourth call.
+    session.call(vm::set_name_label(&vm, "x").repeatable()).await.unwrap();
+    assert_eq!(server.methods()[5..], ["VM.set_name_label"; 4]);
+}
+
+#[tokio::test]
+async fn a_server_with_too_many_tasks_is_asked_again_and_not_without_end() {
+    let server = shaky(4, Reply::error("TOO_MANY_PENDING_TASKS", &[])).await;
+    let session = login(&server).await;
+    let vm = xenapi::Ref::new("OpaqueRef:vm");
+    let e = session.call(vm::snapshot(&vm, "x")).await.unwrap_err();
+    assert!(e.has_code(&ErrorCode::TOO_MANY_PENDING_TASKS), "{e}");
+    assert_eq!(server.methods()[1..], ["VM.snapshot"; 4]);
+    let none = Client::builder(server.url()).retries(0).build().unwrap();
+    let session = none.login(USER, PASSWORD, "test").await.unwrap();
+    assert!(session.call(vm::clone(&vm, "x")).await.is_err());
+    assert_eq!(server.methods()[6..], ["VM.clone"]);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! JSON-RPC 2.0 as XAPI speaks it, with the three forms of an error.
+//! JSON-RPC 2.0 and 1.0 as XAPI speaks them, with the three forms of an error.
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,12 @@ pub(crate) fn encode(method: &str, params: &[Value]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Reads an answer.
+/// Writes a call in the form of 1.0, which names no version.
+pub(crate) fn encode_1(method: &str, params: &[Value]) -> Vec<u8> {
+    json!({ "method": method, "params": params, "id": 1 }).to_string().into_bytes()
+}
+
+/// Reads an answer of either version: a server older than the second answers in its own.
 ///
 /// An error is an object (2.0), an array in an object (1.0), or a bare array: that is what a
 /// server in emergency mode sends whatever it was asked in.

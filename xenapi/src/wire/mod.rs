@@ -16,6 +16,8 @@ const LONGEST_REQUEST: usize = 300 * 1024;
 pub(crate) enum Codec {
     /// JSON-RPC 2.0, `POST /jsonrpc`.
     Json,
+    /// JSON-RPC 1.0 at the same place: the server tells them apart by the request.
+    Json1,
     /// XML-RPC, `POST /RPC2`: for servers that have no JSON-RPC.
     Xml,
 }
@@ -23,22 +25,27 @@ pub(crate) enum Codec {
 impl Codec {
     pub(crate) fn path(self) -> &'static str {
         match self {
-            Self::Json => "/jsonrpc",
+            Self::Json | Self::Json1 => "/jsonrpc",
             Self::Xml => "/RPC2",
         }
     }
 
     pub(crate) fn content_type(self) -> &'static str {
         match self {
-            Self::Json => "application/json",
+            Self::Json | Self::Json1 => "application/json",
             Self::Xml => "text/xml",
         }
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::Json1)
     }
 
     /// The body of a call.
     pub(crate) fn encode(self, method: &str, params: &[Value]) -> Result<Vec<u8>> {
         let body = match self {
             Self::Json => json::encode(method, params),
+            Self::Json1 => json::encode_1(method, params),
             Self::Xml => xml::encode(method, params),
         };
         if body.len() > LONGEST_REQUEST {
@@ -57,7 +64,7 @@ impl Codec {
     /// The value of an answer, or the error that it says.
     pub(crate) fn decode(self, body: &[u8]) -> Result<Value> {
         match self {
-            Self::Json => json::decode(body),
+            Self::Json | Self::Json1 => json::decode(body),
             Self::Xml => xml::decode(body),
         }
     }
