@@ -13,7 +13,7 @@ use xenapi::vdi::Vdi;
 use xenapi::vm::Vm;
 use xenapi::{
     Client, Error, ErrorKind, ExportFormat, ExportOptions, Pin, Ref, Session, Trust, WaitOptions,
-    XvaCompression, vbd, vdi, vm,
+    XvaCompression, host, pool as pool_class, vbd, vdi, vm,
 };
 
 /// A pool of two hosts whose running machine has one small disk.
@@ -151,6 +151,99 @@ async fn odd_servers_give_the_same() {
         assert_eq!(images[0].len(), expected[0].len(), "{fault}");
         assert!(tail(&images[0]) == tail(&expected[0]), "{fault}");
     }
+}
+
+#[tokio::test]
+async fn trap_3_floats_that_json_does_not_have_are_read_in_both_codecs() {
+    for more in [None, Some("no-json")] {
+        let faults: Vec<_> = ["nan-floats"].into_iter().chain(more).collect();
+        let simulator = pool(&faults).await;
+        let session = login(&simulator).await;
+        let all = session.call(vm::get_all_records()).await.unwrap();
+        let strange = all.values().filter(|vm| vm.hvm_shadow_multiplier.is_nan()).count();
+        assert!(strange > 0 && strange == all.len(), "{more:?}: {strange} of {}", all.len());
+        simulator.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn trap_4_of_a_repeated_key_the_last_counts() {
+    let simulator = pool(&["duplicate-keys"]).await;
+    let session = login(&simulator).await;
+    let hosts = session.call(host::get_all_records()).await.unwrap();
+    assert_eq!(hosts.len(), 2);
+    for host in hosts.values() {
+        assert!(host.license_params.contains_key("restrict_vtpm"), "{:?}", host.license_params);
+    }
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn trap_5_values_fields_and_classes_of_the_future() {
+    let simulator = pool(&["unknown-enum"]).await;
+    let session = login(&simulator).await;
+    let all = session.call(vm::get_all_records()).await.unwrap();
+    for vm in all.values() {
+        assert_eq!(vm.actions_after_crash.as_str(), "of_the_future");
+        assert!(vm.allowed_operations.iter().any(|o| o.as_str() == "levitate"));
+    }
+    // What is followed by all classes is what this crate knows and what it does not.
+    let mut events = session.events(["*"]);
+    let batch = events.next().await.unwrap();
+    let strange: Vec<_> = batch.events.iter().filter(|e| e.class() == "hologram").collect();
+    assert_eq!(strange.len(), 1);
+    assert_eq!(strange[0].snapshot().unwrap()["emitter"], "OpaqueRef:NULL");
+    let cache = session.cache(["*"]).await.unwrap();
+    assert_eq!(cache.all::<Vm>().filter(|(_, vm)| vm.is_ok()).count(), all.len());
+    assert_eq!(cache.references("hologram").count(), 1);
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_killed_under_fifty_calls_is_renewed_once() {
+    let simulator = pool(&[]).await;
+    let session = login(&simulator).await;
+    let before = simulator.xen().calls().len();
+    simulator.xen().drop_sessions();
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let session = session.clone();
+            tokio::spawn(async move { session.call(vm::get_all_records()).await })
+        })
+        .collect();
+    for call in calls {
+        assert!(!call.await.unwrap().unwrap().is_empty());
+    }
+    let calls = simulator.xen().calls();
+    let logins = calls[before..].iter().filter(|c| c.starts_with("session.login")).count();
+    assert_eq!((logins, session.logins()), (1, 2));
+    session.logout().await.unwrap();
+    assert_eq!(simulator.xen().sessions(), 0);
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_pool_whose_master_moves_is_followed_there_and_back() {
+    let simulator = pool(&[]).await;
+    let session = login(&simulator).await;
+    let mut cache = session.cache(["pool"]).await.unwrap();
+    let first = session.url();
+    for (step, master) in [1, 0, 1].into_iter().enumerate() {
+        simulator.xen().move_master(master);
+        let pools = session.call(pool_class::get_all_records()).await.unwrap();
+        assert_eq!(pools.len(), 1);
+        let host = pools.values().next().unwrap().master.clone();
+        let reached = session.url();
+        assert_eq!(reached.as_str().trim_end_matches('/'), simulator.xen().url(master).unwrap());
+        assert_eq!(session.logins(), 2 + step as u64);
+        let followed = cache.wait_for(Duration::from_secs(20), |cache| {
+            let mut pools = cache.all::<pool_class::Pool>();
+            pools.find(|(_, pool)| pool.as_ref().is_ok_and(|pool| pool.master == host))
+        });
+        assert!(followed.await.unwrap().1.is_ok());
+    }
+    assert_ne!(session.url(), first);
+    simulator.stop().await;
 }
 
 #[tokio::test]

@@ -42,6 +42,14 @@ async fn answer(pool: &Arc<Pool>, host: usize, method: &str, params: Vec<Value>)
     };
     let (class, name, message) =
         find(plain).ok_or_else(|| ApiError::new("MESSAGE_METHOD_UNKNOWN", [method]))?;
+    let master = pool.with(|state| state.master);
+    // Of what a member answers itself this double has one call.
+    if host != master && plain != "session.slave_local_login_with_password" {
+        // A real server names the address alone, and every host of a pool listens on the same
+        // port. Here all hosts share one address, so that the port must tell them apart.
+        let port = pool.hosts.get(master).map(|h| h.port).unwrap_or_default();
+        return Err(ApiError::new("HOST_IS_SLAVE", [&format!("127.0.0.1:{port}")]));
+    }
     if is_async && !message.is_async {
         return Err(ApiError::new("Fault", ["No async mode for this operation"]));
     }
@@ -109,12 +117,6 @@ fn check(
 async fn session(pool: &Arc<Pool>, host: usize, name: &str, args: &[Value]) -> ApiResult {
     let arg = |i: usize| args.get(i).and_then(Value::as_str).unwrap_or_default();
     match name {
-        "login_with_password" if host > 0 => {
-            // A real server names the address alone, and every host of a pool listens on the
-            // same port. Here all hosts share one address, so that the port must tell them apart.
-            let master = pool.hosts.first().map(|h| h.port).unwrap_or_default();
-            Err(ApiError::new("HOST_IS_SLAVE", [&format!("127.0.0.1:{master}")]))
-        }
         "login_with_password" | "slave_local_login_with_password" => {
             if arg(0) == pool.username && arg(1) == pool.password {
                 return Ok(pool.open_session(arg(3)).into());

@@ -36,7 +36,7 @@ use std::time::Duration;
 /// | `bare-array-error` | JSON errors are bare arrays with id 0, as in emergency mode |
 /// | `nan-floats` | records hold `NaN` and `Infinity` |
 /// | `duplicate-keys` | the host's `license_params` repeats a key (JSON) |
-/// | `unknown-enum` | records hold enum values and a field of the future |
+/// | `unknown-enum` | records hold enum values and a field of the future, events of all classes one of a class of the future |
 /// | `no-json` | `/jsonrpc` answers in XML, as the oldest servers do |
 /// | `old-arity` | parameters that later releases added are refused |
 /// | `console-limit` | consoles answer 503, as while another viewer uses the only place |

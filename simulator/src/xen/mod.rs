@@ -389,13 +389,32 @@ impl XenHandle {
         self.pool.with(|state| state.sessions.clear());
     }
 
+    /// Makes another host the master, as `pool.designate_new_master` does or the loss of a host:
+    /// every session ends, and the former master sends everyone to the new one.
+    ///
+    /// # Panics
+    /// If the pool has no such host.
+    pub fn move_master(&self, host: usize) {
+        self.pool.with(|state| {
+            let reference = state.hosts.get(host).cloned();
+            let reference = reference.unwrap_or_else(|| panic!("the pool has no host {host}"));
+            let pools: Vec<String> = state.db.iter("pool").map(|(r, _)| r.to_owned()).collect();
+            for pool in pools {
+                // It is there: its reference was just read.
+                let _ = state.db.set("pool", &pool, "master", reference.as_str());
+            }
+            state.master = host;
+            state.sessions.clear();
+        });
+    }
+
     /// The switches of the faults.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.pool.faults
     }
 
-    /// The URL of a host; 0 is the master.
+    /// The URL of a host; 0 is the master at first.
     #[must_use]
     pub fn url(&self, host: usize) -> Option<String> {
         let facts = self.pool.hosts.get(host)?;

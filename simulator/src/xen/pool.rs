@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) interruptions: Vec<String>,
     /// Names of the methods and raw handlers that were called, in order.
     pub(crate) calls: Vec<String>,
+    /// Which of the hosts is the master.
+    pub(crate) master: usize,
     /// The references of the hosts, in the order of [`Pool::hosts`].
     pub(crate) hosts: Vec<String>,
     /// Their URLs.

@@ -23,7 +23,7 @@ use super::xva;
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) pool: Arc<Pool>,
-    /// Its number; 0 is the master.
+    /// Its number; 0 is the master at first.
     pub(crate) index: usize,
     /// True ends every connection and every listener.
     pub(crate) gone: Arc<watch::Sender<bool>>,
@@ -184,7 +184,8 @@ impl Host {
             return None;
         }
         let wanted = head.header("x-xenapi-request-host-certificate-thumbprint")?;
-        let certificate = self.pool.hosts.first()?.certificate.as_ref()?;
+        let master = self.pool.with(|state| state.master);
+        let certificate = self.pool.hosts.get(master)?.certificate.as_ref()?;
         (wanted == "sha-256:master").then(|| {
             let value = &certificate.sha256;
             format!("x-xenapi-response-host-certificate-thumbprint: {value}")
