@@ -12,12 +12,11 @@ use http::header::{COOKIE, HOST, LOCATION, USER_AGENT};
 use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::time::{Instant, Sleep};
 use url::{Url, form_urlencoded};
 
-use super::connect::{self, Driver, url_authority};
+use super::connect::{self, Body, url_authority};
 use super::redirect::{self, Errand, Target};
 use super::{ExportFormat, ExportOptions, XvaCompression, sniff};
 use crate::error::{Error, ErrorKind, Result};
@@ -102,9 +101,7 @@ impl Session {
         let task = self.call(create).await?;
         let query = query(pairs, &task);
         match self.open_export(errand, &query, options).await {
-            Ok((response, driver)) => {
-                Ok(Export::new(self.clone(), task, response, driver, options))
-            }
+            Ok(response) => Ok(Export::new(self.clone(), task, response, options)),
             Err(error) => {
                 let error = self.explain(&task, error).await;
                 // The first error is the one to tell.
@@ -120,7 +117,7 @@ impl Session {
         errand: Errand,
         query: &str,
         options: &ExportOptions,
-    ) -> Result<(Response<Incoming>, Driver)> {
+    ) -> Result<Response<Body>> {
         let current = self.current();
         let mut target =
             Target { url: current.endpoint.url.clone(), trust: current.endpoint.trust.clone() };
@@ -128,7 +125,7 @@ impl Session {
             target.url.set_path(errand.path);
             let request = self.export_request(&target.url, query)?;
             let connect_timeout = self.inner.settings.connect_timeout;
-            let opened = connect::open(
+            let response = connect::open(
                 &target.url,
                 &target.trust,
                 request,
@@ -136,14 +133,14 @@ impl Session {
                 options.inactivity,
             )
             .await?;
-            let status = opened.response.status();
+            let status = response.status();
             if status == http::StatusCode::OK {
-                return Ok((opened.response, opened.driver));
+                return Ok(response);
             }
             if !status.is_redirection() {
-                return Err(refusal(&target.url, opened.response).await);
+                return Err(refusal(&target.url, response).await);
             }
-            let location = opened.response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
+            let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let Some(location) = location else {
                 let words = "the server redirects the export without saying where to";
                 return Err(Error::new(ErrorKind::Redirect, words));
@@ -215,7 +212,7 @@ fn query(pairs: &[(&str, &str)], task: &Ref<Task>) -> String {
 }
 
 /// The error for an answer that is neither a 200 nor a redirect.
-async fn refusal(url: &Url, response: Response<Incoming>) -> Error {
+async fn refusal(url: &Url, response: Response<Body>) -> Error {
     let status = response.status().as_u16();
     let mut body = response.into_body();
     let mut page = BytesMut::new();
@@ -268,19 +265,17 @@ enum End {
 }
 
 struct Flow {
-    body: Incoming,
+    body: Body,
     /// Whether the body said how long it is, by a length or by chunks.
     framed: bool,
     idle: Pin<Box<Sleep>>,
-    _driver: Driver,
 }
 
 impl Export {
     fn new(
         session: Session,
         task: Ref<Task>,
-        response: Response<Incoming>,
-        driver: Driver,
+        response: Response<Body>,
         options: &ExportOptions,
     ) -> Self {
         let headers = response.headers();
@@ -292,7 +287,7 @@ impl Export {
             task,
             task_timeout: options.task_timeout,
             inactivity: options.inactivity,
-            flow: Some(Flow { body: response.into_body(), framed, idle, _driver: driver }),
+            flow: Some(Flow { body: response.into_body(), framed, idle }),
             held: BytesMut::new(),
             second_answer: None,
             decided: false,
