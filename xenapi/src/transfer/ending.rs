@@ -100,13 +100,16 @@ fn keep_last(last: &mut Vec<u8>, bytes: &[u8], count: usize) {
 mod tests {
     use super::*;
 
+    fn cut_into(cut: usize, ending: fn() -> Ending, bytes: &[u8]) -> Result<(), String> {
+        let mut ending = ending();
+        bytes.chunks(cut).for_each(|piece| ending.see(piece));
+        ending.verdict()
+    }
+
     /// The verdict on `bytes`, however they are cut.
     fn verdict(ending: fn() -> Ending, bytes: &[u8]) -> Result<(), String> {
-        let mut verdicts = [1, 7, 511, 512, 4096, usize::MAX].map(|cut| {
-            let mut ending = ending();
-            bytes.chunks(cut).for_each(|piece| ending.see(piece));
-            ending.verdict()
-        });
+        let mut verdicts =
+            [1, 7, 511, 512, 4096, usize::MAX].map(|cut| cut_into(cut, ending, bytes));
         verdicts.sort();
         assert_eq!(verdicts.first(), verdicts.last(), "the cuts make a difference");
         verdicts[0].clone()
@@ -227,5 +230,28 @@ mod tests {
         let mut other = whole;
         other[0] = b'X';
         assert!(verdict(Ending::qcow2, &other).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_have_a_verdict(
+            magic in proptest::sample::select(vec![
+                &b""[..], b"ova.xml", b"conectix", b"\x28\xb5\x2f\xfd", b"QFI\xfb\0\0\0\x03",
+            ]),
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..3000),
+            at in 0_usize..8000,
+            cut in 1_usize..2000,
+        ) {
+            let mut bytes = [magic, &noise[..]].concat();
+            for ending in [Ending::vhd, Ending::qcow2, Ending::archive] {
+                let _ = cut_into(cut, ending, &bytes);
+            }
+            // And an image whose tables are damaged.
+            bytes = qcow2();
+            let at = at % bytes.len();
+            let end = bytes.len().min(at + noise.len() % 9);
+            bytes[at..end].copy_from_slice(&noise[..end - at]);
+            let _ = cut_into(cut, Ending::qcow2, &bytes);
+        }
     }
 }

@@ -199,6 +199,8 @@ impl Session {
             Ok(()) => self.result(&task, options).await,
             Err(error) => Err(self.reason(&task, error).await),
         };
+        // Pages of servers may repeat what they were asked with.
+        let result = result.map_err(|error| error.redact(self.current().handle.expose()));
         match result {
             Ok(value) => {
                 // The outcome is known; that the task stays would be the server's to clean up.

@@ -33,7 +33,7 @@ use crate::sr::Sr;
 use crate::tasks::Cancel;
 use crate::vdi::Vdi;
 
-/// The form in which the server sends a disk.
+/// The form in which the server sends or takes a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ExportFormat {

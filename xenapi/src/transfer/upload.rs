@@ -82,6 +82,10 @@ pub(super) async fn put(
     if let Some(Head { status: 300..=399, location: Some(location), .. }) = early {
         return Ok(Put::Elsewhere(location));
     }
+    if early.as_ref().is_some_and(|head| head.status != 200) {
+        let answer = hear(link, (early, buffer), &server).await?;
+        return refusal(&answer, &server).map(|()| Put::Sent);
+    }
     both_ways(link, (early, buffer), source, terms, &server).await?;
     Ok(Put::Sent)
 }
@@ -300,7 +304,9 @@ fn refusal(answer: &Answer, server: &str) -> Result<()> {
     }
     let said = sniff::strip_tags(&String::from_utf8_lossy(&answer.page));
     let (kind, hint) = match status {
-        300..=399 => (ErrorKind::Redirect, "it sends us elsewhere after the body has begun"),
+        300..=399 => {
+            (ErrorKind::Redirect, "it sends us elsewhere, and that cannot be followed now")
+        }
         401 => (ErrorKind::Authentication, "the session is not valid there"),
         403 => (ErrorKind::Authentication, "the user must not do this"),
         _ => (ErrorKind::Protocol, "see what its task says"),
