@@ -105,29 +105,49 @@
 //! Logins with a password; volumes, ISOs and machines, for which [`command`] is there; uploads in pieces (CloudStack
 //! has none); HTTPS for the server of one file.
 
+pub mod accounts;
+pub mod addresses;
 mod call;
 pub mod capabilities;
 mod client;
+mod codes;
+pub mod commands;
 mod error;
+pub mod firewall;
 pub mod hypervisors;
+pub mod isos;
 pub mod job;
+pub mod load_balancers;
 mod meter;
+pub mod networks;
+pub mod offerings;
 pub mod os_types;
+mod pages;
 mod random;
+mod record;
+mod request;
 pub mod serve;
 mod sign;
+pub mod snapshots;
+pub mod ssh_keys;
 pub mod tags;
 pub mod templates;
 mod transport;
 mod value;
+pub mod virtual_machines;
+pub mod volumes;
 mod wait;
 pub mod zones;
 
-pub use call::{Answer, Call, List, Record, command};
+pub use call::{Answer, Call, List, Record, command, rows, start};
 pub use client::{Client, ClientBuilder};
+pub use codes::CsErrorCode;
 pub use error::{Error, ErrorKind, Result};
 pub use job::Job;
-pub use sign::{Credentials, SignedQuery, VALIDITY, sign, signature, string_to_sign};
+pub use record::{Password, Row};
+pub use sign::{
+    Credentials, Expires, SignedQuery, Spelling, VALIDITY, sign, signature, string_to_sign,
+};
 pub use templates::{Upload, UploadTicket};
 pub use transport::{Body, BodyStream, HttpTransport, Transport, Trust, body_of};
 pub use wait::WaitOptions;

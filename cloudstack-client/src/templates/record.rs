@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::call::Record;
 use crate::error::{masked, one_line};
+use crate::record::FromField;
 use crate::value::Fields;
 
 /// A template. Lists have one for each zone; [`merge`] makes one of those.
@@ -125,13 +126,39 @@ impl Template {
 
 impl Record for Template {
     const ARRAY: &'static str = "template";
+    const FIELDS: &'static [&'static str] = &[
+        "id",
+        "name",
+        "displaytext",
+        "format",
+        "hypervisor",
+        "ostypeid",
+        "ostypename",
+        "size",
+        "physicalsize",
+        "checksum",
+        "created",
+        "ispublic",
+        "isfeatured",
+        "isextractable",
+        "isdynamicallyscalable",
+        "passwordenabled",
+        "sshkeyenabled",
+        "requireshvm",
+        "bits",
+        "arch",
+        "account",
+        "details",
+        "tags",
+        "zoneid",
+        "zonename",
+        "isready",
+        "status",
+        "downloaddetails",
+    ];
 
     fn read(value: &Value) -> Option<Self> {
         let fields = Fields::of(value)?;
-        let tag = |tag: &Value| {
-            let tag = Fields::of(tag)?;
-            Some((tag.text("key")?, tag.text("value").unwrap_or_default()))
-        };
         Some(Self {
             id: fields.text("id").filter(|id| !id.is_empty())?,
             name: fields.text("name").unwrap_or_default(),
@@ -155,8 +182,8 @@ impl Record for Template {
             arch: fields.text("arch"),
             account: fields.text("account"),
             details: fields.map("details"),
-            tags: fields.list("tags").iter().filter_map(tag).collect(),
-            zones: vec![zone(fields)],
+            tags: BTreeMap::from_field(fields, "tags"),
+            zones: vec![zone_of(fields)],
         })
     }
 
@@ -166,7 +193,8 @@ impl Record for Template {
     }
 }
 
-fn zone(fields: Fields<'_>) -> TemplateZone {
+/// What a row of a template or an ISO says of its zone.
+pub(crate) fn zone_of(fields: Fields<'_>) -> TemplateZone {
     let percent = |fields: Fields<'_>| {
         fields.number("downloadPercent").and_then(|n| u8::try_from(n).ok()).filter(|n| *n <= 100)
     };
