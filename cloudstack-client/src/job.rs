@@ -83,16 +83,17 @@ impl<R: Record + 'static> Outcome for R {
     }
 }
 
-/// The one record of an answer. It stands under the key of its lists, alone or in an array, under some other key (a rule of
-/// a load balancer is listed as `loadbalancerrule` and made as `loadbalancer`), or under none.
+/// The one record of an answer. It stands under the key of its lists, alone or in an array, under no key, or under
+/// some other (a rule of a load balancer is listed as `loadbalancerrule` and made as `loadbalancer`).
 pub(crate) fn one<R: Record>(answer: &Answer<'_>) -> Result<R> {
     let fields = answer.fields()?;
-    let below = fields.raw(R::ARRAY).or_else(|| fields.only_value());
     let first = |value: &Value| match value {
         Value::Array(items) => items.first().and_then(R::read),
         one => R::read(one),
     };
-    let found = below.and_then(first).or_else(|| R::read(answer.content));
+    let found = fields.raw_in_any_case(R::ARRAY).and_then(first);
+    let found = found.or_else(|| R::read(answer.content));
+    let found = found.or_else(|| fields.values().find_map(first));
     found.ok_or_else(|| answer.wrong(&format!("the answer holds no {}", R::ARRAY)))
 }
 
@@ -518,14 +519,14 @@ mod tests {
         for content in [
             r#"{"asyncjobs":{"jobid":"j1"}}"#,
             r#"{"count":1,"asyncjobs":[{"jobid":"j1"}]}"#,
-            r#"{"job":{"jobid":"j1"}}"#,
+            r#"{"job":{"jobid":"j1"},"new":{"a":1}}"#,
             r#"{"jobid":"j1","cmd":"x"}"#,
         ] {
             let content: Value = serde_json::from_str(content).unwrap();
             let answer = Answer { what: "x", content: &content };
             assert_eq!(JobRecord::read_outcome(&answer).unwrap().id, "j1", "{content}");
         }
-        for content in [r#"{}"#, r#"{"asyncjobs":[]}"#, r#"{"a":{},"b":{}}"#, "7"] {
+        for content in [r#"{}"#, r#"{"asyncjobs":[]}"#, r#"{"a":{},"b":[]}"#, "7"] {
             let content: Value = serde_json::from_str(content).unwrap();
             let answer = Answer { what: "x", content: &content };
             assert_eq!(one::<JobRecord>(&answer).unwrap_err().kind(), ErrorKind::Protocol);

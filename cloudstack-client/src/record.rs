@@ -247,6 +247,7 @@ impl FromField for BTreeMap<String, String> {
 }
 
 #[cfg(test)]
+#[allow(unreachable_pub, reason = "what is declared is public where it is used")]
 mod tests {
     use super::*;
     use serde_json::json;

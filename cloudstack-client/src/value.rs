@@ -62,11 +62,8 @@ impl<'a> Fields<'a> {
         self.0.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// What is under the only key, if it can hold fields.
-    pub(crate) fn only_value(&self) -> Option<&'a Value> {
-        let mut values = self.0.values();
-        let first = values.next().filter(|value| value.is_object() || value.is_array())?;
-        values.next().is_none().then_some(first)
+    pub(crate) fn values(&self) -> impl Iterator<Item = &'a Value> + use<'a> {
+        self.0.values()
     }
 
     /// The array that is there, if there is but one.

@@ -57,7 +57,7 @@ impl Kind for VirtualMachine {}
 impl Kind for Network {}
 impl Kind for KeyPair {}
 
-fn sample<T: Kind>(call: Call<T>) -> Sample {
+fn sample<T: Kind>(call: &Call<T>) -> Sample {
     Sample {
         command: call.command().to_owned(),
         parameters: call.parameters().iter().map(|(name, _)| name.clone()).collect(),
@@ -67,7 +67,7 @@ fn sample<T: Kind>(call: Call<T>) -> Sample {
 }
 
 macro_rules! samples {
-    ($($call:expr),* $(,)?) => { vec![$(sample($call)),*] };
+    ($($call:expr),* $(,)?) => { vec![$(sample(&$call)),*] };
 }
 
 fn template() -> NewTemplate {
