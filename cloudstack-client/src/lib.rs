@@ -123,6 +123,7 @@ pub mod networks;
 pub mod offerings;
 pub mod os_types;
 mod pages;
+pub mod preflight;
 mod random;
 mod record;
 mod request;
