@@ -320,7 +320,7 @@ fn room(text: Option<&str>) -> Room {
 /// Whether a list of networks (`10.0.0.0/8,192.0.2.7`) has an address in it.
 fn covers(sites: &str, address: Ipv4Addr) -> bool {
     sites.split(',').any(|site| {
-        let (net, bits) = site.trim().split_once('/').unwrap_or((site.trim(), "32"));
+        let (net, bits) = site.trim().split_once('/').unwrap_or_else(|| (site.trim(), "32"));
         let (Ok(net), Ok(bits)) = (net.parse::<Ipv4Addr>(), bits.parse::<u32>()) else {
             return false;
         };

@@ -262,12 +262,19 @@ async fn every_format_is_taken_in_every_packing() {
         packer.write_all(data).unwrap();
         packer.finish().unwrap()
     };
+    let bz2 = |data: &[u8]| {
+        let mut packer = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        packer.write_all(data).unwrap();
+        packer.finish().unwrap()
+    };
     for (format, hypervisor, name, data) in [
         (Format::Vhd, "XenServer", "a.vhd", vhd.clone()),
         (Format::Vhd, "XenServer", "a.vhd.gz", gz(&vhd)),
+        (Format::Vhd, "XenServer", "a.vhd.bz2", bz2(&vhd)),
         (Format::Qcow2, "KVM", "a.qcow2", qcow2.clone()),
         (Format::Qcow2, "KVM", "a.img", qcow2.clone()),
         (Format::Qcow2, "KVM", "a.qcow2.gz", gz(&qcow2)),
+        (Format::Qcow2, "KVM", "a.qcow2.bz2", bz2(&qcow2)),
         (Format::Raw, "KVM", "a.raw", raw.clone()),
         (Format::Raw, "KVM", "a.raw.gz", gz(&raw)),
     ] {
@@ -286,12 +293,10 @@ async fn every_format_is_taken_in_every_packing() {
         }
     }
     assert!(cloud.templates().is_empty());
-    // Nobody here unpacks bzip2, but what it begins with is told from what it is not.
+    // What is not packed as its name says is not sent.
     let new = NewTemplate::new("b", "XenServer", Format::Vhd, &zone).with_os_type(&os);
     let ticket = client.call(templates::upload_params(&new)).await.unwrap();
     let upload = Upload::from_bytes(vhd).with_file_name("b.vhd.bz2");
     let refused = client.upload(ticket, upload).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::UnsupportedFormat);
-    let server = Server::builder("b.vhd.bz2", Content::from_bytes("BZh9")).start().await.unwrap();
-    client.call(templates::register(&new, server.url().as_str())).await.unwrap();
 }

@@ -11,8 +11,8 @@ use cloudstack_client::templates::{
     self, Format, NewTemplate, Permissions, TemplateFilter, ZoneState, Zones,
 };
 use cloudstack_client::{
-    Client, Credentials, ErrorKind, Upload, WaitOptions, capabilities, hypervisors, os_types, tags,
-    zones,
+    Client, Credentials, ErrorKind, Spelling, Upload, WaitOptions, capabilities, hypervisors,
+    os_types, tags, zones,
 };
 use futures_util::{StreamExt, stream};
 use simulator::cloudstack::{CloudStack, CloudStackConfig};
@@ -203,6 +203,17 @@ async fn refused_keys_and_clocks_are_told() {
     client.call(capabilities::get()).await.unwrap();
     assert_eq!(client.call(zones::list()).await.unwrap_err().kind(), ErrorKind::Unauthorized);
     drop(expired);
+
+    // Servers before 4.11 read another spelling only; newer ones read it, too.
+    for fault in [&["old-expires"][..], &[]] {
+        let (old, new) = cloud(fault).await;
+        let refused = new.call(zones::list()).await;
+        assert_eq!(refused.is_err(), !fault.is_empty());
+        let keys = Credentials::new(old.config().key(), old.config().secret());
+        let client = Client::builder(old.endpoint()).credentials(keys);
+        let client = client.expires_spelling(Spelling::Legacy).build().unwrap();
+        client.call(zones::list()).await.unwrap();
+    }
 
     // The strict setting of new servers is met without doing anything.
     let (strict, client) = cloud(&["enforce-post"]).await;

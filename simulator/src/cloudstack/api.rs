@@ -253,8 +253,13 @@ fn authorize(state: &Shared, pairs: &[(String, String)], key_expired: bool) -> A
     let enforced = state.faults.on(&Fault::EnforcePost);
     let (key, signature) = (find("apikey")?, find("signature")?);
     let versioned = find("signatureversion").is_ok_and(|version| version == "3");
-    let timely =
-        if versioned { sign::in_time(find("expires")?, state.now(), enforced) } else { !enforced };
+    let readable = |expires: &str| !state.faults.on(&Fault::OldExpires) || expires.contains('Z');
+    let timely = if versioned {
+        let expires = find("expires")?;
+        readable(expires) && sign::in_time(expires, state.now(), enforced)
+    } else {
+        !enforced
+    };
     let text = sign::string_to_sign(pairs);
     let genuine = sign::verify(&state.config.secret, &text, signature);
     let expired = key_expired || state.faults.strikes(&Fault::ExpiredKey);

@@ -55,6 +55,8 @@ pub enum Fault {
     ExpireAfter(u64),
     /// `clock-skew=SECONDS` (may be negative): the server's clock is so far ahead.
     ClockSkew(i64),
+    /// `old-expires`: the time of expiry is read as before 4.11, with a `Z` before its offset.
+    OldExpires,
     /// `enforce-post`: the setting `enforce.post.requests.and.timestamps` of 4.21.
     EnforcePost,
     /// `page-size=N`: the setting `default.page.size`.
@@ -128,7 +130,7 @@ impl Nth {
 pub(super) const UPLOAD: &str = "upload";
 
 /// Name and shape of every fault, for messages and `--help`.
-const SHAPES: [(&str, &str); 26] = [
+const SHAPES: [(&str, &str); 27] = [
     ("quota", "=BYTES"),
     ("template-quota", "[=N]"),
     ("size-cap", "=BYTES"),
@@ -142,6 +144,7 @@ const SHAPES: [(&str, &str); 26] = [
     ("expired-key", ""),
     ("expire-after", "=N"),
     ("clock-skew", "=SECONDS"),
+    ("old-expires", ""),
     ("enforce-post", ""),
     ("page-size", "=N"),
     ("two-zones", ""),
@@ -201,6 +204,7 @@ impl Fault {
             "upload-unreachable" => Self::UploadUnreachable,
             "stuck-template" => Self::StuckTemplate,
             "expired-key" => Self::ExpiredKey,
+            "old-expires" => Self::OldExpires,
             "enforce-post" => Self::EnforcePost,
             "two-zones" => Self::TwoZones,
             "stringly" => Self::Stringly,

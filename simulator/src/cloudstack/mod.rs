@@ -12,7 +12,7 @@
 //! snapshots and keys are rows with the states and the refusals that clients have to know.
 //!
 //! Left out: sessions with passwords, more than one account, projects, private clouds; templates in
-//! `.bz2` and `.zip`, and downloads by https.
+//! `.zip`, and downloads by https.
 //!
 //! ```
 //! use simulator::cloudstack::{CloudStack, CloudStackConfig};
