@@ -294,6 +294,19 @@ impl<R: Record> Call<List<R>> {
         Self::read(what, command, |answer| read_list(answer, Some(R::ARRAY)))
     }
 
+    /// Those of all accounts that the caller sees, also below its domain: what administrators and domain administrators
+    /// mean, who get only their own without it (`listall`, `isrecursive`).
+    #[must_use]
+    pub fn of_all_accounts(self) -> Self {
+        self.with("listall", "true").with("isrecursive", "true")
+    }
+
+    /// Those of a project, or of all projects that the caller is in for `-1`.
+    #[must_use]
+    pub fn of_project(self, id: &str) -> Self {
+        self.with_id("projectid", id)
+    }
+
     /// One page: numbers start at 1. Servers refuse one of the two without the other.
     #[must_use]
     pub fn with_page(self, page: u64, size: u64) -> Self {

@@ -368,7 +368,7 @@ impl Client {
     ) -> Result<Job<T>> {
         let lost = match (self.send(call).await, call.job_id()) {
             (Ok(job), _) => return Ok(job),
-            (Err(error), Some(_)) if error.is_retryable() => error,
+            (Err(error), Some(_)) if is_lost(&error) => error,
             (Err(error), _) => return Err(error),
         };
         let id = call.job_id().unwrap_or_default().to_owned();
@@ -380,7 +380,7 @@ impl Client {
             Err(again) => again,
         };
         // The first one has come through after all, so that the id is taken; or this answer was lost, too.
-        if (again.kind() == ErrorKind::Invalid || again.is_retryable())
+        if (again.kind() == ErrorKind::Invalid || is_lost(&again))
             && let Some(job) = self.find_job(call, &id, options).await?
         {
             return Ok(job);
@@ -416,6 +416,11 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether nobody knows what became of a call. What the server refuses in its own words, it has not done.
+fn is_lost(error: &Error) -> bool {
+    error.is_retryable() && error.cs_code().is_none()
 }
 
 /// A job's failure has the kind of its code if that tells what to do, and is else simply a failure.

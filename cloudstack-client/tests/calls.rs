@@ -438,6 +438,7 @@ async fn a_lost_answer_is_survived_with_a_job_id_of_ours() {
     let source = templates::DiskSource::Snapshot("s1");
     let template = templates::TemplateFromDisk::new("golden", "os", source);
     let create = templates::create(&template).with_job_id("our-id");
+    let create_again = create.clone();
     let made = cloud.client().run(create.clone(), &soon()).await.unwrap();
     assert_eq!(made.id, "t1");
     let sent = cloud.commands().iter().filter(|command| *command == "createTemplate").count();
@@ -446,6 +447,19 @@ async fn a_lost_answer_is_survived_with_a_job_id_of_ours() {
     assert_eq!(cloud.client().resume(create, &soon()).await.unwrap().id, "t1");
     let refused = cloud.client().resume(templates::create(&template), &soon()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Invalid);
+
+    // What the server refuses in its own words is not lost: nothing is looked for, and nothing sent again.
+    let cloud = Cloud::start(|_, _| error(530, "please stop the VM first")).await;
+    let refused = cloud.client().run(create_again, &soon()).await.unwrap_err();
+    assert_eq!((refused.kind(), cloud.commands().len()), (ErrorKind::Server, 1));
+    // A proxy may have passed on what it got no answer to.
+    let cloud = Cloud::start(move |seen, number| match (seen.command(), number) {
+        ("deleteTemplate", _) => Reply::Send(raw("502 Bad Gateway", &[], "<html>")),
+        _ => ok(&json!({"jobstatus": 1, "jobresult": {"success": true}})),
+    })
+    .await;
+    cloud.client().run(templates::delete("t1").with_job_id("our-id"), &soon()).await.unwrap();
+    assert_eq!(cloud.commands()[..2], ["deleteTemplate", "queryAsyncJobResult"]);
 
     // Without such an id nobody can know.
     let cloud = Cloud::start(|_, _| hang_up()).await;

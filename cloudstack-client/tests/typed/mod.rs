@@ -229,6 +229,8 @@ fn of_machines() -> Vec<Sample> {
     samples![
         virtual_machines::list(),
         virtual_machines::list_short(),
+        virtual_machines::list().of_all_accounts(),
+        virtual_machines::list().of_project("-1"),
         virtual_machines::get("m"),
         virtual_machines::named("n"),
         virtual_machines::deploy(&machine()),
