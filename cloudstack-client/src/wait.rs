@@ -21,7 +21,7 @@ pub struct WaitOptions {
     /// The longest pause (5 s).
     pub longest_pause: Duration,
     /// After a lost answer to a command that makes an object: how long its job is looked for before the command is
-    /// sent again (10 s). Until it has arrived, an answer that was lost on the way there is not to be told from one
+    /// sent again (30 s). Until it has arrived, an answer that was lost on the way there is not to be told from one
     /// that is late.
     pub settle: Duration,
     /// Set it to stop waiting.
@@ -35,7 +35,7 @@ impl Default for WaitOptions {
             timeout: Duration::from_secs(3600),
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(5),
-            settle: Duration::from_secs(10),
+            settle: Duration::from_secs(30),
             cancel: None,
             progress: None,
         }

@@ -15,8 +15,8 @@ use cloudstack_client::templates::{
 };
 use cloudstack_client::virtual_machines::{self, NewVirtualMachine};
 use cloudstack_client::{
-    Client, Credentials, CsErrorCode, ErrorKind, Job, Upload, WaitOptions, offerings, os_types,
-    volumes, zones,
+    Client, Credentials, CsErrorCode, ErrorKind, Job, Upload, WaitOptions, isos, offerings,
+    os_types, volumes, zones,
 };
 use simulator::cloudstack::{CloudStack, CloudStackConfig, Faults};
 
@@ -299,4 +299,62 @@ async fn every_format_is_taken_in_every_packing() {
     let upload = Upload::from_bytes(vhd).with_file_name("b.vhd.bz2");
     let refused = client.upload(ticket, upload).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::UnsupportedFormat);
+}
+
+#[tokio::test]
+async fn volumes_and_isos_are_fetched_by_url() {
+    let (cloud, client) = cloud().await;
+    let zone = client.call_all(zones::list()).await.unwrap().remove(0).id;
+    let mut vhd = vec![0; 4096];
+    vhd[..8].copy_from_slice(b"conectix");
+    vhd[48..56].copy_from_slice(&(1u64 << 20).to_be_bytes());
+    let server = Server::builder("data.vhd", Content::from_bytes(vhd)).start().await.unwrap();
+    let new = volumes::NewUploadedVolume::new("data", Format::Vhd, &zone);
+    let call = volumes::register(&new, server.url().as_str()).with_new_job_id().unwrap();
+    let begun = client.run(call, &soon()).await.unwrap();
+    let there = client.wait_volume(&begun.id, &soon()).await.unwrap();
+    assert_eq!((there.state, there.size), (Some(volumes::VolumeState::Uploaded), Some(1 << 20)));
+    client.call(volumes::delete(&begun.id)).await.unwrap();
+
+    let server =
+        Server::builder("tools.iso", Content::from_bytes(vec![1; 4096])).start().await.unwrap();
+    let new = isos::NewIso::new("tools", &zone).with_bootable(false);
+    let made = client.call(isos::register(&new, server.url().as_str())).await.unwrap();
+    assert!(client.wait_iso(&made.id, &[&zone], &soon()).await.unwrap().is_ready());
+    client.run(isos::delete(&made.id), &soon()).await.unwrap();
+
+    // A server that is gone fails them with the cloud's words.
+    let url = server.url().clone();
+    server.stop().await;
+    let made = client.call(isos::register(&new, url.as_str())).await.unwrap();
+    let failed = client.wait_iso(&made.id, &[], &soon()).await.unwrap_err();
+    assert!(
+        failed.kind() == ErrorKind::Failed && failed.to_string().starts_with("ISO "),
+        "{failed}"
+    );
+    client.run(isos::delete(&made.id), &soon()).await.unwrap();
+    assert_eq!(cloud.objects().iter().filter(|one| one["kind"] == "Iso").count(), 0);
+}
+
+#[tokio::test]
+async fn a_broken_upload_of_a_volume_is_told_as_one() {
+    let (cloud, client) = cloud().await;
+    let zone = client.call_all(zones::list()).await.unwrap().remove(0).id;
+    let new = volumes::NewUploadedVolume::new("data", Format::Raw, &zone);
+    for fault in ["upload-fails=500:100", "upload-close=100"] {
+        set(cloud.faults(), fault);
+        let ticket = client.call(volumes::upload_params(&new)).await.unwrap();
+        let id = ticket.id().to_owned();
+        let broken = client.upload(ticket, Upload::from_bytes(vec![7; 4096])).await.unwrap_err();
+        let text = broken.to_string();
+        assert!(text.contains(&format!("volume {id}: upload: ")), "{text}");
+        assert!(text.contains("delete this volume and begin with a new one"), "{text}");
+        let failed = client.wait_volume(&id, &soon()).await.unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Failed, "{failed}");
+        client.call(volumes::delete(&id)).await.unwrap();
+        cloud.faults().clear();
+    }
+    let gone =
+        client.wait_volume("6f1a6d2e-2f6b-4a43-9c1d-0d4b8a1f2c3d", &soon()).await.unwrap_err();
+    assert!(gone.is_not_found(), "{gone}");
 }
