@@ -216,6 +216,7 @@ impl FromField for Vec<String> {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 items.map(str::to_owned).collect()
             }
+            Some(Value::Number(number)) => vec![number.to_string()],
             _ => Self::new(),
         }
     }
@@ -316,7 +317,7 @@ mod tests {
         assert_eq!(toy.code.as_ref().unwrap().reveal(), "hunter2");
         assert!(!format!("{toy:?}").contains("hunter2"));
         // The wrong type in every field is the same as none.
-        let odd = json!({"id": "t", "state": [], "price": {}, "balance": true, "sold": 3, "colours": 1, "tags": 7,
+        let odd = json!({"id": "t", "state": [], "price": {}, "balance": true, "sold": 3, "colours": {}, "tags": 7,
             "part": "x", "password": []});
         let odd = Toy::read(&odd).unwrap();
         assert!(

@@ -170,3 +170,85 @@ fn every_field_of_a_record_is_one_that_the_server_sends() {
         assert_eq!(commands::find(name).unwrap().list_key(), Some(key), "{name}");
     }
 }
+
+/// A record with every field that the server can send, of the types that it declares; nested ones as far as `depth`.
+fn full(facts: &Value, record: &str, depth: u8) -> Value {
+    let fields = facts["records"][record].as_array().unwrap();
+    let of = |kind: &str| -> Value {
+        let inner = kind.trim_start_matches('[').trim_end_matches(']');
+        let one = match inner {
+            "boolean" => json!(true),
+            "integer" | "int" | "long" | "short" => json!(7),
+            "map" => json!({"key": "12", "value": "34"}),
+            "any" | "list" | "object" => json!({}),
+            _ => match inner.strip_prefix('#') {
+                Some(nested) if depth > 0 => full(facts, nested, depth - 1),
+                Some(_) => json!({}),
+                // Texts of digits, so that they can be sent as numbers.
+                None => json!("12"),
+            },
+        };
+        if kind.starts_with('[') { json!([one]) } else { one }
+    };
+    let pairs = fields
+        .iter()
+        .map(|field| (field[0].as_str().unwrap().to_owned(), of(field[1].as_str().unwrap())));
+    Value::Object(pairs.collect())
+}
+
+fn change(value: &mut Value, how: fn(&mut Value)) {
+    match value {
+        Value::Object(map) => map.values_mut().for_each(|value| change(value, how)),
+        Value::Array(items) => items.iter_mut().for_each(|value| change(value, how)),
+        leaf => how(leaf),
+    }
+}
+
+/// The same records from a server of another age.
+#[test]
+fn records_are_the_same_however_their_fields_are_typed() {
+    let facts = facts();
+    for (command, read) in typed::readers() {
+        let record = facts["commands"][command]["record"].as_str().unwrap();
+        let full = full(&facts, record, 2);
+        let right = read(&full).unwrap_or_else(|| panic!("{command}: {full}"));
+
+        let mut text = full.clone();
+        change(&mut text, |leaf| {
+            if !leaf.is_string() {
+                *leaf = json!(leaf.to_string());
+            }
+        });
+        assert_eq!(read(&text).as_ref(), Some(&right), "{command}: everything as text");
+
+        let mut number = full.clone();
+        change(&mut number, |leaf| {
+            if leaf == "12" {
+                *leaf = json!(12);
+            }
+        });
+        assert_eq!(read(&number).as_ref(), Some(&right), "{command}: ids as numbers");
+
+        let mut more = full.clone();
+        more["somethingnew"] = json!({"of": ["tomorrow"]});
+        assert_eq!(read(&more).as_ref(), Some(&right), "{command}: something new");
+
+        // Each field missing, null, or of a type that makes no sense: no panic, and only what tells it from others is missed.
+        let names: Vec<String> = full.as_object().unwrap().keys().cloned().collect();
+        let mut needed = 0;
+        for name in &names {
+            let mut one = full.clone();
+            one.as_object_mut().unwrap().remove(name);
+            needed += usize::from(read(&one).is_none());
+            for odd in [json!(null), json!([[]]), json!({"x": {}}), json!(-1.5e300), json!("\u{0}")]
+            {
+                one[name] = odd;
+                let _ = read(&one);
+            }
+        }
+        assert!(needed <= 2, "{command}: {needed} fields are needed");
+        for value in [json!(null), json!([]), json!("x"), json!(7), json!({})] {
+            assert_eq!(read(&value), None, "{command}: {value}");
+        }
+    }
+}

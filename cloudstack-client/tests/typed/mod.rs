@@ -438,3 +438,49 @@ pub(crate) fn lists() -> Vec<(&'static str, &'static str)> {
         ("listResourceLimits", ResourceLimit::ARRAY),
     ]
 }
+
+/// Reads a record, and shows what was read.
+pub(crate) type Reader = fn(&serde_json::Value) -> Option<String>;
+
+fn reader<R: Record + std::fmt::Debug>(value: &serde_json::Value) -> Option<String> {
+    R::read(value).map(|record| format!("{record:?}"))
+}
+
+/// A command, and the reader of the records that it answers with.
+pub(crate) fn readers() -> Vec<(&'static str, Reader)> {
+    vec![
+        ("listTemplates", reader::<Template>),
+        ("listTemplatePermissions", reader::<TemplatePermissions>),
+        ("extractTemplate", reader::<Extracted>),
+        ("listIsos", reader::<Iso>),
+        ("listVolumes", reader::<Volume>),
+        ("listVirtualMachines", reader::<VirtualMachine>),
+        ("listNics", reader::<Nic>),
+        ("listSnapshots", reader::<Snapshot>),
+        ("listVMSnapshot", reader::<VmSnapshot>),
+        ("listSSHKeyPairs", reader::<KeyPair>),
+        ("createSSHKeyPair", reader::<KeyPair>),
+        ("listNetworks", reader::<Network>),
+        ("listLoadBalancerRules", reader::<LoadBalancerRule>),
+        ("listLoadBalancerRuleInstances", reader::<Member>),
+        ("listPublicIpAddresses", reader::<PublicAddress>),
+        ("listFirewallRules", reader::<FirewallRule>),
+        ("listPortForwardingRules", reader::<PortForwardingRule>),
+        ("listZones", reader::<Zone>),
+        ("listHypervisors", reader::<Hypervisor>),
+        ("listOsTypes", reader::<OsType>),
+        ("listOsCategories", reader::<OsCategory>),
+        ("listGuestOsMapping", reader::<GuestOsMapping>),
+        ("listServiceOfferings", reader::<ServiceOffering>),
+        ("listDiskOfferings", reader::<DiskOffering>),
+        ("listNetworkOfferings", reader::<NetworkOffering>),
+        ("listTags", reader::<Tag>),
+        ("listAsyncJobs", reader::<JobRecord>),
+        ("queryAsyncJobResult", reader::<JobRecord>),
+        ("listApis", reader::<Api>),
+        ("listConfigurations", reader::<Configuration>),
+        ("listAccounts", reader::<Account>),
+        ("listProjects", reader::<Project>),
+        ("listResourceLimits", reader::<ResourceLimit>),
+    ]
+}
