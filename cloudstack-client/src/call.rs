@@ -279,11 +279,13 @@ impl<T> Call<T> {
     }
 
     fn refused(&self, status: StatusCode, said: &str) -> Error {
-        failure(&self.what, status.as_u16(), None, said).with_status(status)
+        let error = failure(&self.what, status.as_u16(), None, said).with_status(status);
+        if error.is_not_found() { error.with_kind(ErrorKind::Protocol) } else { error }
     }
 }
 
 impl<R: Record> Call<List<R>> {
+    /// The refusal of something that is not CloudStack, such as a proxy before it: it knows nothing of objects.
     /// A list that is given in pages.
     pub(crate) fn list(what: &str, command: &str) -> Self {
         Self { paged: true, ..Self::whole_list(what, command) }

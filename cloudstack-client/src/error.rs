@@ -44,7 +44,7 @@ pub enum ErrorKind {
     Unauthorized,
     /// The account may not do this (531).
     Forbidden,
-    /// The object does not exist, or is not visible to this account.
+    /// The object does not exist, or is not visible to this account, in CloudStack's own words.
     NotFound,
     /// A parameter is missing or wrong (400, 430, 431), or a value cannot be sent at all.
     Invalid,
@@ -103,6 +103,11 @@ impl Error {
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
         self.0.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
         self
     }
 

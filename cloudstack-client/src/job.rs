@@ -406,7 +406,7 @@ impl Client {
                     let answer = serde_json::json!({"answer": {"jobid": id}}).to_string();
                     return call.parse(http::StatusCode::OK, answer.as_bytes()).map(Some);
                 }
-                Err(error) if error.is_not_found() || error.kind() == ErrorKind::Invalid => {
+                Err(error) if is_unknown(&error) => {
                     if waiting.is_past(settle) {
                         return Ok(None);
                     }
@@ -430,6 +430,12 @@ fn failed(what: &str, code: Option<u16>, text: &str) -> Error {
         error.kind(),
         ErrorKind::Server | ErrorKind::Busy | ErrorKind::Protocol | ErrorKind::Unauthorized
     );
+/// Whether CloudStack itself says that there is no such job. What a proxy says while the server is away is no reason to
+/// send anything again.
+fn is_unknown(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid) && error.cs_code().is_some()
+}
+
     if telling {
         return error;
     }

@@ -296,7 +296,7 @@ async fn hostile_answers_end_and_tell() {
         (raw("200 OK", &[], &huge), ErrorKind::Protocol),
         (raw("200 OK", &[], "<html><title>It works!</title>"), ErrorKind::Protocol),
         (raw("302 Found", &[("Location", "http://127.0.0.1:1/")], ""), ErrorKind::Protocol),
-        (raw("404 Not Found", &[], "<html><title>Not here</title>"), ErrorKind::NotFound),
+        (raw("404 Not Found", &[], "<html><title>Not here</title>"), ErrorKind::Protocol),
         (raw("200 OK", &[], &"[".repeat(100_000)), ErrorKind::Protocol),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{".to_vec(), ErrorKind::Transport),
         (b"SSH-2.0-OpenSSH\r\n".to_vec(), ErrorKind::Transport),

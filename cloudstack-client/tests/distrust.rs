@@ -1,0 +1,48 @@
+//! Servers and proxies that say more, less or other than they should.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use cloudstack_client::{ErrorKind, templates, zones};
+use support::{Cloud, Reply, hang_up, raw, soon};
+
+fn page(status: &str) -> Reply {
+    Reply::Send(raw(status, &[], "<html><title>Not ready</title></html>"))
+}
+
+#[tokio::test]
+async fn only_cloudstack_itself_can_say_that_a_job_is_unknown() {
+    // The answer is lost because the server is restarted, and what stands before it knows nothing of jobs.
+    for status in ["404 Not Found", "410 Gone", "400 Bad Request", "408 Request Timeout"] {
+        let cloud =
+            Cloud::start(move |_, number| if number == 0 { hang_up() } else { page(status) });
+        let cloud = cloud.await;
+        let source = templates::DiskSource::Snapshot("s1");
+        let new = templates::TemplateFromDisk::new("golden", "os", source);
+        let create = templates::create(&new).with_job_id("our-id");
+        let options = soon().with_settle(Duration::from_millis(20));
+        let unsure = cloud.client().run(create, &options).await.unwrap_err();
+        assert!(!unsure.is_not_found(), "{unsure}");
+        let sent = cloud.commands().iter().filter(|one| *one == "createTemplate").count();
+        assert_eq!(sent, 1, "{status}: nobody knows whether there is a template");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_cannot_say_that_an_object_is_gone() {
+    let cloud = Cloud::start(|_, _| page("404 Not Found")).await;
+    let client = cloud.client();
+    let wrong = client.call(zones::list()).await.unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::Protocol, "{wrong}");
+    assert!(wrong.to_string().contains("is the endpoint"), "{wrong}");
+    for wrong in [
+        client.run(templates::delete("t1"), &soon()).await.unwrap_err(),
+        client.wait_ready("t1", &[], &soon()).await.unwrap_err(),
+        client.wait_volume("v1", &soon()).await.unwrap_err(),
+    ] {
+        assert!(!wrong.is_not_found(), "{wrong}");
+    }
+}
