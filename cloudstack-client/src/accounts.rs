@@ -94,7 +94,7 @@ words! {
 
 record! {
     /// A limit of an account.
-    ResourceLimit in "resourcelimit" by kind_number, account;
+    ResourceLimit in "resourcelimit" by kind_number, account, domain, project;
     /// The number of what is limited.
     kind_number: String = "resourcetype",
     /// What is limited.
@@ -103,8 +103,12 @@ record! {
     kind_name: Option<String> = "resourcetypename",
     /// The most that is allowed; -1 is no limit.
     max: Option<i64> = "max",
-    /// Whose limit it is.
+    /// Whose limit it is; empty if it is that of a domain or a project.
     account: String = "account",
+    /// The id of the domain, the account's or the one that is limited.
+    domain: Option<String> = "domainid",
+    /// The id of the project that is limited.
+    project: Option<String> = "projectid",
 }
 
 /// `listAccounts`: this account, or those that an administrator sees.

@@ -17,6 +17,23 @@ pub(crate) trait FromField: Sized {
 }
 
 /// Declares a record: its name, the key of its lists, the fields that tell one from another, and every field with the
+/// A field that tells one record from another.
+pub(crate) trait Telling {
+    fn text(&self) -> &str;
+}
+
+impl Telling for String {
+    fn text(&self) -> &str {
+        self
+    }
+}
+
+impl Telling for Option<String> {
+    fn text(&self) -> &str {
+        self.as_deref().unwrap_or_default()
+    }
+}
+
 /// server's name for it. The first of the telling fields must not be empty.
 macro_rules! record {
     (
@@ -40,12 +57,12 @@ macro_rules! record {
                 let record = Self {
                     $($field: $crate::record::FromField::from_field(fields, $wire),)+
                 };
-                let usable = [$(!record.$key.is_empty()),+];
-                usable[0].then_some(record)
+                let telling = [$($crate::record::Telling::text(&record.$key)),+];
+                (!telling[0].is_empty()).then_some(record)
             }
 
             fn key(&self) -> String {
-                [$(self.$key.as_str()),+].join(" ")
+                [$($crate::record::Telling::text(&self.$key)),+].join(" ")
             }
         }
     };

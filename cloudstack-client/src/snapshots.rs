@@ -32,8 +32,8 @@ words! {
 }
 
 record! {
-    /// A snapshot of a volume.
-    Snapshot in "snapshot" by id;
+    /// A snapshot of a volume. Lists have one for each of its zones.
+    Snapshot in "snapshot" by id, zone;
     /// Its id.
     id: String = "id",
     /// Its name.

@@ -6,13 +6,17 @@ use crate::record::{Password, record};
 
 record! {
     /// A key.
-    KeyPair in "sshkeypair" by name;
+    KeyPair in "sshkeypair" by name, account, domain, project;
     /// Its name, unique in the account.
     name: String = "name",
     /// The MD5 of the public key, in hex with colons.
     fingerprint: Option<String> = "fingerprint",
     /// Whose it is.
     account: Option<String> = "account",
+    /// The id of that account's domain.
+    domain: Option<String> = "domainid",
+    /// The id of the project it belongs to, in place of an account.
+    project: Option<String> = "projectid",
     /// The private key, in the answer that made it only.
     private_key: Option<Password> = "privatekey",
 }

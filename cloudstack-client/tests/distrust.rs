@@ -6,8 +6,9 @@ mod support;
 
 use std::time::Duration;
 
-use cloudstack_client::{ErrorKind, templates, zones};
-use support::{Cloud, Reply, hang_up, raw, soon};
+use cloudstack_client::{ErrorKind, accounts, snapshots, ssh_keys, templates, zones};
+use serde_json::json;
+use support::{Cloud, Reply, hang_up, ok, raw, soon};
 
 fn page(status: &str) -> Reply {
     Reply::Send(raw(status, &[], "<html><title>Not ready</title></html>"))
@@ -45,4 +46,26 @@ async fn a_proxy_cannot_say_that_an_object_is_gone() {
     ] {
         assert!(!wrong.is_not_found(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn what_differs_in_its_owner_or_zone_is_not_the_same() {
+    let cloud = Cloud::start(|seen, _| match seen.command() {
+        "listSSHKeyPairs" => ok(&json!({"count": 3, "sshkeypair": [
+            {"name": "mine", "account": "a", "domainid": "d1"},
+            {"name": "mine", "account": "b", "domainid": "d1"},
+            {"name": "mine", "account": "a", "domainid": "d2"}]})),
+        "listSnapshots" => ok(&json!({"count": 2, "snapshot": [
+            {"id": "s1", "zoneid": "z1"}, {"id": "s1", "zoneid": "z2"}]})),
+        _ => ok(&json!({"count": 3, "resourcelimit": [
+            {"resourcetype": "4", "max": 1, "account": "admin", "domainid": "d1"},
+            {"resourcetype": "4", "max": 2, "account": "admin", "domainid": "d2"},
+            {"resourcetype": "4", "max": 3, "domainid": "d1"},
+            {"resourcetype": "4", "max": 4, "domainid": "d1", "projectid": "p1"}]})),
+    })
+    .await;
+    let client = cloud.client();
+    assert_eq!(client.call_all(ssh_keys::list().of_all_accounts()).await.unwrap().len(), 3);
+    assert_eq!(client.call_all(snapshots::list()).await.unwrap().len(), 2);
+    assert_eq!(client.call_all(accounts::limits().of_all_accounts()).await.unwrap().len(), 4);
 }
