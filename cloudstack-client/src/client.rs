@@ -132,8 +132,11 @@ impl Client {
     }
 
     async fn once<T>(&self, call: &Call<T>) -> Result<T> {
-        let expires = Expires::at((self.0.clock)() + self.0.validity).spelled(self.0.spelling);
-        let form = call.sign(&self.0.credentials, expires)?;
+        let time = (self.0.clock)().checked_add(self.0.validity).ok_or_else(|| {
+            let text = format!("{}: no signature can be valid for so long", call.what());
+            Error::new(ErrorKind::Expires, text)
+        })?;
+        let form = call.sign(&self.0.credentials, Expires::at(time).spelled(self.0.spelling))?;
         let mut request = http::Request::new(Body::Bytes(Bytes::from(form.into_string())));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri(&self.0.endpoint)?;
@@ -196,19 +199,28 @@ impl Client {
             .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
         let here = jiff::Timestamp::try_from((self.0.clock)()).ok();
         let behind = date.zip(here).map(|(there, here)| there.as_second() - here.as_second());
-        match behind {
-            Some(seconds) if seconds.abs() >= 60 => {
-                let way = if seconds > 0 { "behind" } else { "ahead of" };
-                let minutes = seconds.unsigned_abs() / 60;
-                error.with_hint(&format!(
-                    "this computer's clock is {minutes} min {way} the server's, and signatures are valid for a short \
-                     time only: correct it"
-                ))
+        let told = behind.map(|seconds| {
+            let way = if seconds > 0 { "behind" } else { "ahead of" };
+            let minutes = seconds.unsigned_abs() / 60;
+            format!(
+                "this computer's clock is {minutes} min {way} the server's, and signatures are valid for a short time \
+                 only: correct it"
+            )
+        });
+        const KEYS: &str = "check the API key and its secret, that its user is enabled and may use the API from this \
+                            address, and that the endpoint is the right CloudStack";
+        let validity = i64::try_from(self.0.validity.as_secs()).unwrap_or(i64::MAX);
+        // A minute less, for what the answer took.
+        match (behind, told) {
+            // It had expired when it arrived.
+            (Some(seconds), Some(told)) if seconds > validity.saturating_sub(60) => {
+                error.with_hint(&told)
             }
-            _ => error.with_hint(
-                "check the API key and its secret, that its user is enabled and may use the API from this address, \
-                 and that the endpoint is the right CloudStack",
-            ),
+            // Servers can be set to refuse what is valid for more than a quarter of an hour by their clock.
+            (Some(seconds), Some(told)) if validity.saturating_sub(seconds) > 14 * 60 => {
+                error.with_hint(&format!("{told}; if it is right, {KEYS}"))
+            }
+            _ => error.with_hint(KEYS),
         }
     }
 }

@@ -69,3 +69,26 @@ async fn what_differs_in_its_owner_or_zone_is_not_the_same() {
     assert_eq!(client.call_all(snapshots::list()).await.unwrap().len(), 2);
     assert_eq!(client.call_all(accounts::limits().of_all_accounts()).await.unwrap().len(), 4);
 }
+
+#[tokio::test]
+async fn a_clock_is_blamed_only_for_what_it_can_do() {
+    let told = async |ahead: i64| {
+        let there = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
+        let date = there.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let cloud = Cloud::start(move |_, _| {
+            let body =
+                json!({"r": {"errorcode": 401, "errortext": "unable to verify user credentials"}});
+            Reply::Send(raw("401 Some", &[("Date", &date)], &body.to_string()))
+        })
+        .await;
+        cloud.client().call(zones::list()).await.unwrap_err().to_string()
+    };
+    // Signatures are valid for ten minutes: a server that is three minutes ahead takes them.
+    let slight = told(180).await;
+    assert!(slight.contains("check the API key") && !slight.contains("correct it"), "{slight}");
+    let behind = told(3600).await;
+    assert!(behind.contains("min behind"), "{behind}");
+    // Strict servers take no more than a quarter of an hour by their own clock.
+    let ahead = told(-600).await;
+    assert!(ahead.contains("min ahead of") && ahead.contains("check the API key"), "{ahead}");
+}
