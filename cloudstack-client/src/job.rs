@@ -319,7 +319,7 @@ impl Client {
         let what = format!("{} (job {})", job.what, job.id);
         let mut waiting = Waiting::new(&what, options);
         loop {
-            match self.send(&call).await {
+            match waiting.look(self.send(&call)).await {
                 Ok(JobState::Pending) => waiting.pause("the job is pending").await?,
                 Ok(JobState::Done(content)) => {
                     return (job.read)(&Answer { what: &what, content: &content });
@@ -399,9 +399,9 @@ impl Client {
         let what = format!("{}: find job {id}", call.what());
         let makes = crate::commands::find(call.command()).is_some_and(|known| known.makes_object());
         let settle = if makes { options.settle } else { Duration::ZERO };
-        let mut waiting = Waiting::new(&what, options);
+        let (query, mut waiting) = (query(id), Waiting::new(&what, options));
         loop {
-            match self.send(&query(id)).await {
+            match waiting.look(self.send(&query)).await {
                 Ok(_) => {
                     let answer = serde_json::json!({"answer": {"jobid": id}}).to_string();
                     return call.parse(http::StatusCode::OK, answer.as_bytes()).map(Some);

@@ -1,11 +1,15 @@
 //! Waiting: the pauses, the limit, and the flag that ends it.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// How long the last look may take, also beyond the time limit.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// Called before each pause of a wait: with what the last look saw, and how long it has been waited.
 type Progress = Arc<dyn Fn(&str, Duration) + Send + Sync>;
@@ -14,7 +18,7 @@ type Progress = Arc<dyn Fn(&str, Duration) + Send + Sync>;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct WaitOptions {
-    /// How long at most (1 hour).
+    /// How long at most (1 hour); the look that is under way at the end gets some seconds more.
     pub timeout: Duration,
     /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`.
     pub first_pause: Duration,
@@ -107,6 +111,34 @@ impl<'a> Waiting<'a> {
         Self { options, what, start: Instant::now(), pause: options.first_pause }
     }
 
+    /// One look, which ends with the cancel flag or with the time limit: a server that hangs must not outlast them. It may
+    /// be given up because it changes nothing.
+    pub(crate) async fn look<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let left = self.options.timeout.saturating_sub(self.start.elapsed()).max(LAST_LOOK);
+        let begun = Instant::now();
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut work => return result,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+            self.check()?;
+            if begun.elapsed() >= left {
+                let text = format!("{}: the server does not answer", self.what);
+                return Err(Error::new(ErrorKind::Timeout, text));
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.options.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+            let text = format!("{}: waiting was cancelled", self.what);
+            return Err(Error::new(ErrorKind::Cancelled, text));
+        }
+        Ok(())
+    }
+
     /// The pause until the next look. `last` is what the last one saw.
     pub(crate) async fn pause(&mut self, last: &str) -> Result<()> {
         let gone = self.start.elapsed();
@@ -119,15 +151,12 @@ impl<'a> Waiting<'a> {
             let text = format!("{}: not done after {limit} s (last: {last})", self.what);
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let end = Instant::now() + self.pause.min(left);
-        self.pause = (self.pause * 3 / 2).min(self.options.longest_pause);
+        let (begun, pause) = (Instant::now(), self.pause.min(left));
+        self.pause = (self.pause.saturating_mul(3) / 2).min(self.options.longest_pause);
         loop {
             // Looked at in between, so that a cancellation does not wait for the end of a pause.
-            if self.options.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-                let text = format!("{}: waiting was cancelled", self.what);
-                return Err(Error::new(ErrorKind::Cancelled, text));
-            }
-            let left = end.saturating_duration_since(Instant::now());
+            self.check()?;
+            let left = pause.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Ok(());
             }

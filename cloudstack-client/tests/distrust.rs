@@ -4,9 +4,13 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cloudstack_client::{ErrorKind, accounts, snapshots, ssh_keys, templates, zones};
+use cloudstack_client::{
+    Client, Credentials, ErrorKind, Job, accounts, command, snapshots, ssh_keys, templates, zones,
+};
 use serde_json::json;
 use support::{Cloud, Reply, hang_up, ok, raw, soon};
 
@@ -46,6 +50,39 @@ async fn a_proxy_cannot_say_that_an_object_is_gone() {
     ] {
         assert!(!wrong.is_not_found(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn a_wait_ends_in_time_even_if_the_server_hangs() {
+    let cloud = Cloud::start(|_, _| {
+        support::take(|tcp, _| async move {
+            tokio::time::sleep(Duration::from_secs(120)).await;
+            drop(tcp);
+        })
+    })
+    .await;
+    let client = cloud.client();
+    let stored = r#"{"job":"j1","what":"x"}"#.parse().unwrap();
+    let waiting = Job::<()>::restored(&stored);
+    let cancel = Arc::new(AtomicBool::new(false));
+    let cancelled = soon().with_cancel(Arc::clone(&cancel));
+    let short = soon().with_timeout(Duration::from_millis(100));
+    let all = async {
+        tokio::join!(
+            client.job(&waiting, &cancelled),
+            client.wait_ready("t1", &[], &short),
+            client.wait_volume("v1", &short),
+            async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                cancel.store(true, Ordering::Relaxed);
+            },
+        )
+    };
+    let (job, template, volume, ()) =
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("it hangs");
+    assert_eq!(job.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(template.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(volume.unwrap_err().kind(), ErrorKind::Timeout);
 }
 
 #[tokio::test]
@@ -91,4 +128,25 @@ async fn a_clock_is_blamed_only_for_what_it_can_do() {
     // Strict servers take no more than a quarter of an hour by their own clock.
     let ahead = told(-600).await;
     assert!(ahead.contains("min ahead of") && ahead.contains("check the API key"), "{ahead}");
+}
+
+#[tokio::test]
+async fn settings_beyond_all_measure_are_told_and_no_panic() {
+    let cloud = Cloud::start(|_, _| ok(&json!({"jobstatus": 0}))).await;
+    let client = Client::builder(&cloud.url)
+        .credentials(Credentials::new("k", "s"))
+        .validity(Duration::MAX)
+        .build()
+        .unwrap();
+    let wrong = client.call(command("listZones")).await.unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::Expires, "{wrong}");
+    let cancel = Arc::new(AtomicBool::new(true));
+    let forever = soon()
+        .with_timeout(Duration::MAX)
+        .with_pauses(Duration::MAX, Duration::MAX)
+        .with_cancel(cancel);
+    let stored = r#"{"job":"j1","what":"x"}"#.parse().unwrap();
+    let waiting = Job::<()>::restored(&stored);
+    let ended = cloud.client().job(&waiting, &forever).await.unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::Cancelled, "{ended}");
 }

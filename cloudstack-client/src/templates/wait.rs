@@ -80,7 +80,7 @@ impl Client {
         let mut waiting = Waiting::new(what, options);
         let mut missing = 0;
         loop {
-            let found = match self.call_all(get.clone()).await {
+            let found = match waiting.look(self.call_all(get.clone())).await {
                 Ok(rows) => R::merged(rows).into_iter().find(|one| one.id() == id),
                 Err(error) if error.is_not_found() => None,
                 Err(error) => {

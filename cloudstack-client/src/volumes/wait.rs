@@ -20,7 +20,7 @@ impl Client {
         let mut waiting = Waiting::new(&what, options);
         let mut missing = 0;
         loop {
-            let found = match self.call_all(get(id)).await {
+            let found = match waiting.look(self.call_all(get(id))).await {
                 Ok(rows) => rows.into_iter().find(|volume| volume.id == id),
                 Err(error) if error.is_not_found() => None,
                 Err(error) => {
