@@ -40,14 +40,20 @@ pub struct Call<T> {
 
 type Parse<T> = Arc<dyn Fn(&Answer<'_>) -> Result<T> + Send + Sync>;
 
-/// The content of a successful answer: what is under its root key.
-#[derive(Debug)]
+/// The content of a successful answer: what is under its root key. Its `Debug` shows the names of the fields only.
 #[non_exhaustive]
 pub struct Answer<'a> {
     /// What was asked, for error texts: `template web01: register`.
     pub what: &'a str,
     /// The content.
     pub content: &'a Value,
+}
+
+impl fmt::Debug for Answer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = crate::record::names(self.content);
+        f.debug_struct("Answer").field("what", &self.what).field("fields", &fields).finish()
+    }
 }
 
 impl Answer<'_> {
@@ -278,14 +284,24 @@ impl<T> Call<T> {
         self.parameter("customjobid")
     }
 
+    /// The refusal of something that is not CloudStack, such as a proxy before it: it knows nothing of objects.
     fn refused(&self, status: StatusCode, said: &str) -> Error {
         let error = failure(&self.what, status.as_u16(), None, said).with_status(status);
         if error.is_not_found() { error.with_kind(ErrorKind::Protocol) } else { error }
     }
+
+    /// Removes the secrets among the parameters from an error that a server has put them into.
+    pub(crate) fn redact(&self, error: Error) -> Error {
+        let secret = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            ["password", "secret", "privatekey", "token"].iter().any(|word| name.contains(word))
+        };
+        let secrets = self.parameters.iter().filter(|(name, _)| secret(name));
+        secrets.fold(error, |error, (_, value)| error.without(value))
+    }
 }
 
 impl<R: Record> Call<List<R>> {
-    /// The refusal of something that is not CloudStack, such as a proxy before it: it knows nothing of objects.
     /// A list that is given in pages.
     pub(crate) fn list(what: &str, command: &str) -> Self {
         Self { paged: true, ..Self::whole_list(what, command) }

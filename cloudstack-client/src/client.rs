@@ -137,6 +137,7 @@ impl Client {
             Error::new(ErrorKind::Expires, text)
         })?;
         let form = call.sign(&self.0.credentials, Expires::at(time).spelled(self.0.spelling))?;
+        let signature = form.signature();
         let mut request = http::Request::new(Body::Bytes(Bytes::from(form.into_string())));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri(&self.0.endpoint)?;
@@ -184,7 +185,8 @@ impl Client {
             } else {
                 error
             };
-            error.without(self.0.credentials.secret()).with_retry_after(pause(&parts.headers))
+            let error = error.without(self.0.credentials.secret()).without(&signature);
+            call.redact(error).with_retry_after(pause(&parts.headers))
         })
     }
 

@@ -137,8 +137,11 @@ impl Error {
             percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC);
         for form in [secret, &escaped.to_string()] {
             // Something this short is no secret, and would only tear words apart.
-            if form.len() >= 6 && self.0.text.contains(form) {
-                self.0.text = self.0.text.replace(form, "[redacted]");
+            if form.len() >= 6 {
+                if self.0.text.contains(form) {
+                    self.0.text = self.0.text.replace(form, "[redacted]");
+                }
+                hide_cut(&mut self.0.text, form);
             }
         }
         self
@@ -327,6 +330,18 @@ const QUOTA: &str =
 pub(crate) fn is_quota(said: &str) -> bool {
     let said = said.to_ascii_lowercase();
     said.contains("maximum number of resources") || said.contains("maximum amount of resources")
+}
+
+/// Hides the beginning of a secret before a place where the text was cut.
+fn hide_cut(text: &mut String, secret: &str) {
+    let cuts: Vec<_> = text.match_indices('…').map(|(at, _)| at).collect();
+    // From the end, so that the places before stay where they are.
+    for at in cuts.into_iter().rev() {
+        let ends = |n: &usize| secret.get(..*n).is_some_and(|part| text[..at].ends_with(part));
+        if let Some(n) = (3..secret.len()).rev().find(ends) {
+            text.replace_range(at - n..at, "[redacted]");
+        }
+    }
 }
 
 /// Folds white space and control characters and cuts at `limit` characters.

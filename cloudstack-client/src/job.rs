@@ -97,8 +97,8 @@ pub(crate) fn one<R: Record>(answer: &Answer<'_>) -> Result<R> {
     found.ok_or_else(|| answer.wrong(&format!("the answer holds no {}", R::ARRAY)))
 }
 
-/// What [`query`] tells of a job.
-#[derive(Clone, Debug, PartialEq)]
+/// What [`query`] tells of a job. Its `Debug` does not show the result, which may hold the password of a new machine.
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum JobState {
     /// It waits or runs.
@@ -112,6 +112,18 @@ pub enum JobState {
         /// The server's words.
         text: String,
     },
+}
+
+impl fmt::Debug for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pending => f.write_str("Pending"),
+            Self::Done(_) => f.write_str("Done([redacted])"),
+            Self::Failed { code, text } => {
+                f.debug_struct("Failed").field("code", code).field("text", text).finish()
+            }
+        }
+    }
 }
 
 impl<T> Job<T> {
@@ -341,7 +353,7 @@ impl Client {
     /// As [`call`](Self::call) and [`job`](Self::job).
     pub async fn run<T: 'static>(&self, call: Call<Job<T>>, options: &WaitOptions) -> Result<T> {
         let job = self.submit(&call, options).await?;
-        self.job(&job, options).await
+        self.job(&job, options).await.map_err(|error| call.redact(error))
     }
 
     /// As [`run`](Self::run), for a call that may have been sent already: by a process that has ended since. Its job is
@@ -358,7 +370,7 @@ impl Client {
             Some(job) => job,
             None => self.submit(&call, options).await?,
         };
-        self.job(&job, options).await
+        self.job(&job, options).await.map_err(|error| call.redact(error))
     }
 
     async fn submit<T: 'static>(
@@ -418,6 +430,12 @@ impl Client {
     }
 }
 
+/// Whether CloudStack itself says that there is no such job. What a proxy says while the server is away is no reason to
+/// send anything again.
+fn is_unknown(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid) && error.cs_code().is_some()
+}
+
 /// Whether nobody knows what became of a call. What the server refuses in its own words, it has not done.
 fn is_lost(error: &Error) -> bool {
     error.is_retryable() && error.cs_code().is_none()
@@ -430,12 +448,6 @@ fn failed(what: &str, code: Option<u16>, text: &str) -> Error {
         error.kind(),
         ErrorKind::Server | ErrorKind::Busy | ErrorKind::Protocol | ErrorKind::Unauthorized
     );
-/// Whether CloudStack itself says that there is no such job. What a proxy says while the server is away is no reason to
-/// send anything again.
-fn is_unknown(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid) && error.cs_code().is_some()
-}
-
     if telling {
         return error;
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::call::Record;
+use crate::error::{masked, one_line};
 use crate::value::Fields;
 
 /// What a field of a record can be made of.
@@ -16,7 +17,6 @@ pub(crate) trait FromField: Sized {
     fn from_field(fields: Fields<'_>, name: &str) -> Self;
 }
 
-/// Declares a record: its name, the key of its lists, the fields that tell one from another, and every field with the
 /// A field that tells one record from another.
 pub(crate) trait Telling {
     fn text(&self) -> &str;
@@ -34,6 +34,7 @@ impl Telling for Option<String> {
     }
 }
 
+/// Declares a record: its name, the key of its lists, the fields that tell one from another, and every field with the
 /// server's name for it. The first of the telling fields must not be empty.
 macro_rules! record {
     (
@@ -138,7 +139,9 @@ impl fmt::Debug for Password {
 }
 
 /// A row of a list as it came, for lists that have no record of their own here: see [`rows`](crate::rows).
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` shows the names of the fields and not their values, which may be secrets.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Row {
     /// What the server sent.
@@ -165,6 +168,17 @@ impl Row {
     }
 }
 
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row").field("fields", &names(&self.value)).finish()
+    }
+}
+
+/// The names of an object's fields: what may be shown of it.
+pub(crate) fn names(value: &Value) -> Vec<&str> {
+    value.as_object().into_iter().flat_map(|map| map.keys().map(String::as_str)).collect()
+}
+
 impl Record for Row {
     // The commands' own keys differ: `rows` has them from the table.
     const ARRAY: &'static str = "";
@@ -188,7 +202,9 @@ impl FromField for String {
 
 impl FromField for Option<String> {
     fn from_field(fields: Fields<'_>, name: &str) -> Self {
-        fields.text(name).filter(|text| !text.is_empty())
+        let text = fields.text(name).filter(|text| !text.is_empty());
+        // The server's words about a download may hold the address of the file, which opens it.
+        if name == "status" { text.map(|text| masked(&one_line(&text, 400))) } else { text }
     }
 }
 

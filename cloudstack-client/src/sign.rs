@@ -101,6 +101,13 @@ impl SignedQuery {
         &self.0
     }
 
+    /// The signature in it, for finding it in texts of others.
+    pub(crate) fn signature(&self) -> Zeroizing<String> {
+        let escaped = self.0.rsplit_once("signature=").map_or("", |(_, escaped)| escaped);
+        let text = percent_encoding::percent_decode_str(escaped).decode_utf8_lossy();
+        Zeroizing::new(text.into_owned())
+    }
+
     /// The text.
     #[must_use]
     pub fn into_string(self) -> String {

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cloudstack_client::{
-    Client, Credentials, ErrorKind, Job, accounts, command, snapshots, ssh_keys, templates, zones,
+    Client, Credentials, ErrorKind, Job, Record, Row, Upload, accounts, command, job, snapshots,
+    ssh_keys, templates, virtual_machines, volumes, zones,
 };
 use serde_json::json;
-use support::{Cloud, Reply, hang_up, ok, raw, soon};
+use support::{Cloud, Reply, SECRET, error, hang_up, ok, raw, soon};
 
 fn page(status: &str) -> Reply {
     Reply::Send(raw(status, &[], "<html><title>Not ready</title></html>"))
@@ -50,6 +51,72 @@ async fn a_proxy_cannot_say_that_an_object_is_gone() {
     ] {
         assert!(!wrong.is_not_found(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn secrets_that_come_back_are_in_no_error() {
+    // Echoed whole, and so that the end of the text falls into the middle.
+    for pad in [0, 310, 330, 340, 350, 360] {
+        let cloud = Cloud::start(move |seen, _| {
+            let said = format!(
+                "{} cannot verify {SECRET} {} {} {SECRET}",
+                "x".repeat(pad),
+                seen.get("signature"),
+                seen.get("password")
+            );
+            error(530, &said)
+        })
+        .await;
+        let new = virtual_machines::NewVirtualMachine::new("z", "s", "t");
+        let deploy = virtual_machines::deploy(&new.with_password("correct-horse-battery"));
+        let told = cloud.client().call(deploy).await.unwrap_err();
+        let text = format!("{told} {told:?}");
+        let signature = cloud.seen.lock().unwrap()[0].get("signature").to_owned();
+        for secret in [SECRET, &signature, "correct-horse-battery"] {
+            assert!(!text.contains(&secret[..8]), "{pad}: {text}");
+        }
+    }
+    // The same of a ticket, whose parts are longer than what is kept of a text.
+    let metadata = "bWV0YWRhdGEt".repeat(60);
+    let long = metadata.clone();
+    let cloud = Cloud::start(move |seen, _| {
+        if seen.is_upload() {
+            Reply::Send(raw("400 Bad Request", &[], &format!("cannot read {long}")))
+        } else {
+            unreachable!()
+        }
+    })
+    .await;
+    let mut answer = cloud.ticket();
+    answer["getuploadparams"]["metadata"] = json!(metadata);
+    let new = volumes::NewUploadedVolume::new("data", templates::Format::Raw, "z1");
+    let body = json!({"r": answer}).to_string();
+    let ticket = volumes::upload_params(&new).parse(http::StatusCode::OK, body.as_bytes()).unwrap();
+    let told = cloud.client().upload(ticket, Upload::from_bytes(vec![7; 512])).await.unwrap_err();
+    let text = format!("{told} {told:?}");
+    assert!(text.contains("cannot read") && !text.contains(&metadata[..12]), "{text}");
+}
+
+#[test]
+fn what_jobs_and_rows_hold_is_not_printed() {
+    let body = json!({"r": {"jobstatus": 1, "jobresult": {"virtualmachine": {"id": "m1", "password": "hunter2x"}}}});
+    let state = job::query("j1").parse(http::StatusCode::OK, body.to_string().as_bytes()).unwrap();
+    let row = Row::read(&json!({"id": "u1", "secretkey": "hunter2x"})).unwrap();
+    let content = json!({"password": "hunter2x"});
+    let call = cloudstack_client::Call::read("x", "getUser", |answer| Ok(format!("{answer:?}")));
+    let answer =
+        call.parse(http::StatusCode::OK, json!({"r": content}).to_string().as_bytes()).unwrap();
+    let printed = format!("{state:?} {row:?} {answer}");
+    assert!(!printed.contains("hunter2x"), "{printed}");
+    assert!(printed.contains("secretkey"), "the names may be seen: {printed}");
+}
+
+#[test]
+fn a_volume_does_not_tell_where_it_was_fetched_from() {
+    let key = "0123456789abcdef0123456789abcdef";
+    let status = format!("http://192.0.2.1/{key}/a.vhd:\n timed out");
+    let volume = volumes::Volume::read(&json!({"id": "v", "status": status})).unwrap();
+    assert_eq!(volume.status.as_deref(), Some("http://192.0.2.1/…/a.vhd: timed out"));
 }
 
 #[tokio::test]
