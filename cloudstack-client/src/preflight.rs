@@ -230,14 +230,12 @@ impl Needs {
     }
 
     fn judge_limits(&self, known: &Known, findings: &mut Vec<Finding>) {
-        const GIB: u64 = 1 << 30;
         let available = |of: fn(&Account) -> &Option<String>| {
             known.account.as_ref().map_or(Room::Unknown, |account| room(of(account).as_deref()))
         };
-        let storage = match available(|account| &account.secondary_storage_available) {
-            Room::Of(gib) => Room::Of(gib.saturating_mul(GIB)),
-            other => other,
-        };
+        let storage = known.account.as_ref().map_or(Room::Unknown, |account| {
+            storage_room(account.secondary_storage_available.as_deref())
+        });
         for (subject, needed, room) in [
             ("templates", self.templates, available(|account| &account.templates_available)),
             ("volumes", self.volumes, available(|account| &account.volumes_available)),
@@ -314,6 +312,17 @@ fn room(text: Option<&str>) -> Room {
         Some(text) if text.eq_ignore_ascii_case("unlimited") || text == "-1" => Room::Unlimited,
         Some(text) => text.parse().map_or(Room::Unknown, Room::Of),
         None => Room::Unknown,
+    }
+}
+
+/// As [`room`], of GiB, which newer servers tell with a fraction.
+fn storage_room(text: Option<&str>) -> Room {
+    match text.and_then(|text| text.trim().parse::<f64>().ok()) {
+        // More than the limit is used already.
+        Some(gib) if gib.is_finite() && gib < 0.0 && gib != -1.0 => Room::Of(0),
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+        Some(gib) if gib.is_finite() && gib >= 0.0 => Room::Of((gib * 1_073_741_824.0) as u64),
+        _ => room(text),
     }
 }
 
@@ -435,6 +444,25 @@ mod tests {
         let nothing = needs.judge(&Known::default());
         assert!(nothing.is_clear() && nothing.findings.len() == 6, "{nothing:?}");
         assert!(Needs::new().judge(&Known::default()).findings.is_empty());
+    }
+
+    #[test]
+    fn storage_is_told_whole_or_with_a_fraction() {
+        for (text, room) in [
+            ("2", Room::Of(2 << 30)),
+            ("1.5", Room::Of(3 << 29)),
+            ("0.0", Room::Of(0)),
+            ("-0.5", Room::Of(0)),
+            ("-1", Room::Unlimited),
+            ("Unlimited", Room::Unlimited),
+            ("1e300", Room::Of(u64::MAX)),
+            ("inf", Room::Unknown),
+            ("NaN", Room::Unknown),
+            ("much", Room::Unknown),
+        ] {
+            assert_eq!(storage_room(Some(text)), room, "{text}");
+        }
+        assert_eq!(storage_room(None), Room::Unknown);
     }
 
     #[test]
