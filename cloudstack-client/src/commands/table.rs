@@ -448,7 +448,7 @@ pub(super) static TABLE: [Command; 915] = [
     Command::new("getSolidFireVolumeAccessGroupIds", READS, "", "", ""),
     Command::new("getSolidFireVolumeSize", READS, "", "", ""),
     Command::new("getUploadParamsForIso", NONE, "postuploadisoresponse", "", "4.13"),
-    Command::new("getUploadParamsForKubernetesSupportedVersion", READS, "", "", ""),
+    Command::new("getUploadParamsForKubernetesSupportedVersion", NONE, "", "", ""),
     Command::new("getUploadParamsForTemplate", NONE, "postuploadtemplateresponse", "", "4.6.0"),
     Command::new("getUploadParamsForVolume", NONE, "postuploadvolumeresponse", "", "4.6.0"),
     Command::new("getUser", READS, "", "", ""),

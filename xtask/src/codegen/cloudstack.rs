@@ -271,8 +271,9 @@ const LOOKS: [&str; 13] = [
 
 /// Commands that change something though their names say that they look: what is uploaded to is
 /// made, and an identity is switched.
-const CHANGES: [&str; 4] = [
+const CHANGES: [&str; 5] = [
     "getUploadParamsForIso",
+    "getUploadParamsForKubernetesSupportedVersion",
     "getUploadParamsForTemplate",
     "getUploadParamsForVolume",
     "listAndSwitchSamlAccount",
