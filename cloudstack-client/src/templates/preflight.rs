@@ -9,7 +9,7 @@ pub const HEAD_LEN: usize = 512;
 /// Compares the first bytes of the file `name` with what CloudStack will make of it.
 ///
 /// CloudStack takes the size of a VHD from the copy of the footer at its start. A fixed VHD has no such copy, and would
-/// be recorded with a wrong size; of a differencing VHD the parent would be missing.
+/// be recorded with a wrong size; of a differencing VHD the parent would be missing, and of a qcow2 image the backing file.
 ///
 /// # Errors
 /// [`ErrorKind::UnsupportedFormat`] with what is wrong and what to do.
@@ -39,6 +39,9 @@ pub fn preflight(format: &Format, name: &str, head: &[u8]) -> Result<()> {
             "the data is a differencing VHD, whose parent CloudStack would not have: collapse the chain".into(),
         ),
         Format::Qcow2 if !head.starts_with(b"QFI\xfb") => refuse("the data is no qcow2 image".into()),
+        Format::Qcow2 if needs_another_file(head) => refuse(
+            "the data is a qcow2 image over another file, which CloudStack would not have: convert it to one of its own".into(),
+        ),
         Format::Iso if [&b"conectix"[..], b"QFI\xfb", b"\x1f\x8b", b"BZh"].iter().any(|m| head.starts_with(m)) => {
             refuse("the data is a disk image or compressed, and no ISO".into())
         }
@@ -47,6 +50,13 @@ pub fn preflight(format: &Format, name: &str, head: &[u8]) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the header of a qcow2 image names a backing file or, since version 3, an external file of data.
+fn needs_another_file(head: &[u8]) -> bool {
+    let backed = head.get(8..16).is_some_and(|offset| offset.iter().any(|byte| *byte != 0));
+    let new = head.get(4..8).is_some_and(|version| version > &[0, 0, 0, 2][..]);
+    backed || (new && head.get(79).is_some_and(|features| features & 4 != 0))
 }
 
 #[cfg(test)]
@@ -61,6 +71,12 @@ mod tests {
         let mut differencing = dynamic;
         differencing[63] = 4;
         let zeros = [0; HEAD_LEN];
+        let qcow2 = |at: usize, byte: u8| {
+            let mut head = [0; HEAD_LEN];
+            head[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+            head[at] = byte;
+            head
+        };
         for (format, name, head, fits) in [
             (Format::Vhd, "a.vhd", &dynamic[..], true),
             (Format::Vhd, "a.vhd", &differencing, false),
@@ -71,6 +87,10 @@ mod tests {
             (Format::Vhd, "a.vhd.gz", &dynamic, false),
             (Format::Qcow2, "a.qcow2", b"QFI\xfb", true),
             (Format::Qcow2, "a.qcow2", &zeros, false),
+            (Format::Qcow2, "a.qcow2", &qcow2(8, 1), false),
+            (Format::Qcow2, "a.qcow2", &qcow2(8 + 7, 1), false),
+            (Format::Qcow2, "a.qcow2", &qcow2(79, 4), false),
+            (Format::Qcow2, "a.qcow2", &qcow2(79, 1 + 2 + 8), true),
             (Format::Iso, "a.iso", &zeros, true),
             (Format::Iso, "a.iso", &dynamic, false),
             (Format::Raw, "a.raw", &zeros, true),
