@@ -66,7 +66,10 @@ fn parse_expires(text: &str) -> Option<Timestamp> {
     let text = text.replacen("Z+", "+", 1).replacen("Z-", "-", 1);
     let colon = match text.len().checked_sub(5).map(|at| text.split_at_checked(at)) {
         Some(Some((time, offset)))
-            if offset.starts_with(['+', '-']) && !offset.contains(':') && time.contains('T') =>
+            if offset.is_ascii()
+                && offset.starts_with(['+', '-'])
+                && !offset.contains(':')
+                && time.contains('T') =>
         {
             format!("{time}{}:{}", &offset[..3], &offset[3..])
         }
@@ -126,7 +129,9 @@ mod tests {
         ] {
             assert_eq!(parse_expires(text), Some(wanted), "{text}");
         }
-        for text in ["", "soon", "2030-01-02", "2030-01-02T03:04:05", "2030-01-02T03:04:05 0000"] {
+        for text in
+            ["", "soon", "2030-01-02", "2030-01-02T03:04:05", "2030-01-02T03:04:05 0000", "T+1éa"]
+        {
             assert_eq!(parse_expires(text), None, "{text}");
         }
     }
