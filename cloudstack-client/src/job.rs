@@ -391,13 +391,14 @@ impl Client {
             Ok(job) => return Ok(job),
             Err(again) => again,
         };
-        // The first one has come through after all, so that the id is taken; or this answer was lost, too.
-        if (again.kind() == ErrorKind::Invalid || is_lost(&again))
-            && let Some(job) = self.find_job(call, &id, options).await?
-        {
-            return Ok(job);
-        }
-        Err(again.with_source(lost))
+        // The first one has come through after all, so that the id or the object is taken; or this answer was lost, too.
+        let found = if again.kind() == ErrorKind::Invalid || is_lost(&again) {
+            self.find_job(call, &id, options).await?
+        } else {
+            let once = options.clone().with_settle(Duration::ZERO);
+            self.find_job(call, &id, &once).await.unwrap_or_default()
+        };
+        found.ok_or_else(|| again.with_source(lost))
     }
 
     /// The job with an id of ours, as its lost answer would have told it. `None` if the server does not know it, also

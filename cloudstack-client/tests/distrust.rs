@@ -38,6 +38,31 @@ async fn only_cloudstack_itself_can_say_that_a_job_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_first_try_that_comes_through_after_all_is_found() {
+    // Nobody knew the job while it was looked for, and the second try meets what the first one does.
+    let cloud = Cloud::start(|seen, number| match (seen.command(), number) {
+        ("createSnapshot", 0) => hang_up(),
+        ("createSnapshot", _) => error(530, "the volume is being snapshotted"),
+        _ if number == 1 => error(431, "Unable to find a job with id our-id"),
+        _ => ok(&json!({"jobstatus": 1, "jobresult": {"snapshot": {"id": "s1"}}})),
+    })
+    .await;
+    let create = snapshots::create(&snapshots::NewSnapshot::of("v1")).with_job_id("our-id");
+    let options = soon().with_settle(Duration::ZERO);
+    assert_eq!(cloud.client().run(create, &options).await.unwrap().id, "s1");
+    // If there is still none, the refusal is told.
+    let cloud = Cloud::start(|seen, number| match (seen.command(), number) {
+        ("createSnapshot", 0) => hang_up(),
+        ("createSnapshot", _) => error(535, "no more"),
+        _ => error(431, "Unable to find a job with id our-id"),
+    })
+    .await;
+    let create = snapshots::create(&snapshots::NewSnapshot::of("v1")).with_job_id("our-id");
+    let refused = cloud.client().run(create, &options).await.unwrap_err();
+    assert_eq!((refused.kind(), cloud.commands().len()), (ErrorKind::Quota, 4), "{refused}");
+}
+
+#[tokio::test]
 async fn a_proxy_cannot_say_that_an_object_is_gone() {
     let cloud = Cloud::start(|_, _| page("404 Not Found")).await;
     let client = cloud.client();
