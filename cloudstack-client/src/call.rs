@@ -13,6 +13,10 @@ use crate::record::Row;
 use crate::sign::{Credentials, Expires, SignedQuery, sign};
 use crate::value::Fields;
 
+/// How many values are read of an answer. The largest pages have a tenth of it, and a value of one byte takes thirty in
+/// memory.
+const MOST_VALUES: usize = 1_000_000;
+
 /// One API command with its parameters and the way to read its answer: it can be built, looked at and tested
 /// without a socket, and sent by [`Client::call`](crate::Client::call).
 ///
@@ -245,6 +249,11 @@ impl<T> Call<T> {
     /// # Errors
     /// The error of the status or of the body, else what the reader says.
     pub fn parse(&self, status: StatusCode, body: &[u8]) -> Result<T> {
+        // Marks within texts count as well: there are never nearly so many.
+        if body.iter().filter(|b| matches!(b, b',' | b'[' | b'{')).count() > MOST_VALUES {
+            let text = format!("{}: the answer has more than {MOST_VALUES} values", self.what);
+            return Err(Error::protocol(text).with_status(status));
+        }
         let root = serde_json::from_slice::<Value>(body);
         let content = match root.as_ref().map(|root| content(root, &self.command)) {
             Ok(Some(content)) => content,
@@ -516,6 +525,11 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Protocol, "{body}");
             assert!(error.to_string().starts_with("listZones: the answer"), "{error}");
         }
+        // In memory every value takes many times what it takes here.
+        let many = format!(r#"{{"r":[0{}]}}"#, ",0".repeat(2_000_000));
+        let error = parse(200, &many).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        assert!(error.to_string().contains("more than 1000000 values"), "{error}");
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(parse(200, &deep).unwrap_err().kind(), ErrorKind::Protocol);
     }
