@@ -125,11 +125,12 @@ impl<T> Call<T> {
         Self { reads: true, ..Self::change(what, command, parse) }
     }
 
-    /// Adds a parameter. Names should be in lower case except below `details[0].`; one that is there is replaced.
+    /// Adds a parameter. Names should be in lower case except below `details[0].`; one that is there is replaced, also
+    /// if it is written in other letters, which the server does not tell apart.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let name = name.into();
-        self.parameters.retain(|(there, _)| *there != name);
+        self.parameters.retain(|(there, _)| !is_same(there, &name));
         self.parameters.push((name, value.into()));
         self
     }
@@ -145,7 +146,7 @@ impl<T> Call<T> {
 
     /// Takes a parameter away again.
     pub(crate) fn without(mut self, name: &str) -> Self {
-        self.parameters.retain(|(there, _)| there != name);
+        self.parameters.retain(|(there, _)| !is_same(there, name));
         self
     }
 
@@ -217,7 +218,8 @@ impl<T> Call<T> {
     /// The value of one parameter.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(there, _)| there == name).map(|(_, value)| value.as_str())
+        let found = self.parameters.iter().find(|(there, _)| is_same(there, name));
+        found.map(|(_, value)| value.as_str())
     }
 
     /// Whether it only looks.
@@ -462,6 +464,13 @@ pub fn rows(command: impl Into<String>) -> Call<List<Row>> {
     }
 }
 
+/// Whether two names are one parameter for the server, which lowers names and not the keys of maps.
+fn is_same(a: &str, b: &str) -> bool {
+    let parts = |name| str::split_once(name, '.').unwrap_or((name, ""));
+    let ((a, key), (b, other)) = (parts(a), parts(b));
+    a.eq_ignore_ascii_case(b) && key == other
+}
+
 /// The error for one of CloudStack's codes and texts, wherever they came.
 pub(crate) fn failure(what: &str, code: u16, cs_code: Option<u32>, said: &str) -> Error {
     let (kind, remedy) = classify(code, cs_code, said);
@@ -579,6 +588,21 @@ mod tests {
             (bad.kind(), bad.to_string().as_str()),
             (ErrorKind::Invalid, "updateTemplate: no id")
         );
+    }
+
+    #[test]
+    fn names_that_are_one_for_the_server_are_one_here() {
+        let call = command("deployVirtualMachine")
+            .with("zoneid", "z1")
+            .with("zoneId", "z2")
+            .with("details[0].cpuNumber", "2")
+            .with("Details[0].cpuNumber", "4")
+            .with("details[0].cpunumber", "8")
+            .with("customJobId", "j1");
+        assert_eq!(call.parameters().len(), 4, "{call:?}");
+        assert_eq!((call.parameter("zoneid"), call.job_id()), (Some("z2"), Some("j1")));
+        assert_eq!(call.parameter("details[0].cpuNumber"), Some("4"), "keys keep their case");
+        assert_eq!(call.parameter("details[0].cpunumber"), Some("8"));
     }
 
     #[test]
