@@ -14,7 +14,7 @@ pub use call::{
     ImagePage, ImageSchema, ListQuery, NewImage, create, delete, get, list, schema, update,
 };
 pub use patch::ImagePatch;
-pub use preflight::{HEAD_LEN, preflight};
+pub use preflight::{HEAD_LEN, TAIL_LEN, preflight, preflight_ends};
 pub use record::{ContainerFormat, DiskFormat, Image, ImageStatus, Visibility};
 pub use upload::{Download, Preflight, Upload, Uploaded};
 pub use verify::{Digests, verify};
