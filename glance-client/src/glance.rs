@@ -7,7 +7,8 @@ use url::Url;
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{
-    self, Download, Image, ImageSchema, ListQuery, NewImage, Upload, Uploaded, WaitOptions,
+    self, Download, Image, ImageSchema, ListQuery, NewImage, StoreOptions, Stored, Upload,
+    Uploaded, WaitOptions,
 };
 use crate::keystone::{
     ApiVersion, EndpointQuery, ServiceClient, Session, join_version, versions, without_version,
@@ -140,8 +141,50 @@ impl Glance {
     /// [`ErrorKind::UnsupportedFormat`] (before or after sending), [`ErrorKind::TooLarge`], [`ErrorKind::Conflict`],
     /// [`ErrorKind::Source`] if the producer fails or has another length, [`ErrorKind::Timeout`],
     /// [`ErrorKind::Cancelled`], and what [`call`](Self::call) says.
-    pub async fn upload(&self, id: &str, upload: Upload) -> Result<Uploaded> {
-        Box::pin(image::upload(&self.service, id, upload)).await
+    pub async fn upload(&self, id: &str, mut upload: Upload) -> Result<Uploaded> {
+        Box::pin(image::upload(&self.service, id, &mut upload)).await
+    }
+
+    /// Makes an image, sends its data, waits until it is active and compares the server's digest with that of what was
+    /// sent.
+    ///
+    /// If the connection breaks, the server fails or Glance loses the data, they are sent again into the same image, if
+    /// they can be [made again](Upload::replayable). If that does not help, or the data is refused (its format, its
+    /// size, a digest that differs), the image is deleted, and the error says so where it could not be. For that to hold
+    /// after a lost answer as well, the image needs an [id of the caller's choice](NewImage::with_id).
+    ///
+    /// Whoever drops the future leaves the image; [`Upload::with_cancel`] cleans up.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), [`upload`](Self::upload), [`wait`](Self::wait) and
+    /// [`verify`](crate::image::verify()).
+    ///
+    /// ```
+    /// # use glance_client::image::{ContainerFormat, DiskFormat, NewImage, StoreOptions};
+    /// # use glance_client::{Glance, Upload};
+    /// # async fn example(glance: &Glance) -> Result<(), glance_client::Error> {
+    /// let image = NewImage::new("web01", DiskFormat::Qcow2, ContainerFormat::Bare);
+    /// let stored = glance.store(&image, Upload::from_file("web01.qcow2")?, &StoreOptions::default()).await?;
+    /// println!("{}: {} {}", stored.image.id, stored.compared, stored.digests.sha512.unwrap_or_default());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn store(
+        &self,
+        image: &NewImage,
+        upload: Upload,
+        options: &StoreOptions,
+    ) -> Result<Stored> {
+        self.schema().await?.check(image)?;
+        Box::pin(image::store(&self.service, image, upload, options)).await
+    }
+
+    /// The same for an image that is there and `queued`. It stays, whatever happens.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub async fn fill(&self, id: &str, upload: Upload, options: &StoreOptions) -> Result<Stored> {
+        Box::pin(image::fill(&self.service, id, upload, options)).await
     }
 
     /// Gets an image's data: `GET /v2/images/{id}/file`.

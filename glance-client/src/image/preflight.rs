@@ -50,7 +50,9 @@ pub fn preflight(disk: &DiskFormat, container: &ContainerFormat, head: &[u8]) ->
         ) => {
             let wanted = disk.as_str();
             match found {
-                Some(found) if found != wanted => Some(format!("the data is {}", described(Some(found)))),
+                Some(found) if found != wanted => {
+                    Some(format!("the data is {}", described(Some(found))))
+                }
                 None => Some(format!("the data is {}", described(None))),
                 Some("vmdk") => vmdk::problem(head),
                 Some("luks") => luks(head),

@@ -12,8 +12,10 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::body::{Meter, Producer, Progress};
 use super::call::{get, on_image};
-use super::preflight::{HEAD_LEN, preflight};
+use super::digest::{Hashing, hashing};
+use super::preflight::{HEAD_LEN, TAIL_LEN, preflight, preflight_ends};
 use super::record::{Image, ImageStatus};
+use super::verify::Digests;
 use crate::call::segment;
 use crate::error::{Error, ErrorKind, Result, from_answer};
 use crate::keystone::{ServiceClient, Token};
@@ -34,6 +36,10 @@ pub struct Upload {
     source: Source,
     store: Option<String>,
     preflight: Preflight,
+    tail: Option<bytes::Bytes>,
+    digests: bool,
+    /// The last attempt's data all went out, but no answer came.
+    whole: Option<Uploaded>,
     estimate: Option<Duration>,
     limits: Limits,
     progress: Option<Progress>,
@@ -70,6 +76,8 @@ pub struct Uploaded {
     pub bytes: u64,
     /// The server's request id.
     pub request_id: Option<String>,
+    /// The digests of what was sent, if they [were wanted](Upload::with_digests).
+    pub digests: Digests,
 }
 
 impl Upload {
@@ -88,7 +96,9 @@ impl Upload {
     pub fn from_bytes(data: impl Into<bytes::Bytes>) -> Self {
         let data = data.into();
         let len = data.len() as u64;
+        let tail = data.slice(data.len().saturating_sub(TAIL_LEN)..);
         Self::replayable(Some(len), move || futures_util::stream::iter([Ok(data.clone())]).boxed())
+            .with_tail(tail)
     }
 
     fn of(len: Option<u64>, source: Source) -> Self {
@@ -97,6 +107,9 @@ impl Upload {
             source,
             store: None,
             preflight: Preflight::default(),
+            tail: None,
+            digests: false,
+            whole: None,
             estimate: None,
             limits: Limits {
                 stall: Duration::from_secs(300),
@@ -114,7 +127,22 @@ impl Upload {
         self
     }
 
-    /// Whether the start of the data is checked first.
+    /// The last [`TAIL_LEN`](super::TAIL_LEN) bytes of the data, for the [check of the formats](super::preflight_ends).
+    #[must_use]
+    pub fn with_tail(mut self, tail: impl Into<bytes::Bytes>) -> Self {
+        self.tail = Some(tail.into());
+        self
+    }
+
+    /// Computes MD5 and SHA-512 of the data while it is sent, each on a thread of its own: what
+    /// [`verify`](super::verify()) compares with Glance's `checksum` and `os_hash_value`.
+    #[must_use]
+    pub fn with_digests(mut self) -> Self {
+        self.digests = true;
+        self
+    }
+
+    /// Whether the data is checked first.
     #[must_use]
     pub fn with_preflight(mut self, preflight: Preflight) -> Self {
         self.preflight = preflight;
@@ -162,16 +190,43 @@ impl Upload {
         self.estimate.unwrap_or_else(|| Duration::from_secs(self.len.unwrap_or(0) / PESSIMISTIC))
     }
 
-    fn can_repeat(&self) -> bool {
+    /// What was sent in an attempt of which only the answer was lost.
+    pub(super) fn take_whole(&mut self) -> Option<Uploaded> {
+        self.whole.take()
+    }
+
+    pub(super) fn can_repeat(&self) -> bool {
         matches!(self.source, Source::Again(_))
     }
 
-    fn open(&mut self) -> Option<Meter> {
+    fn open(&mut self) -> Option<(Meter, Option<Hashing>)> {
         let producer = match &mut self.source {
             Source::Once(producer) => producer.take()?,
             Source::Again(make) => make(),
         };
-        Some(Meter::new(self.len, producer, self.progress.clone()))
+        let (producer, digests) = match self.digests {
+            true => {
+                let (producer, digests) = hashing(producer);
+                (producer, Some(digests))
+            }
+            false => (producer, None),
+        };
+        Some((Meter::new(self.len, producer, self.progress.clone()), digests))
+    }
+
+    fn check(&self, image: &Image, head: &[u8]) -> Result<()> {
+        let (Preflight::Enforce, Some(disk), Some(container)) =
+            (self.preflight, &image.disk_format, &image.container_format)
+        else {
+            return Ok(());
+        };
+        let checked = match &self.tail {
+            Some(tail) => preflight_ends(disk, container, head, tail),
+            None => preflight(disk, container, head),
+        };
+        checked.map_err(|error| {
+            Error::new(error.kind(), format!("image {}: {error}; nothing was sent", image.id))
+        })
     }
 
     /// The request's headers. `Content-Range` is never among them: Glance ignores it and takes the piece for the whole.
@@ -203,7 +258,7 @@ impl fmt::Debug for Upload {
 pub(crate) async fn upload(
     client: &ServiceClient,
     id: &str,
-    mut upload: Upload,
+    upload: &mut Upload,
 ) -> Result<Uploaded> {
     // One cheap call finds a refused token, a missing image and a wrong state before the data starts to flow.
     let image = client.call(get(id)).await?;
@@ -217,7 +272,7 @@ pub(crate) async fn upload(
     let mut token = client.session().token_for(upload.needed()).await?;
     let mut repeated = false;
     loop {
-        let result = attempt(client, id, &image, &mut upload, &token).await;
+        let result = attempt(client, id, &image, upload, &token).await;
         match result {
             Err(error)
                 if error.status() == Some(StatusCode::UNAUTHORIZED)
@@ -244,43 +299,65 @@ async fn attempt(
 ) -> Result<Uploaded> {
     let headers = upload.headers()?;
     let limits = upload.limits.clone();
-    let meter = upload.open().ok_or_else(|| {
+    let (meter, digests) = upload.open().ok_or_else(|| {
         Error::new(ErrorKind::Source, format!("image {id}: the data can be sent only once"))
     })?;
     let stop = Stop(meter.clone());
     let head = watched(&limits, &meter, id, meter.peek(HEAD_LEN))
         .await?
         .map_err(|error| bad_data(id, error))?;
-    if let (Preflight::Enforce, Some(disk), Some(container)) =
-        (upload.preflight, &image.disk_format, &image.container_format)
-    {
-        preflight(disk, container, &head).map_err(|error| {
-            Error::new(error.kind(), format!("image {id}: {error}; nothing was sent"))
-        })?;
+    upload.check(image, &head)?;
+    let result = exchange(client, id, upload.len, headers, &limits, &meter, token).await;
+    // Whatever the answer is, no more data is wanted.
+    drop(stop);
+    let digests = match digests {
+        Some(digests) if meter.is_finished() => digests.finish().await,
+        _ => Digests::new(),
+    };
+    let mut sent = Uploaded { bytes: meter.given(), request_id: None, digests };
+    match result {
+        Ok(request_id) => {
+            sent.request_id = request_id;
+            Ok(sent)
+        }
+        Err(error) => {
+            upload.whole = meter.is_finished().then_some(sent);
+            // Glance keeps the location of data that it has refused, and fails over it with each upload that follows.
+            if error.kind() == ErrorKind::Server && !image.stores.is_empty() {
+                return Err(error.with_hint(
+                    "an earlier upload to it was refused, after which Glance takes no other: delete the image and make \
+                     a new one",
+                ));
+            }
+            Err(error)
+        }
     }
-    let body = Body::Stream { len: upload.len, stream: meter.wire().boxed() };
+}
+
+/// Sends the data and reads the answer; gives the request id.
+async fn exchange(
+    client: &ServiceClient,
+    id: &str,
+    len: Option<u64>,
+    headers: HeaderMap,
+    limits: &Limits,
+    meter: &Meter,
+    token: &Token,
+) -> Result<Option<String>> {
+    let body = Body::Stream { len, stream: meter.wire().boxed() };
     let path = format!("images/{}/file", segment(id).unwrap_or_default());
     let what = format!("image {id}: upload");
     let send = client.send_raw(&what, Method::PUT, &path, headers, body, token);
-    let answer = match watched(&limits, &meter, id, send).await? {
-        Ok(answer) => answer,
-        Err(error) => {
-            return Err(match meter.failure() {
-                Some(failure) => bad_data(id, failure),
-                None => error.with_hint(&format!("{} bytes were on their way", meter.given())),
-            });
+    match watched(limits, meter, id, send).await? {
+        Ok(answer) => {
+            meter.stop();
+            finish(id, &what, answer, meter).await
         }
-    };
-    // Whatever the answer is, no more data is wanted.
-    drop(stop);
-    let refused_before = !image.stores.is_empty();
-    finish(id, &what, answer, &meter).await.map_err(|error| match error.kind() {
-        // Glance keeps the location of data that it has refused, and fails over it with each upload that follows.
-        ErrorKind::Server if refused_before => error.with_hint(
-            "an earlier upload to it was refused, after which Glance takes no other: delete the image and make a new one",
-        ),
-        _ => error,
-    })
+        Err(error) => Err(match meter.failure() {
+            Some(failure) => bad_data(id, failure),
+            None => error.with_hint(&format!("{} bytes were on their way", meter.given())),
+        }),
+    }
 }
 
 async fn finish(
@@ -288,7 +365,7 @@ async fn finish(
     what: &str,
     answer: http::Response<BodyStream>,
     meter: &Meter,
-) -> Result<Uploaded> {
+) -> Result<Option<String>> {
     let (parts, body) = answer.into_parts();
     if !parts.status.is_success() {
         // The server may send a text and never end it.
@@ -313,7 +390,7 @@ async fn finish(
         return Err(Error::protocol(text).with_answer(parts.status, &parts.headers));
     }
     let request_id = parts.headers.get("x-openstack-request-id").and_then(|id| id.to_str().ok());
-    Ok(Uploaded { bytes: meter.given(), request_id: request_id.map(str::to_owned) })
+    Ok(request_id.map(str::to_owned))
 }
 
 /// Stops the producer on every way out.

@@ -71,6 +71,7 @@ everywhere! {
     a_short_body_leaves_a_queued_image_that_can_be_filled,
     a_size_over_the_cap_is_refused_while_sending,
     the_local_format_check_agrees_with_the_server,
+    data_is_stored_or_nothing_is_left,
 }
 
 #[tokio::test]

@@ -46,9 +46,7 @@ fn vhd_in_bare_must_be_dynamic() {
     assert!(bare(&DiskFormat::Vhd, &qcow2_of(3, 0, 0)).unwrap().contains("a QCOW2"));
     assert!(bare(&DiskFormat::Vhd, b"").is_some());
     assert!(
-        check(&DiskFormat::Vhd, &ContainerFormat::Ovf, &vhd_of(3))
-            .unwrap()
-            .contains("gzipped tar")
+        check(&DiskFormat::Vhd, &ContainerFormat::Ovf, &vhd_of(3)).unwrap().contains("gzipped tar")
     );
     assert_eq!(check(&DiskFormat::Vhd, &ContainerFormat::Ovf, b"\x1f\x8b\x08"), None);
 }
