@@ -4,6 +4,9 @@
 //! fails, and an HTTP library that reports this write error throws away the answer that lies unread in
 //! the socket. Here a failed write is not reported but silences the writing side; what ends the exchange is what is
 //! *read*: the answer, or the end of the connection.
+//!
+//! The connection is driven by whoever waits for the answer or reads its body, and not by a task of its own: then each
+//! piece of data stays on one thread.
 
 use std::io;
 use std::pin::Pin;
@@ -13,15 +16,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
+use futures_util::ready;
+use futures_util::stream::BoxStream;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use http_body_util::{BodyDataStream, BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 
 use super::BodyStream;
 use super::http_transport::{innermost, place};
@@ -65,38 +68,57 @@ pub(super) async fn send(
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(&broke)?;
-    // Aborted with the future and with the answer's body: then the producer is asked for nothing more.
-    let driver = Driver(tokio::spawn(async move {
+    let mut driver = Driver(Some(Box::pin(async move {
         let _ = connection.await;
-    }));
-    let answer =
-        sender.send_request(http::Request::from_parts(parts, frames)).await.map_err(&broke)?;
-    let (head, body) = answer.into_parts();
-    let state = (BodyExt::into_data_stream(body), driver, sender);
-    let stream = stream::unfold(state, move |(mut body, driver, sender)| {
-        let at = at.clone();
-        async move {
-            let chunk = body.next().await?;
-            let chunk = chunk
-                .map_err(|error| Error::transport(format!("the answer of {at} broke off"), error));
-            Some((chunk, (body, driver, sender)))
-        }
+    })));
+    let mut answering =
+        std::pin::pin!(sender.send_request(http::Request::from_parts(parts, frames)));
+    let answer = std::future::poll_fn(|cx| {
+        driver.drive(cx);
+        answering.as_mut().poll(cx)
     });
+    let (head, body) = answer.await.map_err(&broke)?.into_parts();
+    let stream = Answer { body: BodyExt::into_data_stream(body), driver, at };
     Ok(http::Response::from_parts(head, stream.boxed()))
+}
+
+/// What moves the bytes of a connection, in both directions, while it is polled. Dropped with the request's future and
+/// with the answer's body: then the producer is asked for nothing more.
+struct Driver(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Driver {
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if self.0.as_mut().is_some_and(|connection| connection.as_mut().poll(cx).is_ready()) {
+            self.0 = None;
+        }
+    }
+}
+
+/// The body of the answer.
+struct Answer {
+    body: BodyDataStream<Incoming>,
+    driver: Driver,
+    at: String,
+}
+
+impl futures_util::Stream for Answer {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.driver.drive(cx);
+        let chunk = ready!(self.body.poll_next_unpin(cx));
+        Poll::Ready(chunk.map(|chunk| {
+            chunk.map_err(|error| {
+                Error::transport(format!("the answer of {} broke off", self.at), error)
+            })
+        }))
+    }
 }
 
 fn host_header(url: &url::Url) -> Result<HeaderValue> {
     let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
     HeaderValue::try_from(host)
         .map_err(|error| Error::transport("the host cannot be named in a header", error))
-}
-
-struct Driver(JoinHandle<()>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
