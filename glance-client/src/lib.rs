@@ -51,7 +51,11 @@
 //! declared formats ([`image::preflight`](image::preflight())), renews a token that would not outlive the upload, and
 //! declares the size to the store. It reads the answer *while* it sends: a server that refuses (quota, format, state) ends
 //! the upload at once, and its words are in the error. The last piece of the data leaves only after the producer has ended
-//! without an error. A body that can be made again ([`Upload::replayable`]) survives a refused token.
+//! without an error, and its end was looked at too. A body that can be made again ([`Upload::replayable`]) survives a
+//! refused token.
+//!
+//! [`Glance::store`] goes all the way: it makes the image, computes digests while it sends, sends again what was lost on
+//! the way, waits, compares, and deletes what did not arrive.
 //!
 //! Glance cannot resume: after a failure the image is `queued` again and takes the whole data anew.
 //!
@@ -83,8 +87,8 @@
 //! # Not here
 //!
 //! Image import (`web-download`, `glance-direct`), members, locations, signatures; federated logins; vendor profiles of
-//! `clouds.yaml`. There is no retry beyond the renewal of a token and a second try of a read whose connection
-//! broke: what else may be tried again is told by [`Error::is_retryable`].
+//! `clouds.yaml`. A call is not sent again but for the renewal of a token and a second try of a read whose
+//! connection broke (and for the data of [`Glance::store`]): what else may be tried again is told by [`Error::is_retryable`].
 
 mod call;
 mod error;

@@ -213,5 +213,22 @@ async fn a_file_is_looked_at_from_both_ends_before_anything_is_sent() {
         assert!(error.to_string().contains("fixed VHD"), "{error}");
     }
     assert_eq!(cloud.images().len(), 1);
+
+    // The end of a stream is seen when it comes, and its last piece stays here.
+    let fixed = [&data()[..], &footer].concat();
+    for len in [None, Some(fixed.len() as u64)] {
+        for piece in [700, 65_536, fixed.len()] {
+            let pieces: Vec<_> = fixed.chunks(piece).map(Bytes::copy_from_slice).map(Ok).collect();
+            let stream = Upload::new(len, stream::iter(pieces).boxed());
+            let error = glance.store(&image(), stream, &options()).await.unwrap_err();
+            assert_eq!(
+                (error.kind(), error.status()),
+                (ErrorKind::UnsupportedFormat, None),
+                "{error}"
+            );
+            assert!(error.to_string().contains("fixed VHD"), "{error}");
+        }
+    }
+    assert_eq!(cloud.images().len(), 1);
     cloud.stop().await;
 }

@@ -214,19 +214,27 @@ impl Upload {
         Some((Meter::new(self.len, producer, self.progress.clone()), digests))
     }
 
-    fn check(&self, image: &Image, head: &[u8]) -> Result<()> {
+    /// Compares the data with the image's formats: the start, and the end now or when it is there.
+    fn check(&self, image: &Image, head: &[u8], meter: &Meter) -> Result<()> {
         let (Preflight::Enforce, Some(disk), Some(container)) =
             (self.preflight, &image.disk_format, &image.container_format)
         else {
             return Ok(());
         };
-        let checked = match &self.tail {
-            Some(tail) => preflight_ends(disk, container, head, tail),
-            None => preflight(disk, container, head),
+        let Some(tail) = &self.tail else {
+            preflight(disk, container, head)?;
+            let (disk, container) = (disk.clone(), container.clone());
+            // A copy, so that the first piece is not kept for as long as the upload lasts.
+            let start = head[..head.len().min(HEAD_LEN)].to_vec();
+            let ending = move |tail: &[u8]| preflight_ends(&disk, &container, &start, tail);
+            let looked = meter.look_at_end(Box::new(ending));
+            return looked.map_err(|error| {
+                let other =
+                    |error: std::io::Error| Error::new(ErrorKind::Source, error.to_string());
+                error.downcast().unwrap_or_else(other)
+            });
         };
-        checked.map_err(|error| {
-            Error::new(error.kind(), format!("image {}: {error}; nothing was sent", image.id))
-        })
+        preflight_ends(disk, container, head, tail)
     }
 
     /// The request's headers. `Content-Range` is never among them: Glance ignores it and takes the piece for the whole.
@@ -306,7 +314,9 @@ async fn attempt(
     let head = watched(&limits, &meter, id, meter.peek(HEAD_LEN))
         .await?
         .map_err(|error| bad_data(id, error))?;
-    upload.check(image, &head)?;
+    upload.check(image, &head, &meter).map_err(|error| {
+        Error::new(error.kind(), format!("image {id}: {error}; nothing was sent"))
+    })?;
     let result = exchange(client, id, upload.len, headers, &limits, &meter, token).await;
     // Whatever the answer is, no more data is wanted.
     drop(stop);
@@ -403,8 +413,16 @@ impl Drop for Stop {
 }
 
 fn bad_data(id: &str, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Source, format!("image {id}: the data to be sent is bad: {error}"))
-        .with_source(error)
+    match error.downcast::<Error>() {
+        Ok(error) => Error::new(
+            error.kind(),
+            format!("image {id}: {error}; the last of the data was not sent"),
+        ),
+        Err(error) => {
+            let text = format!("image {id}: the data to be sent is bad: {error}");
+            Error::new(ErrorKind::Source, text).with_source(error)
+        }
+    }
 }
 
 /// Runs `work` under the upload's cancel flag and time limits.
