@@ -6,17 +6,22 @@
 //!     cargo run --release --example export_vm -- web01 -o web01.xva
 //! ```
 //!
+//! `-o -` writes to standard output, for a pipe into something else.
+//!
 //! With none of these variables set it exports the machine of a simulated pool on loopback.
 
 mod pool;
 
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use simulator::Simulator;
-use tokio::io::AsyncWriteExt as _;
 use xenapi::enums::VmPowerState;
 use xenapi::vdi::Vdi;
 use xenapi::vm::Vm;
@@ -26,7 +31,8 @@ use pool::{Pool, Result, ended, plain};
 
 /// Export a virtual machine as an XVA archive, without stopping it.
 ///
-/// The file has its name only when it is whole. The pool is named by XEN_URL, XEN_USERNAME and
+/// A file has its name only when it is whole; what reads standard output must ask for the exit
+/// status. The pool is named by XEN_URL, XEN_USERNAME and
 /// XEN_PASSWORD, and trusted by XEN_CA_FILE, XEN_PIN_SHA256 (a comma-separated list) or
 /// XEN_INSECURE=1, else by the system's authorities. Without any of them the machine web01 of a
 /// simulated pool is exported.
@@ -34,7 +40,7 @@ use pool::{Pool, Result, ended, plain};
 struct Args {
     /// The machine's name or UUID
     vm: String,
-    /// The file to write
+    /// The file to write; - is standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// How the server compresses the archive
@@ -103,40 +109,68 @@ async fn find(session: &Session, name: &str) -> Result<(Ref<Vm>, Vm)> {
     }
 }
 
-/// Exports into a file beside the output, which becomes the output when it is whole.
+/// Exports into a file beside the output, which becomes the output when it is whole; or to standard
+/// output, whose reader learns at the end whether it was.
 async fn save(session: &Session, machine: &Ref<Vm>, name: &str, args: &Args) -> Result<()> {
-    let compression = match args.compress {
-        Compress::Gzip => XvaCompression::Gzip,
-        Compress::Zstd => XvaCompression::Zstd,
-        Compress::None => XvaCompression::None,
-    };
+    if args.output.as_os_str() == "-" {
+        // Rust's own standard output looks for line ends.
+        let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let bytes = receive(session, machine, args.compress, stdout).await?;
+        eprintln!("export_vm: {name} was written, {bytes} bytes");
+        return Ok(());
+    }
     let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty());
     let partial = tempfile::NamedTempFile::new_in(folder.unwrap_or_else(|| Path::new(".")))?;
-    let options = ExportOptions::new("export_vm");
-    let mut export = session.export_vm(machine, compression, &options).await?;
-    let received = receive(&mut export, &partial).await;
-    // It ends the task in any case, and it knows best why a stream broke.
-    let bytes = export.received();
-    export.finish().await?;
-    received?;
+    let bytes = receive(session, machine, args.compress, partial.reopen()?).await?;
     partial.as_file().sync_all()?;
     partial.persist(&args.output)?;
     eprintln!("export_vm: {name} is in {}, {bytes} bytes", args.output.display());
     Ok(())
 }
 
-async fn receive(export: &mut Export, file: &tempfile::NamedTempFile) -> Result<()> {
+/// Exports into a file or a pipe; gives the number of bytes once the server has said that they are all.
+async fn receive(
+    session: &Session,
+    machine: &Ref<Vm>,
+    compress: Compress,
+    file: File,
+) -> Result<u64> {
+    let compression = match compress {
+        Compress::Gzip => XvaCompression::Gzip,
+        Compress::Zstd => XvaCompression::Zstd,
+        Compress::None => XvaCompression::None,
+    };
+    let options = ExportOptions::new("export_vm");
+    let mut export = session.export_vm(machine, compression, &options).await?;
+    let copied = copy(&mut export, file).await;
+    // It ends the task in any case, and it knows best why a stream broke.
+    let bytes = export.received();
+    export.finish().await?;
+    copied?;
+    Ok(bytes)
+}
+
+async fn copy(export: &mut Export, mut file: File) -> Result<()> {
     use futures_util::TryStreamExt as _;
     let style = "{spinner} {bytes} {binary_bytes_per_sec} {elapsed}";
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
-    let mut file = tokio::fs::File::from_std(file.reopen()?);
-    while let Some(bytes) = export.try_next().await? {
-        file.write_all(&bytes).await?;
-        bar.inc(bytes.len() as u64);
+    // Pieces are some kilobytes; a hundred of them are worth a change of threads.
+    let (mut pieces, mut held) = (Vec::<Bytes>::new(), 0);
+    while let Some(piece) = export.try_next().await? {
+        held += piece.len();
+        pieces.push(piece);
+        if held >= 1 << 20 {
+            write(&mut file, &mut pieces)?;
+            bar.inc(std::mem::take(&mut held) as u64);
+        }
     }
-    file.flush().await?;
+    write(&mut file, &mut pieces)?;
     bar.finish();
     Ok(())
+}
+
+fn write(file: &mut File, pieces: &mut Vec<Bytes>) -> io::Result<()> {
+    tokio::task::block_in_place(|| pieces.drain(..).try_for_each(|piece| file.write_all(&piece)))
 }
 
 /// Removes a snapshot with its disks: the server leaves the disks of a machine that is destroyed.

@@ -52,6 +52,17 @@ async fn the_archive_holds_the_disk() {
     assert!(simulator.xen().interruptions().is_empty(), "the service was left alone");
     assert_eq!(simulator.xen().sessions(), 0);
 
+    // To a pipe, too, and nothing else goes there.
+    let output = run(&simulator, &["web01", "-o", "-"]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let piped = folder.path().join("piped.xva");
+    std::fs::write(&piped, &output.stdout).unwrap();
+    let archive = vmimage::open(&piped, &OpenOptions::new()).unwrap();
+    let disk = vmimage::open(&raw, &OpenOptions::new()).unwrap();
+    let same = vmimage::compare(archive.disks()[0].as_ref(), disk.disks()[0].as_ref()).unwrap();
+    assert_eq!(same, Comparison::Same);
+    std::fs::remove_file(piped).unwrap();
+
     // What fails leaves the file that was there, and nothing else.
     let old = std::fs::read(&xva).unwrap();
     simulator.xen().faults().set_str("export-truncate=100000").unwrap();

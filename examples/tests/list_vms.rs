@@ -1,8 +1,9 @@
 //! `list_vms` as a program: what it prints, and how it fails.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use simulator::Simulator;
@@ -100,4 +101,84 @@ async fn a_failure_is_one_line() {
         assert!(output.stdout.is_empty());
     }
     simulator.stop().await;
+}
+
+/// A server in Python, which ends with this.
+struct Python {
+    child: Child,
+    url: String,
+}
+
+impl Python {
+    /// Starts a script of `oracles`; `None` if there is no such interpreter.
+    fn start(interpreter: impl AsRef<Path>, script: &str) -> Option<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles").join(script);
+        let mut command = Command::new(interpreter.as_ref());
+        let mut child = command.arg(script).stdout(Stdio::piped()).spawn().ok()?;
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        let url = format!("http://127.0.0.1:{}", port.trim());
+        Some(Self { child, url })
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn listed(server: &Python) -> Vec<Value> {
+    let variables =
+        [("XEN_URL", server.url.as_str()), ("XEN_USERNAME", "root"), ("XEN_PASSWORD", "any")];
+    let output = run(&variables, &["--json"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_xml_alone_with_sparse_records_and_bare_uuids() {
+    let Some(server) = Python::start("python3", "sparse_server.py") else {
+        println!("skipped: there is no python3 here");
+        return;
+    };
+    let list = listed(&server).await;
+    let names: Vec<_> = list.iter().map(|vm| vm["name_label"].as_str().unwrap()).collect();
+    assert_eq!(names, ["", "no uuid", "web01 <&>"]);
+    assert_eq!(list[1]["vcpus"], 2);
+    assert_eq!(list[1]["memory_bytes"], 1 << 30);
+    assert_eq!(list[2]["uuid"], "0d9aa0e5-4a4f-4a92-8d3c-7d5a1c1b8c01");
+    assert_eq!(list[2]["power_state"], "Running");
+}
+
+/// The pool of OpenStack's own tests is of 2021 and knows nothing of us. It is installed into a
+/// temporary folder, so the test runs only with `MIGRATE_E2E_ORACLES=1`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pool_of_novas_tests_is_listed() {
+    if std::env::var("MIGRATE_E2E_ORACLES").as_deref() != Ok("1") {
+        println!("skipped: set MIGRATE_E2E_ORACLES=1 to install and run foreign servers");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let succeeds = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    };
+    succeeds(Command::new("python3").args(["-m", "venv"]).arg(folder.path()));
+    let pip = folder.path().join("bin/pip");
+    let install = ["install", "--quiet", "--no-deps", "nova==21.2.4", "os-xenapi==0.3.4"];
+    succeeds(Command::new(&pip).args(install));
+    let oslo = ["log", "utils", "serialization", "i18n", "concurrency", "config"];
+    let oslo = oslo.map(|name| format!("oslo.{name}"));
+    let others = ["six", "webob", "eventlet", "XenAPI", "setuptools<70"];
+    succeeds(Command::new(&pip).args(["install", "--quiet"]).args(oslo).args(others));
+    let server = Python::start(folder.path().join("bin/python"), "nova_fake.py").unwrap();
+    let list = listed(&server).await;
+    let seen: Vec<_> = list.iter().map(|vm| (&vm["name_label"], &vm["power_state"])).collect();
+    assert_eq!(
+        format!("{seen:?}"),
+        r#"[(String("db01"), String("Halted")), (String("web01"), String("Running"))]"#
+    );
+    assert!(list.iter().all(|vm| vm["uuid"].as_str().unwrap().len() == 36));
 }

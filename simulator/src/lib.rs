@@ -28,7 +28,7 @@
 //!
 //! # What is there
 //! - [`xen`]: a pool of one or two hosts; JSON-RPC 1.0 and 2.0, XML-RPC, tasks, `event.from`,
-//!   snapshots, `GET /export_raw_vdi`, `GET /export`. Without a disk of yours it holds a running VM `web01` with
+//!   snapshots, `GET` and `PUT` of disks and machines. Without a disk of yours it holds a running VM `web01` with
 //!   two small chains of VHDs, a control domain, a template and the host internal management network.
 //! - [`openstack`]: Keystone v3 and Glance v2.
 //! - [`cloudstack`]: the commands for templates, with signatures, uploads and downloads.
@@ -42,7 +42,8 @@
 //!   `Location` of a redirect carry it. `host.address` is an address, as always.
 //! - A snapshot makes no hidden base copy, and nothing coalesces.
 //! - Guests are fake: their disks never change, and a heart beats while they run.
-//! - Exports have the formats raw and vhd; XAPI before 25.27 has no qcow2 either.
+//! - Disks go out and in as raw, vhd and qcow2, not as tar; a difference in qcow2 names no base.
+//! - An import whose length was not announced is read to the end of the connection.
 
 pub mod cloudstack;
 pub mod fault;

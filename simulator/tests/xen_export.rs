@@ -194,7 +194,7 @@ async fn requests_are_refused_by_their_form() {
     assert_eq!(start("GET /nowhere HTTP/1.1\r\n\r\n").await, "HTTP/1.1 403");
     let chunked = "POST /jsonrpc HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     assert_eq!(start(chunked).await, "HTTP/1.1 500");
-    let target = format!("/export_raw_vdi?vdi={vdi}&format=qcow2");
+    let target = format!("/export_raw_vdi?vdi={vdi}&format=vmdk");
     let response = get(&address, &target, &session).await;
     assert!(response.starts_with(b"HTTP/1.0 404 "));
 }

@@ -28,6 +28,8 @@ pub enum ErrorKind {
     Protocol,
     /// A redirect to where this session must not follow.
     Redirect,
+    /// What was to be sent could not be read, or is longer or shorter than was said.
+    Source,
     /// The task ended with an error; see [`Error::code`] and [`Error::params`].
     TaskFailed,
     /// The task is gone, and what it did is not known.

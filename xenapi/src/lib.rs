@@ -70,10 +70,13 @@
 //! - [`Session::export_raw_vdi`] gives a disk as a stream, [`Session::export_vm`] a whole machine
 //!   as an XVA archive. It is whole when the stream has ended
 //!   *and* [`Export::finish`] has succeeded.
+//! - [`Session::import_raw_vdi`], [`Session::import_new_vdi`] and [`Session::import_vm`] take the
+//!   other way, from any stream or reader whose length is known. A [`Throttle`] limits the rate of
+//!   both, and both tell their [`Progress`].
 //! - With the feature `console`, the [`console`] of a guest: what to type as Packer writes it, keys
 //!   and pictures over RFB, the text of guests without hardware emulation.
 //! - [`Transport`] is how calls reach the server; give a [`Client`] one of your own to test without
-//!   a server, as the example above does. Exports always use a connection of their own.
+//!   a server, as the example above does. Exports and imports always use a connection of their own.
 //!
 //! # Export of a disk
 //!
@@ -91,6 +94,27 @@
 //!     let received = export.received();
 //!     export.finish().await?;
 //!     Ok(received)
+//! }
+//! ```
+//!
+//! # Import of a disk
+//!
+//! ```no_run
+//! use std::num::NonZeroU64;
+//! use xenapi::{ExportFormat, ImportOptions, ImportSource, Ref, Session, Throttle, sr::Sr, vdi::Vdi};
+//!
+//! async fn bring(
+//!     session: &Session,
+//!     sr: &Ref<Sr>,
+//!     disk: impl tokio::io::AsyncRead + Send + 'static,
+//!     length: u64,
+//! ) -> Result<Ref<Vdi>, xenapi::Error> {
+//!     let source = ImportSource::from_reader(disk, length);
+//!     let options = ImportOptions::new("my-program run 17: import of web01")
+//!         .with_throttle(Throttle::new(NonZeroU64::new(100_000_000).unwrap()))
+//!         .with_progress(|p| println!("{} bytes, the task is at {:.0} %", p.bytes, p.task * 100.0));
+//!     let format = ExportFormat::Raw;
+//!     session.import_new_vdi(sr, "web01", format, length, source, &options).await
 //! }
 //! ```
 //!
@@ -160,6 +184,9 @@ pub use live::Session;
 pub use refs::{Class, Ref};
 pub use tasks::{Cancel, TaskHandle, WaitOptions};
 pub use tls::{Pin, Trust};
-pub use transfer::{Export, ExportFormat, ExportOptions, XvaCompression};
+pub use transfer::{
+    Export, ExportFormat, ExportOptions, ImportOptions, ImportSource, Progress, Throttle,
+    XvaCompression,
+};
 pub use transport::Transport;
 pub use value::{DecodeError, FromValue};

@@ -51,6 +51,7 @@ fn rpc(request: &Request, status: &str, extra: &Value) -> Reply {
         "task.create" => Reply::result(json!("OpaqueRef:task")),
         "event.from" => Reply::result(batch("t", vec![task(status, extra.clone())])),
         "task.get_record" => Reply::result(task(status, extra.clone())),
+        "VDI.get_virtual_size" => Reply::result(json!(4096)),
         "host.get_all_records" => Reply::result(json!({
             "OpaqueRef:h1": {"address": "10.9.9.1", "hostname": "xen1", "name_label": "xen1"},
             "OpaqueRef:h2": {"address": "10.9.9.2", "hostname": "xen2", "name_label": "xen2"},
@@ -70,13 +71,23 @@ async fn exporting(reply: Reply, status: &'static str, extra: Value) -> Server {
     .await
 }
 
+/// What passes for a VHD: it ends with the footer that it starts with.
+fn whole(content: &[u8]) -> Vec<u8> {
+    let mut footer = vec![7; 512];
+    footer[..8].copy_from_slice(b"conectix");
+    let mut vhd = [&footer[..], content].concat();
+    vhd.resize(vhd.len().next_multiple_of(512), 0);
+    vhd.extend_from_slice(&footer);
+    vhd
+}
+
 fn with_body(body: &[u8]) -> Reply {
     Reply::raw([HEAD.as_bytes(), body].concat())
 }
 
 #[tokio::test]
 async fn a_disk_comes_whole_and_its_task_is_removed() {
-    let disk: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+    let disk = whole(&(0..3_000_000_u32).map(|n| n.to_le_bytes()[1]).collect::<Vec<u8>>());
     let chunked = [
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
         format!("{:x}\r\n", disk.len()).into_bytes(),
@@ -90,14 +101,11 @@ async fn a_disk_comes_whole_and_its_task_is_removed() {
     ]
     .concat();
     let old = [b"HTTP/1.0 200 OK\r\n\r\n".to_vec(), disk.clone()].concat();
-    let short = b"HTTP".to_vec();
     for (reply, expected) in [
         (with_body(&disk), &disk),
         (Reply::raw(chunked), &disk),
         (Reply::raw(sized), &disk),
         (Reply::raw(old), &disk),
-        (with_body(&short), &short),
-        (with_body(b""), &Vec::new()),
     ] {
         let server = exporting(reply, "success", json!({})).await;
         let session = login(Client::builder(server.url())).await;
@@ -113,8 +121,68 @@ async fn a_disk_comes_whole_and_its_task_is_removed() {
 }
 
 #[tokio::test]
+async fn a_stream_that_does_not_end_as_its_format_does_is_cut() {
+    let disk = whole(&[5; 5000]);
+    let tar = [&[0; 1024][..], b""].concat();
+    let cut = &disk[..disk.len() - 512];
+    for (format, body, good) in [
+        (ExportFormat::Vhd, &disk[..], true),
+        (ExportFormat::Vhd, cut, false),
+        (ExportFormat::Vhd, b"HTTP", false),
+        (ExportFormat::Vhd, b"", false),
+        // The disk of this server has 4096 bytes.
+        (ExportFormat::Raw, &[0; 4096], true),
+        (ExportFormat::Raw, &[0; 4095], false),
+        (ExportFormat::Raw, b"", false),
+        (ExportFormat::Tar, &tar, true),
+        (ExportFormat::Tar, &tar[..512], false),
+        (ExportFormat::Qcow2, &disk, false),
+    ] {
+        // The task has succeeded, and the connection was closed in good order.
+        let server = exporting(with_body(body), "success", json!({})).await;
+        let session = login(Client::builder(server.url())).await;
+        let mut export = session.export_raw_vdi(&vdi(), format, &options()).await.unwrap();
+        let (got, error) = drain(&mut export).await;
+        assert!(error.is_none() && got == body, "{format}: {error:?}");
+        match export.finish().await {
+            Ok(()) => assert!(good, "{format}: {} bytes pass for whole", body.len()),
+            Err(error) => {
+                assert!(!good, "{format}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Truncated);
+                assert_eq!(server.methods().last().unwrap(), "task.destroy");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_throttle_paces_and_progress_tells() {
+    let body = whole(&[5; 50_000]);
+    let server = exporting(with_body(&body), "success", json!({})).await;
+    let session = login(Client::builder(server.url())).await;
+    let told: Arc<Mutex<Vec<xenapi::Progress>>> = Arc::default();
+    let tell = Arc::clone(&told);
+    let rate = std::num::NonZeroU64::new(100_000).unwrap();
+    let options = options()
+        .with_throttle(xenapi::Throttle::new(rate))
+        .with_progress(move |progress| tell.lock().unwrap().push(progress));
+    let start = std::time::Instant::now();
+    let mut export = export(&session, &options).await.unwrap();
+    assert!(drain(&mut export).await.1.is_none());
+    // At the rate it takes half a second, of which a tenth may be saved up. More time is allowed.
+    assert!(start.elapsed() > Duration::from_millis(390), "{:?}", start.elapsed());
+    while !told.lock().unwrap().iter().any(|p| p.task > 0.0) {
+        tokio::task::yield_now().await;
+    }
+    export.finish().await.unwrap();
+    let told = told.lock().unwrap();
+    assert!(told.is_sorted_by_key(|progress| progress.bytes));
+    assert_eq!(told.last().unwrap().bytes, body.len() as u64);
+}
+
+#[tokio::test]
 async fn trap_6_and_8_one_cookie_no_session_in_the_url_a_short_head() {
-    let server = exporting(with_body(b"data-data-data"), "success", json!({})).await;
+    let server = exporting(with_body(&whole(b"data-data-data")), "success", json!({})).await;
     let session = login(Client::builder(server.url())).await;
     let options = options().with_base(Ref::new("OpaqueRef:base"));
     let mut export = export(&session, &options).await.unwrap();
@@ -190,7 +258,7 @@ async fn a_body_short_of_its_length_is_truncated() {
 
 #[tokio::test]
 async fn finishing_too_early_is_an_error_and_cleans_up() {
-    let server = exporting(with_body(b"data-data-data"), "success", json!({})).await;
+    let server = exporting(with_body(&whole(b"data-data-data")), "success", json!({})).await;
     let session = login(Client::builder(server.url())).await;
     let early = export(&session, &options()).await.unwrap();
     assert_eq!(early.finish().await.unwrap_err().kind(), ErrorKind::Truncated);
@@ -203,7 +271,7 @@ async fn finishing_too_early_is_an_error_and_cleans_up() {
 async fn tls_that_is_cut_is_told_apart_from_an_end() {
     let identity = Identity::new(&["127.0.0.1"]);
     for unclean in [true, false] {
-        let reply = Reply { unclean, ..with_body(b"data-data-data") };
+        let reply = Reply { unclean, ..with_body(&whole(b"data-data-data")) };
         let server = Server::tls(identity.acceptor(true), move |request| {
             let reply = reply.clone();
             async move {
@@ -219,7 +287,7 @@ async fn tls_that_is_cut_is_told_apart_from_an_end() {
         let session = login(Client::builder(server.url()).trust(trust)).await;
         let mut export = export(&session, &options()).await.unwrap();
         let (got, error) = drain(&mut export).await;
-        assert_eq!(got, b"data-data-data");
+        assert_eq!(got, whole(b"data-data-data"));
         if unclean {
             assert_eq!(error.unwrap().kind(), ErrorKind::UncleanClose);
             assert_eq!(export.finish().await.unwrap_err().kind(), ErrorKind::UncleanClose);
@@ -236,7 +304,7 @@ async fn a_reset_is_never_an_end() {
     for tls in [true, false] {
         let answer = |request: Request| async move {
             if request.head.starts_with("GET ") {
-                Reply { reset: true, ..with_body(b"data-data-data") }
+                Reply { reset: true, ..with_body(&whole(b"data-data-data")) }
             } else {
                 rpc(&request, "success", &json!({}))
             }
@@ -266,13 +334,13 @@ async fn a_reset_is_never_an_end() {
 
 #[tokio::test]
 async fn silence_ends_the_export() {
-    let reply = Reply { hang: true, ..with_body(b"data-data-data") };
+    let reply = Reply { hang: true, ..with_body(&whole(b"data-data-data")) };
     let server = exporting(reply, "pending", json!({})).await;
     let session = login(Client::builder(server.url())).await;
     let options = options().with_inactivity_timeout(Duration::from_millis(300));
     let mut export = export(&session, &options).await.unwrap();
     let (got, error) = drain(&mut export).await;
-    assert_eq!(got, b"data-data-data");
+    assert_eq!(got, whole(b"data-data-data"));
     assert_eq!(error.unwrap().kind(), ErrorKind::Timeout);
 }
 
@@ -314,7 +382,7 @@ async fn pool(location: &'static str, certificate: impl Fn(&Pool) -> Reply) -> P
     let (first_id, second_id) = (Identity::new(&["127.0.0.1"]), Identity::new(&["127.0.0.1"]));
     let second = Server::tls(second_id.acceptor(true), |request| async move {
         if request.head.starts_with("GET ") {
-            with_body(b"data-data-data")
+            with_body(&whole(b"data-data-data"))
         } else {
             Reply::default()
         }
@@ -365,7 +433,7 @@ async fn trap_10_a_redirect_to_a_host_of_the_pool_with_its_own_certificate() {
     let mut export = export(&session, &options()).await.unwrap();
     let (got, error) = drain(&mut export).await;
     assert!(error.is_none(), "{error:?}");
-    assert_eq!(got, b"data-data-data");
+    assert_eq!(got, whole(b"data-data-data"));
     export.finish().await.unwrap();
     let request = &pool.second.seen()[0];
     assert_eq!(request.headers("cookie"), ["session_id=OpaqueRef:session-1"]);
@@ -413,7 +481,7 @@ async fn redirects_without_end_are_an_error() {
 
 #[tokio::test]
 async fn aborting_cancels_and_removes_the_task() {
-    let reply = Reply { hang: true, ..with_body(b"data-data-data") };
+    let reply = Reply { hang: true, ..with_body(&whole(b"data-data-data")) };
     let server = exporting(reply, "cancelled", json!({})).await;
     let session = login(Client::builder(server.url())).await;
     let mut export = export(&session, &options()).await.unwrap();
@@ -426,7 +494,7 @@ async fn aborting_cancels_and_removes_the_task() {
 
 #[tokio::test]
 async fn dropping_does_nothing_at_the_server() {
-    let reply = Reply { hang: true, ..with_body(b"data-data-data") };
+    let reply = Reply { hang: true, ..with_body(&whole(b"data-data-data")) };
     let server = exporting(reply, "pending", json!({})).await;
     let session = login(Client::builder(server.url())).await;
     let mut export = export(&session, &options()).await.unwrap();

@@ -1,5 +1,6 @@
 //! Chores of this workspace: `cargo xtask e2e`, `cargo xtask codegen`, `cargo xtask compare-images`,
-//! `cargo xtask fuzz`, `cargo xtask ci`.
+//! `cargo xtask compare-transfers`, `cargo xtask fuzz`,
+//! `cargo xtask oracles`, `cargo xtask ci`.
 //!
 //! Nothing here links the crates of the workspace. The end-to-end runs drive the built examples as
 //! processes, the way a user does, and judge them by tools that share no code with them.
@@ -8,6 +9,7 @@ mod codegen;
 mod compare;
 mod e2e;
 mod fuzz;
+mod oracles;
 mod process;
 mod tools;
 
@@ -30,8 +32,12 @@ enum Command {
     Codegen(codegen::Args),
     /// Measure vmimg beside cp, qemu-img and others, on a RAM disk; write a table and a chart
     CompareImages(compare::Args),
+    /// Measure an export over TLS beside curl; write a table and a chart
+    CompareTransfers(compare::transfers::Args),
     /// Run the fuzz targets of vmimage, each for a while, and keep what they find
     Fuzz(fuzz::Args),
+    /// Run clients and servers that we did not write against ours
+    Oracles(oracles::Args),
     /// Run every check that a change must pass (the script `.ci/run`)
     Ci,
 }
@@ -40,7 +46,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::E2e(args) => e2e::run(&args),
         Command::CompareImages(args) => compare::run(&args),
+        Command::CompareTransfers(args) => compare::transfers::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Oracles(args) => oracles::run(&args),
         Command::Codegen(args) => codegen::run(&args).map(|()| true),
         Command::Ci => {
             process::passes(std::process::Command::new("bash").arg(tools::root().join(".ci/run")))

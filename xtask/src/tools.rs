@@ -80,6 +80,29 @@ pub(crate) fn build(release: bool) -> Result<Built> {
     Ok(built)
 }
 
+/// The programs of the comparison of transfers.
+#[derive(Debug)]
+pub(crate) struct Transfers {
+    pub(crate) export_vm: PathBuf,
+    pub(crate) simulator: PathBuf,
+}
+
+/// Builds them, with the optimisation that a user would have.
+pub(crate) fn build_transfers() -> Result<Transfers> {
+    let mut command = cargo_build(true);
+    command.args(["--example", "export_vm", "--bin", "simulator"]);
+    if !crate::process::passes(&mut command)? {
+        return Err("the build failed".to_owned());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), |dir| root().join(dir))
+        .join("release");
+    Ok(Transfers {
+        export_vm: target.join("examples/export_vm"),
+        simulator: target.join("simulator"),
+    })
+}
+
 /// Builds the example `vmimg` alone, with the optimisation that a user would have.
 pub(crate) fn build_vmimg() -> Result<PathBuf> {
     let mut command = cargo_build(true);

@@ -19,6 +19,11 @@ pub(crate) struct Opened {
     pub(crate) physical: u64,
 }
 
+/// The size that storage gives to a disk of so many bytes.
+pub(crate) fn rounded(size: u64) -> u64 {
+    size.checked_next_multiple_of(ROUND).unwrap_or(size)
+}
+
 /// Opens an image file of any format that `vmimage` reads.
 pub(crate) fn open(path: &Path) -> io::Result<Opened> {
     let image = vmimage::open(path, &vmimage::OpenOptions::new()).map_err(|e| one_line(&e))?;
@@ -28,7 +33,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Opened> {
     };
     let size = disk.virtual_size();
     let is_vhd = image.info().format() == vmimage::Format::Vhd;
-    let virtual_size = if is_vhd { size } else { size.next_multiple_of(ROUND) };
+    let virtual_size = if is_vhd { size } else { rounded(size) };
     let physical = path.metadata()?.len();
     Ok(Opened { disk: Arc::clone(disk), virtual_size, physical })
 }

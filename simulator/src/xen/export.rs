@@ -13,7 +13,8 @@ use vmimage::Disk;
 
 use super::fault::Plan;
 use super::http::{Conn, Head, page, respond};
-use super::pool::Pool;
+use super::pool::{Pool, State};
+use super::qcow2;
 use super::serve::Host;
 use super::value::{ApiError, Value, text};
 use super::vhd::{self, Layout};
@@ -26,6 +27,7 @@ pub(super) const READ_AHEAD: usize = 4;
 enum Format {
     Raw,
     Vhd,
+    Qcow2,
 }
 
 /// What is asked for.
@@ -57,26 +59,30 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
         return refuse(conn, "HTTP/1.1", status, &[challenge]).await;
     }
     let plan = pool.faults.plan();
-    if let Some(other) = host.redirect_target(plan.redirect) {
-        // The host that redirects leaves the task alone: only the last host ends it.
-        let location = format!("Location: {other}{}?{}", head.path, head.raw_query);
-        return refuse(conn, "HTTP/1.1", "302 Found", &[&location]).await;
-    }
-    let Some(vdi) = find_vdi(pool, head.query("vdi").unwrap_or_default()) else {
+    let find_vdi = |handle: &str| pool.with(|state| find_vdi(state, handle));
+    let Some(vdi) = find_vdi(head.query("vdi").unwrap_or_default()) else {
         let handle = head.query("vdi").unwrap_or_default();
         pool.finish_task(task, Err(ApiError::handle("VDI", handle)));
         return refuse(conn, "HTTP/1.1", "500 Internal Error", &[]).await;
     };
+    let sr = pool.with(|state| state.db.raw("VDI", &vdi).map(|r| text(r, "SR").to_owned()));
+    let there = host.who_sees(&sr.unwrap_or_default());
+    if let Some(other) = host.redirect_target(plan.redirect).or(there) {
+        // The host that redirects leaves the task alone: only the last host ends it.
+        let location = format!("Location: {other}{}?{}", head.path, head.raw_query);
+        return refuse(conn, "HTTP/1.1", "302 Found", &[&location]).await;
+    }
     let format = match head.query("format").map(str::to_ascii_lowercase).as_deref() {
         None | Some("raw") => Format::Raw,
         Some("vhd") => Format::Vhd,
+        Some("qcow2") => Format::Qcow2,
         Some(other) => {
             let error = ApiError::new("INTERNAL_ERROR", [&format!("Unknown format {other}")]);
             pool.finish_task(task, Err(error));
             return refuse(conn, "HTTP/1.0", "404 Not Found", &[]).await;
         }
     };
-    let base = match head.query("base").map(|base| (base, find_vdi(pool, base))) {
+    let base = match head.query("base").map(|base| (base, find_vdi(base))) {
         None => None,
         Some((_, Some(base))) => Some(base),
         Some((handle, None)) => {
@@ -110,11 +116,11 @@ pub(crate) fn authenticate(pool: &Pool, head: &Head) -> Result<(), ApiError> {
 }
 
 /// Reference or uuid.
-fn find_vdi(pool: &Pool, handle: &str) -> Option<String> {
-    pool.with(|state| match state.db.raw("VDI", handle) {
+pub(super) fn find_vdi(state: &State, handle: &str) -> Option<String> {
+    match state.db.raw("VDI", handle) {
         Ok(_) => Some(handle.to_owned()),
         Err(_) => state.db.by_uuid("VDI", handle),
-    })
+    }
 }
 
 pub(super) async fn refuse(
@@ -150,6 +156,7 @@ async fn send(pool: &Arc<Pool>, plan: Plan, conn: &mut Conn, ask: Ask<'_>) -> En
     let (kind, extension) = match format {
         Format::Raw => ("application/octet-stream", "raw"),
         Format::Vhd => ("application/vhd", "vhd"),
+        Format::Qcow2 => ("application/x-qemu-disk", "qcow2"),
     };
     let head = format!(
         "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\
@@ -208,6 +215,16 @@ fn try_read(
     sender: &mpsc::Sender<Piece>,
 ) -> vmimage::Result<()> {
     let map = disk.block_map()?;
+    if format == Format::Qcow2 {
+        let layout = match base {
+            None => qcow2::Layout::whole(size, &map),
+            Some(Base { disk: base, .. }) => {
+                let base_map = base.block_map()?;
+                qcow2::Layout::difference(size, (disk, &map), (base.as_ref(), &base_map))?
+            }
+        };
+        return qcow2::send(disk, &layout, &mut sink(sender, layout.len()));
+    }
     let layout = match base {
         None => Layout::whole(size, &map),
         Some(Base { disk: base, uuid }) => {
@@ -215,17 +232,16 @@ fn try_read(
             Layout::difference(size, (disk, &map), (base.as_ref(), &base_map), uuid)?
         }
     };
-    let total = match format {
-        Format::Raw => size,
-        Format::Vhd => layout.len(),
-    };
-    let mut sink = |piece: Bytes| match sender.blocking_send(Ok((piece, total))) {
+    match format {
+        Format::Raw => vhd::send_raw(disk, size, &map, &mut sink(sender, size)),
+        _ => vhd::send_vhd(disk, &map, &layout, &mut sink(sender, layout.len())),
+    }
+}
+
+fn sink(sender: &mpsc::Sender<Piece>, total: u64) -> impl FnMut(Bytes) -> ControlFlow<()> + '_ {
+    move |piece| match sender.blocking_send(Ok((piece, total))) {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
-    };
-    match format {
-        Format::Raw => vhd::send_raw(disk, size, &map, &mut sink),
-        Format::Vhd => vhd::send_vhd(disk, &map, &layout, &mut sink),
     }
 }
 
@@ -303,8 +319,17 @@ impl<'a> Body<'a> {
     }
 }
 
-fn injected() -> ApiError {
+pub(super) fn injected() -> ApiError {
     ApiError::new("INTERNAL_ERROR", ["a fault was asked for"])
+}
+
+/// The server appends a whole second response to the body.
+pub(super) async fn second_answer(conn: &mut Conn, error: &ApiError) {
+    let text = error.description();
+    let text: Vec<_> = text.iter().filter_map(Value::as_str).collect();
+    let body = page(&format!("500 {}", text.join(" ")));
+    let headers = ["connection: close", "content-type: text/html"];
+    let _ = respond(conn, "HTTP/1.1 500 Internal Error", &headers, &body).await;
 }
 
 /// Ends the body and the task. `vdi` is the disk that was in use for it.
@@ -325,12 +350,7 @@ pub(super) async fn finish(
         Ended::Failed(ref error) => Err(error.clone()),
     };
     if let Ended::Failed(error) = &ended {
-        // The server appends a whole second response to the body.
-        let text = error.description();
-        let text: Vec<_> = text.iter().filter_map(Value::as_str).collect();
-        let body = page(&format!("500 {}", text.join(" ")));
-        let headers = ["connection: close", "content-type: text/html"];
-        let _ = respond(conn, "HTTP/1.1 500 Internal Error", &headers, &body).await;
+        second_answer(conn, error).await;
     }
     let _ = conn.flush().await;
     match ended {

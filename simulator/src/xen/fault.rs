@@ -30,8 +30,14 @@ use std::time::Duration;
 /// | `export-500-in-body=BYTES` | after so many bytes, or at its end, the body goes on with a second status line and a page; the task fails |
 /// | `export-task-fails` | the body is whole, the task fails |
 /// | `export-unclean-close` | the body is whole, TLS ends without close_notify |
-/// | `host-gone=BYTES` | the connection is reset after so many bytes of an export, and every port closes |
+/// | `host-gone=BYTES` | the connection is reset after so many bytes of an export or import, and every port closes |
 /// | `slow-export=BYTES_PER_SEC` | exports are paced |
+/// | `import-forbidden` | imports answer 403, as to a user without the role; the task fails |
+/// | `import-late-200` | an import is answered after its body, not before |
+/// | `import-500-in-body=BYTES` | after so many bytes of an import its answer goes on with a second status line and a page; the task fails |
+/// | `import-task-fails` | the import is taken whole, the task fails |
+/// | `import-stall=BYTES` | after so many bytes of an import nothing more is read until its task is cancelled |
+/// | `slow-import=BYTES_PER_SEC` | imports are paced |
 /// | `slow-unplug=MS` | a VDI stays in use for this long after the end of its export |
 /// | `bare-array-error` | JSON errors are bare arrays with id 0, as in emergency mode |
 /// | `nan-floats` | records hold `NaN` and `Infinity` |
@@ -90,6 +96,12 @@ pub(crate) struct Plan {
     pub(crate) export_unclean_close: bool,
     pub(crate) host_gone: Option<u64>,
     pub(crate) slow_export: Option<u64>,
+    pub(crate) import_forbidden: bool,
+    pub(crate) import_late_200: bool,
+    pub(crate) import_500_in_body: Option<u64>,
+    pub(crate) import_task_fails: bool,
+    pub(crate) import_stall: Option<u64>,
+    pub(crate) slow_import: Option<u64>,
     pub(crate) bare_array_error: bool,
     pub(crate) nan_floats: bool,
     pub(crate) duplicate_keys: bool,
@@ -125,6 +137,12 @@ impl Faults {
             "export-unclean-close" => plan.export_unclean_close = no_arg(name, arg)?,
             "host-gone" => plan.host_gone = Some(number(name, arg)?),
             "slow-export" => plan.slow_export = Some(number(name, arg)?.max(1)),
+            "import-forbidden" => plan.import_forbidden = no_arg(name, arg)?,
+            "import-late-200" => plan.import_late_200 = no_arg(name, arg)?,
+            "import-500-in-body" => plan.import_500_in_body = Some(number(name, arg)?),
+            "import-task-fails" => plan.import_task_fails = no_arg(name, arg)?,
+            "import-stall" => plan.import_stall = Some(number(name, arg)?),
+            "slow-import" => plan.slow_import = Some(number(name, arg)?.max(1)),
             "bare-array-error" => plan.bare_array_error = no_arg(name, arg)?,
             "nan-floats" => plan.nan_floats = no_arg(name, arg)?,
             "duplicate-keys" => plan.duplicate_keys = no_arg(name, arg)?,

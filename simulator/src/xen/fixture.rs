@@ -84,8 +84,8 @@ fn add_host(state: &mut State, facts: &HostFacts) -> String {
         ("product_version_text", "8"),
         ("platform_name", "XCP"),
         ("platform_version", "3.4.0"),
-        ("xapi", "25.6"),
-        ("xapi_build", "25.6.0"),
+        ("xapi", "25.27"),
+        ("xapi_build", "25.27.0"),
         ("xen", "4.17.5-6"),
         ("linux", "4.19.0+1"),
         ("hostname", "localhost"),
@@ -174,6 +174,14 @@ fn add_storage(state: &mut State) -> String {
         );
     }
     sr
+}
+
+/// Takes the storage from the first host.
+pub(crate) fn unplug_storage(state: &mut State) {
+    let master = state.hosts.first().cloned().unwrap_or_default();
+    for pbd in state.db.referrers("PBD", "host", &master) {
+        let _ = state.db.set("PBD", &pbd, "currently_attached", false);
+    }
 }
 
 /// The network that guests use, and the host internal management network.

@@ -169,6 +169,12 @@ impl Head {
         first(&self.query, name)
     }
 
+    /// Whether a parameter is there, with a value or without.
+    pub(crate) fn has_query(&self, name: &str) -> bool {
+        let pairs = self.raw_query.split('&');
+        pairs.into_iter().any(|pair| pair.split('=').next() == Some(name))
+    }
+
     /// A cookie. The server splits on `;` and does not trim: a second cookie after `; ` has a
     /// name that begins with a blank, and is not found.
     pub(crate) fn cookie(&self, name: &str) -> Option<&str> {

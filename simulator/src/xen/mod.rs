@@ -1,4 +1,5 @@
-//! A double of a XenServer pool: JSON-RPC, XML-RPC, tasks, events, the export of disks, consoles.
+//! A double of a XenServer pool: JSON-RPC, XML-RPC, tasks, events, disks and machines out and in,
+//! consoles.
 
 mod chain;
 mod console;
@@ -12,8 +13,13 @@ mod fault;
 mod fixture;
 mod generic;
 mod http;
+mod import;
+mod import_disk;
+mod import_store;
+mod import_xva;
 mod json;
 mod pool;
+mod qcow2;
 mod rfb;
 mod schema;
 mod serve;
@@ -58,6 +64,7 @@ pub struct XenConfig {
     port: u16,
     plain: bool,
     second_host: bool,
+    storage_at_second_host: bool,
     pv: bool,
     username: String,
     password: String,
@@ -73,6 +80,7 @@ impl XenConfig {
             port: 0,
             plain: false,
             second_host: false,
+            storage_at_second_host: false,
             pv: false,
             username: "root".to_owned(),
             password: "simulated-password".to_owned(),
@@ -100,6 +108,15 @@ impl XenConfig {
     #[must_use]
     pub fn with_second_host(mut self, second_host: bool) -> Self {
         self.second_host = second_host;
+        self
+    }
+
+    /// Adds a pool member as [`with_second_host`](Self::with_second_host) does, and plugs the
+    /// storage there alone: raw handlers of the master redirect to it.
+    #[must_use]
+    pub fn with_storage_at_second_host(mut self, only_there: bool) -> Self {
+        self.storage_at_second_host = only_there;
+        self.second_host |= only_there;
         self
     }
 
@@ -210,6 +227,9 @@ impl XenServer {
         }
         let mut state = State::default();
         fixture::fill(&mut state, &facts, guests, config.pv);
+        if config.storage_at_second_host {
+            fixture::unplug_storage(&mut state);
+        }
         let (username, password) = (config.username.clone(), config.password.clone());
         let pool = Arc::new(Pool::new(username, password, config.faults.clone(), facts, state));
         let gone = Arc::new(watch::channel(false).0);

@@ -13,9 +13,10 @@ use super::console;
 use super::dispatch::{self, Reply};
 use super::export;
 use super::http::{BadRequest, Conn, Head, page, respond};
+use super::import;
 use super::json::{self, Quirks};
 use super::pool::Pool;
-use super::value::{ApiError, ApiResult};
+use super::value::{ApiError, ApiResult, text, truth};
 use super::xml;
 use super::xva;
 
@@ -32,7 +33,26 @@ pub(crate) struct Host {
 impl Host {
     /// Where raw handlers redirect to, if this host does not serve them.
     pub(crate) fn redirect_target(&self, wanted: bool) -> Option<String> {
-        let other = self.pool.hosts.get(1).filter(|_| wanted && self.index == 0)?;
+        if wanted && self.index == 0 { self.url_of(1) } else { None }
+    }
+
+    /// Where storage is plugged, if not at this host.
+    pub(crate) fn who_sees(&self, sr: &str) -> Option<String> {
+        let seeing = self.pool.with(|state| {
+            let plugged = state.db.referrers("PBD", "SR", sr).into_iter().filter_map(|pbd| {
+                let record = state.db.raw("PBD", &pbd).ok()?;
+                let host = state.hosts.iter().position(|host| host == text(record, "host"))?;
+                truth(record, "currently_attached").then_some(host)
+            });
+            plugged.collect::<Vec<_>>()
+        });
+        let other = seeing.first().filter(|_| !seeing.contains(&self.index))?;
+        self.url_of(*other)
+    }
+
+    /// The URL of another host.
+    fn url_of(&self, index: usize) -> Option<String> {
+        let other = self.pool.hosts.get(index).filter(|_| index != self.index)?;
         let scheme = if other.certificate.is_some() { "https" } else { "http" };
         Some(format!("{scheme}://127.0.0.1:{}", other.port))
     }
@@ -101,6 +121,17 @@ impl Host {
             "CONNECT" if head.path == "/console" => {
                 self.pool.with(|state| state.calls.push("CONNECT /console".to_owned()));
                 let served = console::serve(self, conn, &head, buffer).await;
+                served.map_err(|_| BadRequest::Closed)?;
+                Ok(false)
+            }
+            "PUT"
+                if matches!(
+                    head.path.as_str(),
+                    "/import" | "/import_metadata" | "/import_raw_vdi"
+                ) =>
+            {
+                self.pool.with(|state| state.calls.push(format!("PUT {}", head.path)));
+                let served = import::serve(self, conn, &head, buffer).await;
                 served.map_err(|_| BadRequest::Closed)?;
                 Ok(false)
             }

@@ -1,6 +1,12 @@
 //! Messages of VDI that do something.
 
+use std::sync::Arc;
+
+use vmimage::Disk;
+
+use super::disk;
 use super::fault::Plan;
+use super::import_store::Stored;
 use super::pool::{State, now};
 use super::value::{ApiError, ApiResult, NULL, Record, Value, set, text};
 
@@ -16,7 +22,7 @@ pub(crate) fn perform(
         return None;
     }
     let arg = |i: usize| args.get(i).and_then(Value::as_str).unwrap_or_default();
-    if plan.sr_full && matches!(name, "snapshot" | "clone" | "copy") {
+    if plan.sr_full && matches!(name, "snapshot" | "clone" | "copy" | "create") {
         let text = "There is insufficient space [opterr=a fault was asked for]";
         return Some(Err(ApiError::new("SR_BACKEND_FAILURE_44", ["", text, ""])));
     }
@@ -27,9 +33,41 @@ pub(crate) fn perform(
             let sr = Some(arg(1)).filter(|sr| !sr.is_empty() && *sr != NULL);
             copy(state, arg(0), sr).map(Value::Str)
         }
+        "create" => create(state, args.first()).map(Value::Str),
         "destroy" => destroy(state, arg(0)),
         _ => return None,
     })
+}
+
+/// A disk of zeros.
+fn create(state: &mut State, given: Option<&Value>) -> Result<String, ApiError> {
+    let mut record = given.and_then(Value::as_map).cloned().unwrap_or_default();
+    state.db.raw("SR", text(&record, "SR"))?;
+    let size = record.get("virtual_size").and_then(Value::as_int).unwrap_or_default();
+    let size = u64::try_from(size).ok().filter(|size| *size > 0);
+    let size =
+        size.ok_or_else(|| ApiError::new("SR_BACKEND_FAILURE_79", ["", "VDI Invalid size", ""]))?;
+    blank(state, &mut record, size)
+}
+
+/// A disk of zeros as `record` describes it, with its size rounded up as storage does it.
+pub(crate) fn blank(state: &mut State, record: &mut Record, size: u64) -> Result<String, ApiError> {
+    let failed = |_| ApiError::new("VDI_IO_ERROR", ["Device I/O errors"]);
+    let size = disk::rounded(size);
+    fresh(record);
+    record.insert("virtual_size".to_owned(), Value::Int(i64::try_from(size).unwrap_or(i64::MAX)));
+    record.insert("managed".to_owned(), Value::Bool(true));
+    let stored = Stored::new(size, None).map_err(failed)?;
+    Ok(add(state, record.clone(), Arc::new(stored)))
+}
+
+/// Adds a VDI with its content.
+pub(crate) fn add(state: &mut State, record: Record, disk: Arc<dyn Disk>) -> String {
+    let vdi = state.db.insert("VDI", record);
+    let uuid = state.db.raw("VDI", &vdi).map(|r| text(r, "uuid").to_owned()).unwrap_or_default();
+    let _ = state.db.set("VDI", &vdi, "location", uuid);
+    state.disks.insert(vdi.clone(), disk);
+    vdi
 }
 
 /// Freezes a VDI: the snapshot reads what the disk holds now.

@@ -122,7 +122,7 @@ fn differs(
     for at in (at..at + BLOCK).step_by(PIECE) {
         let range = at..at + PIECE as u64;
         if (map.any(range.clone()) || base_map.any(range))
-            && read_piece(disk, at)? != read_piece(base, at)?
+            && read_at(disk, at, PIECE as u64)? != read_at(base, at, PIECE as u64)?
         {
             return Ok(true);
         }
@@ -131,9 +131,9 @@ fn differs(
 }
 
 /// A piece of a disk; past its end there are zeros.
-fn read_piece(disk: &dyn Disk, at: u64) -> Result<Vec<u8>> {
-    let mut piece = vec![0; PIECE];
-    let stored = disk.virtual_size().saturating_sub(at).min(PIECE as u64) as usize;
+pub(crate) fn read_at(disk: &dyn Disk, at: u64, len: u64) -> Result<Vec<u8>> {
+    let mut piece = vec![0; len as usize];
+    let stored = disk.virtual_size().saturating_sub(at).min(len) as usize;
     if let Some(target) = piece.get_mut(..stored).filter(|t| !t.is_empty()) {
         disk.read_exact_at(target, at)?;
     }

@@ -55,6 +55,11 @@ pub(crate) fn text(value: &Value) -> String {
     out
 }
 
+/// Reads what [`text`] writes, as the description of an archive holds it.
+pub(crate) fn read(text: &str) -> Option<Value> {
+    tree(text).filter(|root| root.name == "value").as_ref().and_then(value)
+}
+
 fn failure(error: &ApiError) -> Value {
     status("Failure", "ErrorDescription", Value::Array(error.description()))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use ruzstd::encoding::CompressionLevel;
 use sha1::{Digest as _, Sha1};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -20,6 +21,14 @@ use super::value::{ApiError, Record, Value, text, truth};
 use super::xml;
 
 const CHUNK: u64 = 1 << 20;
+
+/// How the archive is compressed.
+#[derive(Clone, Copy)]
+enum Packing {
+    None,
+    Gzip,
+    Zstd,
+}
 
 /// A disk by its name in the archive.
 struct Part {
@@ -42,14 +51,10 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
         let location = format!("Location: {other}{}?{}", head.path, head.raw_query);
         return refuse(conn, "HTTP/1.1", "302 Found", &[&location]).await;
     }
-    let gzip = match head.query("use_compression") {
-        Some("true" | "gzip") => true,
-        Some("zstd") => {
-            let why = "the simulator has no Zstandard";
-            pool.finish_task(task, Err(ApiError::new("INTERNAL_ERROR", [why])));
-            return refuse(conn, "HTTP/1.1", "500 Internal Error", &[]).await;
-        }
-        _ => false,
+    let packing = match head.query("use_compression") {
+        Some("true" | "gzip") => Packing::Gzip,
+        Some("zstd") => Packing::Zstd,
+        _ => Packing::None,
     };
     let handle = head.query("ref").or_else(|| head.query("uuid")).unwrap_or_default();
     let (description, parts) = match pool.with(|state| archive(state, handle)) {
@@ -60,7 +65,7 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
         }
     };
     pool.adopt_task(task);
-    let ended = send(pool, conn, task, (description, parts, gzip)).await;
+    let ended = send(pool, conn, task, (description, parts, packing)).await;
     let reset = matches!(ended, Ended::Reset);
     finish(host, plan, conn, "", task, ended).await;
     if reset { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
@@ -70,7 +75,7 @@ async fn send(
     pool: &Arc<Pool>,
     conn: &mut Conn,
     task: &str,
-    (description, parts, gzip): (String, Vec<Part>, bool),
+    (description, parts, packing): (String, Vec<Part>, Packing),
 ) -> Ended {
     let head = format!(
         "HTTP/1.0 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\
@@ -82,7 +87,7 @@ async fn send(
     }
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     let writer = tokio::task::spawn_blocking(move || {
-        if let Err(error) = write(&description, &parts, gzip, &sender) {
+        if let Err(error) = write(&description, &parts, packing, &sender) {
             let _ = sender.blocking_send(Err(error.to_string()));
         }
     });
@@ -105,7 +110,10 @@ fn archive(state: &State, handle: &str) -> Result<(String, Vec<Part>), ApiError>
     }
     // What belongs to the machine has a name in the archive; everything else is not there.
     let mut objects = vec![("VM", vm.clone())];
-    objects.extend(state.db.referrers("VIF", "VM", &vm).into_iter().map(|r| ("VIF", r)));
+    for vif in state.db.referrers("VIF", "VM", &vm) {
+        objects.push(("network", text(state.db.raw("VIF", &vif)?, "network").to_owned()));
+        objects.push(("VIF", vif));
+    }
     for vbd in state.db.referrers("VBD", "VM", &vm) {
         let vdi = text(state.db.raw("VBD", &vbd)?, "VDI").to_owned();
         objects.push(("VBD", vbd));
@@ -196,19 +204,58 @@ impl io::Write for Pieces<'_> {
 fn write(
     description: &str,
     parts: &[Part],
-    gzip: bool,
+    packing: Packing,
     sender: &mpsc::Sender<Piece>,
 ) -> io::Result<()> {
     let total = parts.iter().map(|part| part.size).sum();
-    let pieces = io::BufWriter::with_capacity(256 << 10, Pieces(sender, total));
-    if !gzip {
-        let mut pieces = pieces;
-        tar(description, parts, &mut pieces)?;
-        return pieces.flush();
+    let mut pieces = io::BufWriter::with_capacity(256 << 10, Pieces(sender, total));
+    match packing {
+        Packing::None => tar(description, parts, &mut pieces)?,
+        Packing::Gzip => {
+            let mut encoder = GzEncoder::new(&mut pieces, Compression::fast());
+            tar(description, parts, &mut encoder)?;
+            encoder.finish()?;
+        }
+        Packing::Zstd => zstd(description, parts, &mut pieces)?,
     }
-    let mut encoder = GzEncoder::new(pieces, Compression::fast());
-    tar(description, parts, &mut encoder)?;
-    encoder.finish()?.flush()
+    pieces.flush()
+}
+
+/// The encoder takes from a reader, so that the archive is written on a thread of its own.
+fn zstd(description: &str, parts: &[Part], pieces: &mut dyn io::Write) -> io::Result<()> {
+    let (reader, writer) = io::pipe()?;
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(move || {
+            let mut writer = io::BufWriter::with_capacity(256 << 10, writer);
+            tar(description, parts, &mut writer)?;
+            writer.flush()
+        });
+        let mut drain = Patient { to: pieces, failed: None };
+        let level = CompressionLevel::Fastest;
+        ruzstd::encoding::compress(io::BufReader::new(reader), &mut drain, level);
+        let failed = drain.failed.take();
+        let written = writing.join().unwrap_or_else(|_| Err(io::Error::other("no archive")));
+        failed.map_or(written, Err)
+    })
+}
+
+/// Keeps an error for later: the encoder takes none.
+struct Patient<'a> {
+    to: &'a mut dyn io::Write,
+    failed: Option<io::Error>,
+}
+
+impl io::Write for Patient<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.failed.is_none() {
+            self.failed = self.to.write_all(buf).err();
+        }
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn tar(description: &str, parts: &[Part], out: &mut dyn io::Write) -> io::Result<()> {

@@ -1,18 +1,19 @@
 //! One HTTP/1.1 connection for one request, over TLS or plain TCP.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
@@ -23,20 +24,43 @@ use crate::tls::{self, Trust};
 /// puts between the parts.
 pub(super) const LONGEST_HEAD: usize = 1000;
 
-/// The task that moves the bytes of a connection; ends with this.
-#[derive(Debug)]
-pub(super) struct Driver(JoinHandle<()>);
+/// How much is read at once: several records of TLS.
+const READ: usize = 64 << 10;
 
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// What moves the bytes of a connection.
+type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The body of an answer, which moves the bytes of its connection itself while it is read. In a
+/// task of its own the connection would hand each record of TLS from one thread to another, which
+/// costs more than to decrypt it.
+pub(super) struct Body {
+    incoming: Incoming,
+    /// `None` once it has ended.
+    driver: Option<Driver>,
 }
 
-/// An answer whose body is still to come.
-pub(super) struct Opened {
-    pub(super) response: Response<Incoming>,
-    pub(super) driver: Driver,
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        if let Some(driver) = &mut self.driver
+            && driver.as_mut().poll(cx).is_ready()
+        {
+            self.driver = None;
+        }
+        Pin::new(&mut self.incoming).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
 }
 
 /// Connects and sends the request.
@@ -46,7 +70,7 @@ pub(super) async fn open(
     request: Request<Empty<Bytes>>,
     connect_timeout: Duration,
     answer_timeout: Duration,
-) -> Result<Opened> {
+) -> Result<Response<Body>> {
     let server = url_authority(url);
     check_head(&request)?;
     let connecting = async {
@@ -60,17 +84,25 @@ pub(super) async fn open(
     let late = |what: &str, limit: Duration| {
         Error::new(ErrorKind::Timeout, format!("{server}: {what} within {} s", limit.as_secs()))
     };
-    let (mut sender, driver) = tokio::time::timeout(connect_timeout, connecting)
+    let (mut sender, mut driver) = tokio::time::timeout(connect_timeout, connecting)
         .await
         .map_err(|_| late("no connection", connect_timeout))??;
-    let response = tokio::time::timeout(answer_timeout, sender.send_request(request))
+    let answering = async {
+        let mut answer = std::pin::pin!(sender.send_request(request));
+        // When the connection ends, the answer learns of it.
+        tokio::select! {
+            answer = &mut answer => (answer, Some(driver)),
+            () = &mut driver => (answer.await, None),
+        }
+    };
+    let (answer, driver) = tokio::time::timeout(answer_timeout, answering)
         .await
-        .map_err(|_| late("no answer", answer_timeout))?
-        .map_err(|e| {
-            let words = format!("{server}: the connection broke before there was an answer");
-            Error::new(ErrorKind::Transport, words).with_source(e)
-        })?;
-    Ok(Opened { response, driver })
+        .map_err(|_| late("no answer", answer_timeout))?;
+    let answer = answer.map_err(|e| {
+        let words = format!("{server}: the connection broke before there was an answer");
+        Error::new(ErrorKind::Transport, words).with_source(e)
+    })?;
+    Ok(answer.map(|incoming| Body { incoming, driver }))
 }
 
 /// `host:port` for messages.
@@ -125,14 +157,15 @@ async fn handshake<S>(stream: S, server: &str) -> Result<(Sender, Driver)>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| {
-        Error::new(ErrorKind::Connect, format!("{server}: HTTP cannot begin")).with_source(e)
-    })?;
+    let (sender, connection) = http1::Builder::new()
+        .read_buf_exact_size(Some(READ))
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| {
+            Error::new(ErrorKind::Connect, format!("{server}: HTTP cannot begin")).with_source(e)
+        })?;
     // Errors of the connection come out of the body as well, where they can be told.
-    let driver = Driver(tokio::spawn(async move {
-        let _ = connection.await;
-    }));
-    Ok((sender, driver))
+    Ok((sender, Box::pin(async move { drop(connection.await) })))
 }
 
 /// Refuses a head that the server would refuse with status 431.

@@ -12,14 +12,16 @@ use http::header::{COOKIE, HOST, LOCATION, USER_AGENT};
 use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::time::{Instant, Sleep};
 use url::{Url, form_urlencoded};
 
-use super::connect::{self, Driver, url_authority};
-use super::redirect::{self, Errand, Target};
+use super::connect::{self, Body, url_authority};
+use super::ending::Ending;
+use super::pace::{Meter, Throttle};
+use super::redirect::{self, Errand};
 use super::{ExportFormat, ExportOptions, XvaCompression, sniff};
+use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
 use crate::refs::Ref;
@@ -34,11 +36,11 @@ const MACHINE: Errand = Errand { what: "export", path: "/export" };
 /// A pool needs one redirect; more than this is a loop.
 const MOST_REDIRECTS: usize = 4;
 /// How much of an error page is read.
-const LONGEST_PAGE: usize = 8 * 1024;
+pub(super) const LONGEST_PAGE: usize = 8 * 1024;
 /// How long a cancelled task may take to end.
-const ABORT_GRACE: Duration = Duration::from_secs(30);
+pub(super) const ABORT_GRACE: Duration = Duration::from_secs(30);
 /// The same when the export never began: the error is not held back for long.
-const REFUSED_GRACE: Duration = Duration::from_secs(1);
+pub(super) const REFUSED_GRACE: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Opens the export of a disk as a stream of bytes.
@@ -65,8 +67,21 @@ impl Session {
     ) -> Result<Export> {
         let mut pairs = vec![("vdi", vdi.as_str()), ("format", format.as_str())];
         pairs.extend(options.base.as_ref().map(|base| ("base", base.as_str())));
-        let opened = self.export(DISK, &pairs, options).await;
-        opened.map_err(|error| error.context(format!("export of VDI {vdi}")))
+        let opened = async {
+            let ending = match format {
+                // A difference in raw form has no size of its own.
+                ExportFormat::Raw if options.base.is_none() => {
+                    let size = self.call(Call::<i64>::new("VDI.get_virtual_size").arg(vdi));
+                    Ending::raw(u64::try_from(size.await?).ok())
+                }
+                ExportFormat::Raw => Ending::raw(None),
+                ExportFormat::Vhd => Ending::vhd(),
+                ExportFormat::Qcow2 => Ending::qcow2(),
+                ExportFormat::Tar => Ending::archive(),
+            };
+            self.export(DISK, &pairs, ending, options).await
+        };
+        opened.await.map_err(|error| error.context(format!("export of VDI {vdi}")))
     }
 
     /// Opens the export of a whole machine as a stream of bytes: an XVA archive with the
@@ -87,7 +102,7 @@ impl Session {
     ) -> Result<Export> {
         let mut pairs = vec![("ref", vm.as_str())];
         pairs.extend(compression.as_str().map(|name| ("use_compression", name)));
-        let opened = self.export(MACHINE, &pairs, options).await;
+        let opened = self.export(MACHINE, &pairs, Ending::archive(), options).await;
         opened.map_err(|error| error.context(format!("export of VM {vm}")))
     }
 
@@ -96,15 +111,14 @@ impl Session {
         &self,
         errand: Errand,
         pairs: &[(&str, &str)],
+        ending: Ending,
         options: &ExportOptions,
     ) -> Result<Export> {
         let create = task::create(&options.task_label, &options.task_description);
         let task = self.call(create).await?;
         let query = query(pairs, &task);
         match self.open_export(errand, &query, options).await {
-            Ok((response, driver)) => {
-                Ok(Export::new(self.clone(), task, response, driver, options))
-            }
+            Ok(response) => Ok(Export::new(self.clone(), task, response, ending, options)),
             Err(error) => {
                 let error = self.explain(&task, error).await;
                 // The first error is the one to tell.
@@ -120,15 +134,13 @@ impl Session {
         errand: Errand,
         query: &str,
         options: &ExportOptions,
-    ) -> Result<(Response<Incoming>, Driver)> {
-        let current = self.current();
-        let mut target =
-            Target { url: current.endpoint.url.clone(), trust: current.endpoint.trust.clone() };
+    ) -> Result<Response<Body>> {
+        let mut target = redirect::here(self);
         for _ in 0..=MOST_REDIRECTS {
             target.url.set_path(errand.path);
             let request = self.export_request(&target.url, query)?;
             let connect_timeout = self.inner.settings.connect_timeout;
-            let opened = connect::open(
+            let response = connect::open(
                 &target.url,
                 &target.trust,
                 request,
@@ -136,14 +148,14 @@ impl Session {
                 options.inactivity,
             )
             .await?;
-            let status = opened.response.status();
+            let status = response.status();
             if status == http::StatusCode::OK {
-                return Ok((opened.response, opened.driver));
+                return Ok(response);
             }
             if !status.is_redirection() {
-                return Err(refusal(&target.url, opened.response).await);
+                return Err(refusal(&target.url, response).await);
             }
-            let location = opened.response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
+            let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let Some(location) = location else {
                 let words = "the server redirects the export without saying where to";
                 return Err(Error::new(ErrorKind::Redirect, words));
@@ -177,7 +189,7 @@ impl Session {
     }
 
     /// Prefers what the task says to what the connection looked like.
-    async fn explain(&self, task: &Ref<Task>, error: Error) -> Error {
+    pub(super) async fn explain(&self, task: &Ref<Task>, error: Error) -> Error {
         if matches!(error.kind(), ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Redirect) {
             return error;
         }
@@ -191,7 +203,7 @@ impl Session {
     }
 
     /// Ends a task that nobody needs and removes it.
-    async fn discard(&self, task: &Ref<Task>, grace: Duration) -> Result<()> {
+    pub(super) async fn discard(&self, task: &Ref<Task>, grace: Duration) -> Result<()> {
         self.cancel_task(task).await?;
         let ended = self.wait_ended(task, &WaitOptions::new().with_timeout(grace)).await;
         let destroyed = match self.call(task::destroy(task)).await {
@@ -208,14 +220,14 @@ impl Session {
 
 /// Query of the request. References hold no characters that need escaping, but they come from
 /// outside.
-fn query(pairs: &[(&str, &str)], task: &Ref<Task>) -> String {
+pub(super) fn query(pairs: &[(&str, &str)], task: &Ref<Task>) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(pairs).append_pair("task_id", task.as_str());
     query.finish()
 }
 
 /// The error for an answer that is neither a 200 nor a redirect.
-async fn refusal(url: &Url, response: Response<Incoming>) -> Error {
+async fn refusal(url: &Url, response: Response<Body>) -> Error {
     let status = response.status().as_u16();
     let mut body = response.into_body();
     let mut page = BytesMut::new();
@@ -256,6 +268,12 @@ pub struct Export {
     /// Whether the start is known to be data.
     decided: bool,
     received: u64,
+    /// What the format says of the end.
+    ending: Ending,
+    throttle: Option<Throttle>,
+    /// Until when nothing may be taken.
+    pause: Option<Pin<Box<Sleep>>>,
+    meter: Option<Meter>,
     end: End,
 }
 
@@ -268,35 +286,40 @@ enum End {
 }
 
 struct Flow {
-    body: Incoming,
+    body: Body,
     /// Whether the body said how long it is, by a length or by chunks.
     framed: bool,
     idle: Pin<Box<Sleep>>,
-    _driver: Driver,
 }
 
 impl Export {
     fn new(
         session: Session,
         task: Ref<Task>,
-        response: Response<Incoming>,
-        driver: Driver,
+        response: Response<Body>,
+        ending: Ending,
         options: &ExportOptions,
     ) -> Self {
         let headers = response.headers();
         let framed = headers.contains_key(http::header::CONTENT_LENGTH)
             || headers.contains_key(http::header::TRANSFER_ENCODING);
         let idle = Box::pin(tokio::time::sleep(options.inactivity));
+        let total = response.body().size_hint().exact();
+        let meter = Meter::start(&session, &task, total, options.tell.as_ref());
         Self {
             session,
             task,
             task_timeout: options.task_timeout,
             inactivity: options.inactivity,
-            flow: Some(Flow { body: response.into_body(), framed, idle, _driver: driver }),
+            flow: Some(Flow { body: response.into_body(), framed, idle }),
             held: BytesMut::new(),
             second_answer: None,
             decided: false,
             received: 0,
+            ending,
+            throttle: options.throttle.clone(),
+            pause: None,
+            meter,
             end: End::NotYet,
         }
     }
@@ -323,7 +346,9 @@ impl Export {
     /// stream has given `None`.
     ///
     /// # Errors
-    /// - [`Truncated`](ErrorKind::Truncated) if the stream was not read to its end;
+    /// - [`Truncated`](ErrorKind::Truncated) if the stream was not read to its end, or if it does
+    ///   not end as its format does: servers that fail half way have been seen to close the
+    ///   connection in good order;
     /// - the stream's own error, or what the server says about it;
     /// - [`TaskFailed`](ErrorKind::TaskFailed) when the server says that the export failed, even
     ///   though the stream looked whole;
@@ -336,8 +361,12 @@ impl Export {
         let result = match ended {
             End::Whole => {
                 let options = WaitOptions::new().with_timeout(self.task_timeout);
+                // If there is someone to tell, the meter goes on until this is known.
                 match self.session.wait_ended(&self.task, &options).await {
-                    Ok(record) => outcome::<Value>(&self.task, &record).map(drop),
+                    Ok(record) => outcome::<Value>(&self.task, &record).and_then(|_| {
+                        let verdict = self.ending.verdict();
+                        verdict.map_err(|why| Error::new(ErrorKind::Truncated, why))
+                    }),
                     Err(e) => Err(e),
                 }
             }
@@ -413,8 +442,36 @@ impl Export {
         if rest.is_empty() {
             return None;
         }
-        self.received += rest.len() as u64;
+        self.pass(&rest);
         Some(Ok(rest))
+    }
+
+    /// Counts what is given out.
+    fn pass(&mut self, data: &Bytes) {
+        self.received += data.len() as u64;
+        self.ending.see(data);
+        if let Some(meter) = &self.meter {
+            meter.moved(self.received);
+        }
+        if let Some(throttle) = &self.throttle {
+            let until = throttle.take(data.len() as u64, Instant::now());
+            self.pause = Some(Box::pin(tokio::time::sleep_until(until)));
+        }
+    }
+
+    /// Whether nothing may come now.
+    fn is_paused(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(pause) = &mut self.pause else { return false };
+        if pause.as_mut().poll_deadline(cx).is_pending() {
+            return true;
+        }
+        self.pause = None;
+        // The pause was ours, not the server's silence.
+        let deadline = Instant::now().checked_add(self.inactivity);
+        if let (Some(flow), Some(deadline)) = (&mut self.flow, deadline) {
+            flow.idle.as_mut().reset(deadline);
+        }
+        false
     }
 }
 
@@ -424,6 +481,9 @@ impl Stream for Export {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             let this = &mut *self;
+            if this.is_paused(cx) {
+                return Poll::Pending;
+            }
             let Some(flow) = this.flow.as_mut() else { return Poll::Ready(None) };
             let frame = match Pin::new(&mut flow.body).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
@@ -450,7 +510,7 @@ impl Stream for Export {
                 flow.idle.as_mut().reset(deadline);
             }
             if let Some(data) = this.accept(data).filter(|d| !d.is_empty()) {
-                this.received += data.len() as u64;
+                this.pass(&data);
                 return Poll::Ready(Some(Ok(data)));
             }
             if this.second_answer.is_some() && this.held.len() > LONGEST_PAGE {

@@ -3,9 +3,12 @@
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::host;
+use crate::host::{self, Host};
 use crate::live::{Session, host_url};
+use crate::refs::Ref;
+use crate::sr::{self, Sr};
 use crate::tls::{Pin, Trust};
+use crate::{pbd, pool};
 
 /// A host that a transfer may go to.
 #[derive(Debug)]
@@ -46,21 +49,60 @@ pub(super) async fn resolve(
     if named.is_empty() {
         return Err(refuse(errand, &format!("{name} is no host of the pool")));
     }
+    target(session, to.scheme(), name, to.port(), named).await
+}
+
+/// The host whose storage a transfer needs: the one of the session if it sees it, because its way
+/// is known; otherwise one that does. A body that was sent cannot be sent again, so that a
+/// redirect would come too late.
+pub(super) async fn host_of(session: &Session, sr: &Ref<Sr>) -> Result<Target> {
+    let mut seeing = Vec::new();
+    for pbd in session.call(sr::get_pbds(sr)).await? {
+        let record = session.call(pbd::get_record(&pbd)).await?;
+        if record.currently_attached {
+            seeing.push(record.host);
+        }
+    }
+    let pools = session.call(pool::get_all_records()).await?;
+    let is_master = |host: &Ref<Host>| pools.values().any(|pool| pool.master == *host);
+    let Some(host) = seeing.first().filter(|_| !seeing.iter().any(is_master)) else {
+        return Ok(here(session));
+    };
+    let record = session.call(host::get_record(host)).await?;
+    let scheme = session.url().scheme().to_owned();
+    target(session, &scheme, &record.address, None, [host]).await
+}
+
+/// The host that the session's calls go to.
+pub(super) fn here(session: &Session) -> Target {
+    let current = session.current();
+    Target { url: current.endpoint.url.clone(), trust: current.endpoint.trust.clone() }
+}
+
+/// A host by its address, and how to trust it: with the certificate that the pool says it has,
+/// when trust is by fingerprints.
+async fn target(
+    session: &Session,
+    scheme: &str,
+    name: &str,
+    port: Option<u16>,
+    hosts: impl IntoIterator<Item = &Ref<Host>>,
+) -> Result<Target> {
     let current = session.current();
     let settings = &session.inner.settings;
     let mut like = current.endpoint.url.clone();
-    if like.scheme() != to.scheme() {
+    if like.scheme() != scheme {
         // Another scheme is served at another port.
         let _ = like.set_port(None);
-        let _ = like.set_scheme(to.scheme());
+        let _ = like.set_scheme(scheme);
     }
     let mut url = host_url(settings, &like, bare(name))?;
-    if let (Some(port), false) = (to.port(), settings.addresses.contains_key(bare(name))) {
+    if let (Some(port), false) = (port, settings.addresses.contains_key(bare(name))) {
         let _ = url.set_port(Some(port));
     }
     let mut trust = current.endpoint.trust.clone();
     if url.scheme() == "https" && trust.is_pins() {
-        for host in named {
+        for host in hosts {
             // A server that cannot tell leaves it at the pins that the caller gave.
             let told = session.call(host::get_server_certificate(host)).await;
             trust = trust.and_pin(told.ok().and_then(|pem| Pin::of_pem(&pem).ok()));

@@ -11,12 +11,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 use url::{Url, form_urlencoded};
-use zeroize::Zeroizing;
 
-use super::connect::{self, LONGEST_HEAD, url_authority};
+use super::connect::url_authority;
+use super::link::{self, Link};
 use super::redirect::{self, Errand};
 use super::sniff;
 use crate::console::{self, Console};
@@ -25,8 +23,7 @@ use crate::live::Session;
 use crate::refs::Ref;
 
 const CONSOLE: Errand = Errand { what: "console", path: "/console" };
-/// How much of an answer's head is read, and of a page that explains a refusal.
-const LONGEST_ANSWER: usize = 16 * 1024;
+/// How much is read of a page that explains a refusal.
 const LONGEST_PAGE: usize = 8 * 1024;
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,11 +39,6 @@ pub struct ConsoleStream {
     /// What came in the same breath as the answer's head.
     early: Bytes,
     server: String,
-}
-
-enum Link {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Session {
@@ -83,37 +75,16 @@ impl Session {
         // This asks the pool for its hosts, which also renews a session that has died.
         let target = redirect::resolve(self, CONSOLE, &from, &record.location).await?;
         let server = url_authority(&target.url);
-        let request = self.console_request(&target.url, &query(record))?;
+        let line = format!("CONNECT {}?{} HTTP/1.0", CONSOLE.path, query(record));
+        let request = link::request(self, &target.url, &line, "")?;
         let limit = self.inner.settings.connect_timeout;
-        let link = tokio::time::timeout(limit, link(&target, &server))
+        let link = tokio::time::timeout(limit, link::open(&target, &server))
             .await
             .map_err(|_| late(&server, "no connection", limit))??;
         let asking = ask(link, &server, request.as_bytes());
         tokio::time::timeout(ANSWER_TIMEOUT, asking)
             .await
             .map_err(|_| late(&server, "no answer", ANSWER_TIMEOUT))?
-    }
-
-    /// The session goes in a cookie, the only one: servers log queries.
-    fn console_request(&self, url: &Url, query: &str) -> Result<Zeroizing<String>> {
-        let current = self.current();
-        let session = current.handle.expose();
-        if !session.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
-            let words = "the server's session has an unusable name";
-            return Err(Error::new(ErrorKind::Protocol, words));
-        }
-        let agent = self.inner.settings.user_agent.to_str().unwrap_or("xenapi-rs");
-        let request = Zeroizing::new(format!(
-            "CONNECT {}?{query} HTTP/1.0\r\nHost: {}\r\nUser-Agent: {agent}\r\n\
-             Cookie: session_id={session}\r\n\r\n",
-            CONSOLE.path,
-            url_authority(url),
-        ));
-        if request.len() > LONGEST_HEAD {
-            let words = "the request would be longer than servers accept; use a shorter user agent";
-            return Err(Error::new(ErrorKind::TooLarge, words));
-        }
-        Ok(request)
     }
 }
 
@@ -128,15 +99,6 @@ fn query(record: &Console) -> String {
     form_urlencoded::Serializer::new(String::new()).append_pair(&key, &value).finish()
 }
 
-async fn link(target: &redirect::Target, server: &str) -> Result<Link> {
-    let tcp = connect::dial(&target.url, server).await?;
-    if target.url.scheme() != "https" {
-        return Ok(Link::Plain(tcp));
-    }
-    let tls = connect::secure(&target.url, &target.trust, tcp, server).await?;
-    Ok(Link::Tls(Box::new(tls)))
-}
-
 /// Sends the request and reads the answer's head, to its last byte and no further.
 async fn ask(mut link: Link, server: &str, request: &[u8]) -> Result<ConsoleStream> {
     let broke = |e: io::Error| {
@@ -146,36 +108,12 @@ async fn ask(mut link: Link, server: &str, request: &[u8]) -> Result<ConsoleStre
     link.write_all(request).await.map_err(broke)?;
     link.flush().await.map_err(broke)?;
     let mut buffer = BytesMut::new();
-    let head = loop {
-        if let Some(at) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-            break buffer.split_to(at + 4);
-        }
-        if buffer.len() > LONGEST_ANSWER {
-            let words = format!("{server}: the head of the answer has no end");
-            return Err(Error::new(ErrorKind::TooLarge, words));
-        }
-        // XAPI drops connections to a console that is not of this host.
-        if link.read_buf(&mut buffer).await.map_err(broke)? == 0 {
-            return Err(broke(io::ErrorKind::UnexpectedEof.into()));
-        }
-    };
-    match status(&head) {
-        Some(200) => Ok(ConsoleStream { link, early: buffer.freeze(), server: server.to_owned() }),
-        Some(status) => Err(refusal(link, buffer, server, status).await),
-        None => {
-            let said = crate::wire::excerpt(&head);
-            let words = format!("{server}: the answer is not HTTP but {said}");
-            Err(Error::new(ErrorKind::Protocol, words))
-        }
+    // XAPI drops connections to a console that is not of this host.
+    let head = link::read_head(&mut link, &mut buffer, server).await?;
+    match head.status {
+        200 => Ok(ConsoleStream { link, early: buffer.freeze(), server: server.to_owned() }),
+        status => Err(refusal(link, buffer, server, status).await),
     }
-}
-
-/// The status in `HTTP/1.x 200 …`.
-fn status(head: &[u8]) -> Option<u16> {
-    let rest = head.strip_prefix(b"HTTP/1.")?;
-    let digits = rest.get(2..5).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
-    let parted = matches!(rest, [b'0' | b'1', b' ', _, _, _, b' ' | b'\r', ..]);
-    std::str::from_utf8(digits).ok().filter(|_| parted)?.parse().ok()
 }
 
 /// The error for an answer that is no 200, with the words of its page.
@@ -207,44 +145,6 @@ fn late(server: &str, what: &str, limit: Duration) -> Error {
 impl fmt::Debug for ConsoleStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConsoleStream").field("server", &self.server).finish_non_exhaustive()
-    }
-}
-
-/// Calls the same method of either kind of link.
-macro_rules! either {
-    ($link:expr, $stream:ident => $call:expr) => {
-        match $link {
-            Link::Plain($stream) => $call,
-            Link::Tls($stream) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Link {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buffer))
-    }
-}
-
-impl AsyncWrite for Link {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, bytes))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
 
@@ -301,17 +201,6 @@ mod tests {
                 ..Console::default()
             };
             assert_eq!(query(&record), expected);
-        }
-    }
-
-    #[test]
-    fn statuses() {
-        assert_eq!(status(b"HTTP/1.1 200 OK\r\n\r\n"), Some(200));
-        assert_eq!(status(b"HTTP/1.0 503\r\n\r\n"), Some(503));
-        for bad in
-            ["", "HTTP/1.1 20\r\n", "HTTP/1.1 2000 OK\r\n", "HTTP/2 200 OK\r\n", "RFB 003.008\n"]
-        {
-            assert_eq!(status(bad.as_bytes()), None, "{bad}");
         }
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn draw(outcomes: &[Outcome]) -> String {
          better)</text>\n\
          <text class=\"s\" x=\"{limit}\" y=\"42\" text-anchor=\"middle\">1.0 = the limit</text>\n\
          <rect class=\"ours\" x=\"500\" y=\"32\" width=\"12\" height=\"12\"/>\
-         <text class=\"s\" x=\"518\" y=\"42\">vmimg</text>\n\
+         <text class=\"s\" x=\"518\" y=\"42\">ours</text>\n\
          <rect class=\"other\" x=\"580\" y=\"32\" width=\"12\" height=\"12\"/>\
          <text class=\"s\" x=\"598\" y=\"42\">others</text>\n\
          <line class=\"aim\" x1=\"666\" x2=\"666\" y1=\"30\" y2=\"46\"/>\

@@ -9,6 +9,7 @@ mod jobs;
 mod qcow2;
 mod report;
 mod standin;
+pub(crate) mod transfers;
 mod vhd;
 mod workload;
 mod xva;
@@ -22,6 +23,7 @@ use serde_json::json;
 use crate::process::{Result, passes};
 use crate::tools;
 use jobs::{Job, Places, jobs};
+use report::About;
 use workload::Workshop;
 
 /// Begins the name of the folder of a run; its process id follows.
@@ -98,8 +100,20 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let part = args.quick || !args.only.is_empty();
     let results = if part { "target/compare" } else { "benches/results" };
     let out = args.out.clone().unwrap_or_else(|| tools::root().join(results));
-    report::write(&outcomes, args.quick, args.runs, &out)?;
+    let about = About {
+        name: "images",
+        title: "What conversions cost",
+        command: "compare-images",
+        quick: args.quick,
+        runs: args.runs,
+    };
+    report::write(&outcomes, about, &out)?;
     println!("written: {}", out.display());
+    Ok(tell_bad(&outcomes))
+}
+
+/// Says which of ours failed or were wrong; whether there were none.
+fn tell_bad(outcomes: &[Outcome]) -> bool {
     let ours = |o: &Outcome| -> Vec<String> {
         let entries = o.job.entries.iter().zip(&o.measured).filter(|(e, _)| e.ours);
         let bad = entries.filter_map(|(_, m)| m.failed.clone().or_else(|| m.wrong.clone()));
@@ -107,7 +121,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     };
     let bad: Vec<String> = outcomes.iter().flat_map(ours).collect();
     bad.iter().for_each(|line| eprintln!("FAILED {line}"));
-    Ok(bad.is_empty())
+    bad.is_empty()
 }
 
 fn measure_all(args: &Args, vmimg: &Path, dir: &Path) -> Result<Vec<Outcome>> {

@@ -75,22 +75,36 @@ pub(crate) fn lines(outcome: &Outcome) -> String {
     text
 }
 
-/// Writes `images.md`, `images.json` and `images.svg`.
-pub(crate) fn write(outcomes: &[Outcome], quick: bool, runs: u32, out: &Path) -> Result<()> {
+/// What a report is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct About {
+    /// The files' name.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    /// What writes it.
+    pub(crate) command: &'static str,
+    pub(crate) quick: bool,
+    pub(crate) runs: u32,
+}
+
+/// Writes a table for people, the figures as JSON, and a chart.
+pub(crate) fn write(outcomes: &[Outcome], about: About, out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|e| format!("{}: {e}", out.display()))?;
     let machine = machine();
     let save = |name: &str, text: String| {
         let path = out.join(name);
         std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))
     };
-    save("images.md", table(outcomes, quick, runs, &machine))?;
-    save("images.json", json_of(outcomes, quick, runs, &machine))?;
-    save("images.svg", chart::draw(outcomes))
+    let name = about.name;
+    save(&format!("{name}.md"), table(outcomes, about, &machine))?;
+    save(&format!("{name}.json"), json_of(outcomes, about, &machine))?;
+    save(&format!("{name}.svg"), chart::draw(outcomes))
 }
 
-fn table(outcomes: &[Outcome], quick: bool, runs: u32, machine: &[(&str, String)]) -> String {
-    let mut text = String::from(
-        "# What conversions cost\n\nWritten by `cargo xtask compare-images`; what the columns mean, and \
+fn table(outcomes: &[Outcome], about: About, machine: &[(&str, String)]) -> String {
+    let About { name, title, command, quick, runs } = about;
+    let mut text = format!(
+        "# {title}\n\nWritten by `cargo xtask {command}`; what the columns mean, and \
          how to read them, is in [the README](../README.md).\n\n",
     );
     if quick {
@@ -100,8 +114,8 @@ fn table(outcomes: &[Outcome], quick: bool, runs: u32, machine: &[(&str, String)
         let _ = writeln!(text, "- {what}: {value}");
     }
     let _ = writeln!(text, "- rounds: {runs}, alternating, after one that does not count\n");
-    text += "![CPU time as a multiple of the limit](images.svg)\n\n\
-             | job | tool | CPU s, least | CPU s, median [most] | wall s, median | peak RSS MiB | \
+    let _ = writeln!(text, "![CPU time as a multiple of the limit]({name}.svg)\n");
+    text += "| job | tool | CPU s, least | CPU s, median [most] | wall s, median | peak RSS MiB | \
              output MB | ratio | ratio of medians | target | met |\n\
              |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n";
     for outcome in outcomes {
@@ -144,7 +158,7 @@ fn row(job: &Job, entry: &Entry, measured: &Measured, limit: &Measured) -> Strin
     )
 }
 
-fn json_of(outcomes: &[Outcome], quick: bool, runs: u32, machine: &[(&str, String)]) -> String {
+fn json_of(outcomes: &[Outcome], about: About, machine: &[(&str, String)]) -> String {
     let rows: Vec<_> = outcomes
         .iter()
         .flat_map(|o| o.job.entries.iter().zip(&o.measured).map(move |pair| (o, pair)))
@@ -167,9 +181,10 @@ fn json_of(outcomes: &[Outcome], quick: bool, runs: u32, machine: &[(&str, Strin
             })
         })
         .collect();
-    let about: serde_json::Map<_, _> =
+    let About { quick, runs, .. } = about;
+    let machine: serde_json::Map<_, _> =
         machine.iter().map(|(what, value)| ((*what).to_owned(), json!(value))).collect();
-    let value = json!({ "quick": quick, "runs": runs, "machine": about, "rows": rows });
+    let value = json!({ "quick": quick, "runs": runs, "machine": machine, "rows": rows });
     format!("{value:#}\n")
 }
 
@@ -191,6 +206,7 @@ fn machine() -> Vec<(&'static str, String)> {
         ("load at the end", read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")),
         ("date", says("date", &["-u", "+%Y-%m-%d"])),
         ("commit", says("git", &["describe", "--always", "--dirty"])),
+        ("curl", says("curl", &["--version"])),
         ("cp", says("cp", &["--version"])),
         ("qemu-img", says("qemu-img", &["--version"])),
         ("pigz", says("pigz", &["--version"])),
