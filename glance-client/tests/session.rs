@@ -149,6 +149,77 @@ async fn a_given_token_is_never_renewed() {
 }
 
 #[tokio::test]
+async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
+    let cloud = Cloud::start(3600, |request| {
+        if request.method != "GET" || request.path != "/v3/auth/tokens" {
+            return Reply::Default;
+        }
+        assert_eq!(request.token(), request.headers["x-subject-token"]);
+        let date = match request.token() {
+            "fresh" => "Wed, 01 Jan 2031 00:30:00 GMT",
+            "old" => "Wed, 01 Jan 2031 00:59:00 GMT",
+            "broken" => return Reply::Send(answer("500 Internal Server Error", &[], "broken")),
+            _ => return Reply::Send(answer("404 Not Found", &[], "no such token")),
+        };
+        let body = value!({"token": {
+            "user": {"id": "u", "name": "demo", "domain": {"id": "default", "name": "Default"}},
+            "project": {"id": "p", "name": "demo", "domain": {"id": "default", "name": "Default"}},
+            "issued_at": "2031-01-01T00:00:00.000000Z", "expires_at": "2031-01-01T01:00:00.000000Z",
+            "catalog": []}});
+        let headers = [("X-Subject-Token", request.token()), ("Date", date)];
+        Reply::Send(answer("200 OK", &headers, &body.to_string()))
+    })
+    .await;
+    let session = Session::resume(&cloud.config(), &"fresh".into()).await.unwrap();
+    assert_eq!((session.current().secret().expose(), cloud.logins()), ("fresh", 0));
+    let left = session.current().remaining();
+    assert!(left <= Duration::from_secs(1800) && left > Duration::from_secs(1700), "{left:?}");
+    for (kept, logins) in [("old", 1), ("unknown", 2), ("", 3)] {
+        let session = Session::resume(&cloud.config(), &kept.into()).await.unwrap();
+        let now = session.current().secret().expose().to_owned();
+        assert_eq!((now, cloud.logins()), (format!("token-{logins}"), logins), "{kept}");
+    }
+    // A Keystone that fails is not a token that is refused.
+    let error = Session::resume(&cloud.config(), &"broken".into()).await.unwrap_err();
+    assert_eq!((error.kind(), cloud.logins()), (ErrorKind::Server, 3), "{error}");
+    // The same names in another domain are somebody else.
+    let mut config = cloud.config();
+    config.scope = Scope::Project(Principal::named("demo", Domain::Id("other".to_owned())));
+    let session = Session::resume(&config, &"fresh".into()).await.unwrap();
+    assert_eq!(session.current().secret().expose(), "token-4");
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_has_let_go_costs_no_call() {
+    // As gunicorn does after two seconds, here at once: each answer says keep-alive, and then the connection is closed.
+    let cloud = Cloud::start(3600, |request| {
+        let body = image("queued").to_string();
+        let bytes = match request.path.as_str() {
+            IMAGE | "/v2/images" => answer("200 OK", &[("Connection", "keep-alive")], &body),
+            _ => return Reply::Default,
+        };
+        take(move |mut tcp, _| async move {
+            use tokio::io::AsyncWriteExt;
+            tcp.write_all(&bytes).await.unwrap();
+        })
+    })
+    .await;
+    let glance = cloud.glance().await;
+    let new = glance_client::image::NewImage::new("x", "raw".into(), "bare".into());
+    for round in 0..20 {
+        glance.call(glance_client::image::create(&new)).await.unwrap();
+        glance.call(get(ID)).await.unwrap();
+        // With and without time to notice.
+        tokio::time::sleep(Duration::from_millis(round % 3)).await;
+    }
+    assert_eq!(
+        cloud.seen("POST", "/v2/images").len(),
+        20,
+        "a call that changes things was repeated"
+    );
+}
+
+#[tokio::test]
 async fn redirects_stay_on_the_host_that_has_the_token() {
     let other = Cloud::start(3600, |_| Reply::Send(json("200 OK", &image("active")))).await;
     let target = format!("{}/v2/images/1", other.url);

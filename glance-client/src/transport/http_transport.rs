@@ -11,6 +11,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use super::tls::{TlsOptions, client_config};
 use super::{Body, BodyStream, Transport, direct};
 use crate::error::{Error, Result};
+use crate::keystone::CloudConfig;
 
 /// HTTP/1.1 over TCP or TLS (rustls with ring).
 ///
@@ -53,6 +54,13 @@ impl HttpTransport {
             connect_timeout,
             user_agent: http::HeaderValue::from_static(user_agent),
         })
+    }
+}
+
+impl HttpTransport {
+    /// The transport that a configuration describes.
+    pub(crate) fn of(config: &CloudConfig) -> Result<Self> {
+        Self::new(&config.tls, config.connect_timeout)
     }
 }
 
