@@ -104,4 +104,4 @@ pub use glance::Glance;
 pub use image::{Upload, WaitOptions};
 pub use keystone::CloudConfig;
 pub use secret::Secret;
-pub use transport::{Body, BodyStream, HttpTransport, TlsOptions, Transport, body_of};
+pub use transport::{Body, BodyStream, HttpTransport, Proxy, TlsOptions, Transport, body_of};

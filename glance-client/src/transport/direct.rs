@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::ready;
 use futures_util::stream::BoxStream;
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http_body_util::{BodyDataStream, BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
@@ -28,30 +28,46 @@ use tokio::net::TcpStream;
 
 use super::BodyStream;
 use super::http_transport::{innermost, place};
+use super::proxy::Via;
 use crate::error::{Error, Result};
 
 pub(super) async fn send(
     mut parts: http::request::Parts,
     len: Option<u64>,
     body: BoxStream<'static, io::Result<Bytes>>,
+    via: Option<Via>,
     tls: Arc<rustls::ClientConfig>,
     connect_timeout: Duration,
 ) -> Result<http::Response<BodyStream>> {
     let url = url::Url::parse(&parts.uri.to_string())
         .map_err(|error| Error::transport("the request has no usable URL", error))?;
     let at = place(&url);
-    let io = connect(&url, tls, connect_timeout).await.map_err(|error| {
-        super::tls::failure(&at, &error)
-            .unwrap_or_else(|| Error::transport(format!("cannot connect to {at}: {error}"), error))
+    let io = connect(&url, via.as_ref(), tls, connect_timeout).await.map_err(|error| {
+        super::tls::failure(&at, &error).unwrap_or_else(|| {
+            let way = via.as_ref().map(|via| format!(" through the proxy {}", place(&via.url)));
+            let way = way.unwrap_or_default();
+            Error::transport(format!("cannot connect to {at}{way}: {error}"), error)
+        })
     })?;
 
     parts.headers.insert(HOST, host_header(&url)?);
     if let Some(len) = len {
         parts.headers.insert(CONTENT_LENGTH, len.into());
     }
-    let path = url[url::Position::BeforePath..url::Position::AfterQuery].to_owned();
-    parts.uri =
-        path.parse().map_err(|error| Error::transport("the request has no usable path", error))?;
+    match via.as_ref().filter(|_| url.scheme() == "http") {
+        // A proxy without a tunnel gets the whole URL.
+        Some(via) => {
+            if let Some(value) = via.authorization() {
+                parts.headers.insert(PROXY_AUTHORIZATION, value.clone());
+            }
+        }
+        None => {
+            let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
+            parts.uri = path
+                .parse()
+                .map_err(|error| Error::transport("the request has no usable path", error))?;
+        }
+    }
     let frames = StreamBody::new(body.map(|chunk| chunk.map(Frame::data)));
 
     let broke = {
@@ -126,17 +142,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 async fn connect(
     url: &url::Url,
+    via: Option<&Via>,
     tls: Arc<rustls::ClientConfig>,
     limit: Duration,
 ) -> io::Result<Box<dyn Stream>> {
-    let missing = || io::Error::new(io::ErrorKind::InvalidInput, "the URL names no host");
-    let port = url.port_or_known_default().ok_or_else(missing)?;
-    let name = match url.host().ok_or_else(missing)? {
-        url::Host::Domain(name) => name.to_owned(),
-        url::Host::Ipv4(ip) => ip.to_string(),
-        url::Host::Ipv6(ip) => ip.to_string(),
-    };
-    let late = || io::Error::new(io::ErrorKind::TimedOut, "no connection within the time limit");
+    let first = via.map_or(url, |via| &via.url);
+    let (name, port) = host_of(first)?;
     let mut addresses: Vec<_> =
         tokio::time::timeout(limit, tokio::net::lookup_host((name.as_str(), port)))
             .await
@@ -147,26 +158,65 @@ async fn connect(
     let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for address in addresses {
-        let attempt = async {
-            let tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
-            let quiet = QuietWrites { io: tcp, broken: false };
-            if url.scheme() != "https" {
-                return Ok(Box::new(quiet) as Box<dyn Stream>);
-            }
-            let host = ServerName::try_from(name.clone())
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-            let tls =
-                tokio_rustls::TlsConnector::from(Arc::clone(&tls)).connect(host, quiet).await?;
-            Ok(Box::new(tls) as Box<dyn Stream>)
-        };
-        match tokio::time::timeout(share, attempt).await {
+        match tokio::time::timeout(share, attempt(address, url, via, &tls)).await {
             Ok(Ok(io)) => return Ok(io),
             Ok(Err(error)) => last = error,
             Err(_) => last = late(),
         }
     }
     Err(last)
+}
+
+/// One connection, with what lies upon it: TLS to the proxy, its tunnel, TLS to the host.
+async fn attempt(
+    address: std::net::SocketAddr,
+    url: &url::Url,
+    via: Option<&Via>,
+    tls: &Arc<rustls::ClientConfig>,
+) -> io::Result<Box<dyn Stream>> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    let mut io: Box<dyn Stream> = Box::new(QuietWrites { io: tcp, broken: false });
+    if let Some(via) = via {
+        io = secured(io, &via.url, tls).await?;
+        if url.scheme() == "https" {
+            let (_, port) = host_of(url)?;
+            let host = &url[url::Position::BeforeHost..url::Position::AfterHost];
+            via.tunnel(&mut io, &format!("{host}:{port}")).await?;
+        }
+    }
+    secured(io, url, tls).await
+}
+
+/// With TLS, if that is what the URL says.
+async fn secured(
+    io: Box<dyn Stream>,
+    url: &url::Url,
+    tls: &Arc<rustls::ClientConfig>,
+) -> io::Result<Box<dyn Stream>> {
+    if url.scheme() != "https" {
+        return Ok(io);
+    }
+    let (name, _) = host_of(url)?;
+    let host = ServerName::try_from(name)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let tls = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(host, io).await?;
+    Ok(Box::new(tls))
+}
+
+fn host_of(url: &url::Url) -> io::Result<(String, u16)> {
+    let missing = || io::Error::new(io::ErrorKind::InvalidInput, "the URL names no host");
+    let port = url.port_or_known_default().ok_or_else(missing)?;
+    let name = match url.host().ok_or_else(missing)? {
+        url::Host::Domain(name) => name.to_owned(),
+        url::Host::Ipv4(ip) => ip.to_string(),
+        url::Host::Ipv6(ip) => ip.to_string(),
+    };
+    Ok((name, port))
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no connection within the time limit")
 }
 
 /// A connection whose failed writes wait for the reading side to tell what happened.

@@ -64,6 +64,8 @@ impl User {
 pub(super) enum Scope {
     Unscoped,
     Project,
+    /// The one domain.
+    Domain,
     System,
 }
 
