@@ -114,19 +114,19 @@ async fn a_token_with_less_than_two_minutes_left_is_replaced_first() {
         let mut text =
             String::from_utf8(support::token(&at.lock().unwrap(), 3600, number)).unwrap();
         if number == 1 {
-            text = text.replace("2031-01-01T00:00:00", "2031-01-01T00:59:50");
+            text = text.replace("2031-01-01T00:00:00", "2031-01-01T00:59:57");
         }
         Reply::Send(text.into_bytes())
     })
     .await;
     *url.lock().unwrap() = cloud.url.clone();
     let session = cloud.session().await;
-    // By its own two times this token lives for ten seconds, so it is young at first…
-    assert_eq!(session.current().lifetime(), Duration::from_secs(10));
+    // By its own two times this token lives for three seconds, so it is young at first…
+    assert_eq!(session.current().lifetime(), Duration::from_secs(3));
     session.token().await.unwrap();
     assert_eq!(number.load(Ordering::SeqCst), 1);
     // …and old a little later.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(2000)).await;
     assert_eq!(session.token().await.unwrap().secret().expose(), "token-2");
 }
 

@@ -95,7 +95,7 @@ impl Session {
         let identity = find_identity(&*transport, config).await?;
         let found = look_up(&*transport, config, &identity, kept).await?;
         let token = match found {
-            Some(token) if token.is_for(config) && !is_old(&token, MARGIN) => token,
+            Some(token) if token.is_for(config) && !is_old(&token, Duration::ZERO) => token,
             _ => log_in(&*transport, config, &identity).await?,
         };
         Ok(Self::of(config, identity, transport, token))
@@ -145,11 +145,11 @@ impl Session {
     /// # Errors
     /// What the login says; [`ErrorKind::Unauthorized`] if a given token has expired, which nothing can renew.
     pub async fn token(&self) -> Result<Arc<Token>> {
-        self.token_for(MARGIN).await
+        self.token_for(Duration::ZERO).await
     }
 
-    /// A token with at least `needed` left, or, where the cloud's tokens do not live that long, one that has lost at
-    /// most a tenth of its life.
+    /// A token with at least `needed` left, and two minutes at least; where the cloud's tokens do not live that long, one
+    /// that has lost at most a tenth of its life (for two minutes: half of it).
     ///
     /// # Errors
     /// As [`token`](Self::token).
@@ -433,9 +433,11 @@ async fn exchange(
     Ok(Reply { status: parts.status, headers: parts.headers, body })
 }
 
-/// Whether a token should be replaced before it is used for so long.
+/// Whether a token should be replaced before it is used for so long. Where tokens live for seconds, one of half its age
+/// will do for a call: otherwise each would cause a login.
 fn is_old(token: &Token, needed: Duration) -> bool {
-    token.remaining() < needed.max(MARGIN).min(token.lifetime() * 9 / 10)
+    let life = token.lifetime();
+    token.remaining() < needed.min(life * 9 / 10).max(MARGIN.min(life / 2))
 }
 
 fn cannot_renew(why: &str) -> Error {

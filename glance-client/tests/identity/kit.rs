@@ -33,6 +33,15 @@ async fn ask(session: &Session, method: Method, path: &str, body: Value) -> Valu
     identity.call(call).await.unwrap()
 }
 
+/// Whether the cloud is one that is set up to see tokens end: there a token may end while it is looked at.
+fn lives_for_seconds(session: &Session) -> bool {
+    let life = session.current().lifetime();
+    if life < Duration::from_secs(10) {
+        eprintln!("skipped: the tokens of this cloud live for {life:?}");
+    }
+    life < Duration::from_secs(10)
+}
+
 async fn lists_images(session: &Session) {
     let glance = Glance::connect(session).await.unwrap();
     glance.call(list(&ListQuery::new().with_limit(1))).await.unwrap();
@@ -108,6 +117,9 @@ pub(crate) async fn a_token_is_scoped_anew(users: &Users) {
 
 pub(crate) async fn an_application_credential_by_id_and_by_name(users: &Users) {
     let session = Session::connect(&users.plain).await.unwrap();
+    if lives_for_seconds(&session) {
+        return;
+    }
     let user = session.current().user.clone();
     let name = format!("identity-{}", uuid::Uuid::new_v4());
     let path = format!("users/{}/application_credentials", user.id);
@@ -154,8 +166,7 @@ pub(crate) async fn an_application_credential_by_id_and_by_name(users: &Users) {
 pub(crate) async fn a_kept_token_is_used_again_and_replaced_when_it_is_gone(users: &Users) {
     let first = Session::connect(&users.plain).await.unwrap();
     let kept = first.current().secret().clone();
-    if first.current().lifetime() < Duration::from_secs(10) {
-        eprintln!("skipped: the tokens of this cloud do not live long enough to be kept");
+    if lives_for_seconds(&first) {
         return;
     }
     let second = Session::resume(&users.plain, &kept).await.unwrap();
@@ -191,6 +202,9 @@ pub(crate) async fn a_kept_token_of_another_scope_or_user_is_not_used(users: &Us
 
 pub(crate) async fn callers_whose_token_was_revoked_share_one_login(users: &Users) {
     let session = Session::connect(&users.plain).await.unwrap();
+    if lives_for_seconds(&session) {
+        return;
+    }
     let glance = Glance::connect(&session).await.unwrap();
     let before = session.current().secret().clone();
     session.revoke().await.unwrap();
@@ -207,9 +221,7 @@ pub(crate) async fn callers_whose_token_was_revoked_share_one_login(users: &User
         assert_ne!(secret, before);
         seen.push(secret);
     }
-    if session.current().lifetime() > Duration::from_secs(60) {
-        assert!(seen.iter().all(|secret| secret == &seen[0]), "there were several logins");
-    }
+    assert!(seen.iter().all(|secret| secret == &seen[0]), "there were several logins");
 }
 
 pub(crate) async fn the_catalogue_is_asked_by_alias_interface_and_region(users: &Users) {
@@ -262,6 +274,7 @@ pub(crate) async fn a_polling_loop_outlives_its_tokens(users: &Users) {
     }
     eprintln!("{calls} calls with {} tokens that live for {life:?}", tokens.len());
     assert!(tokens.len() > 2, "four lifetimes passed with {} tokens", tokens.len());
+    assert!(tokens.len() < calls, "each call caused a login");
 }
 
 pub(crate) async fn errors_hold_no_secret(users: &Users) {
