@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::body::{Meter, Producer, Progress};
-use super::call::{get, on_image};
+use super::call::get;
 use super::preflight::{HEAD_LEN, preflight};
 use super::record::{Image, ImageStatus};
 use crate::call::segment;
@@ -33,6 +33,7 @@ pub struct Upload {
     pub len: Option<u64>,
     source: Source,
     store: Option<String>,
+    target: Target,
     preflight: Preflight,
     estimate: Option<Duration>,
     limits: Limits,
@@ -44,6 +45,31 @@ struct Limits {
     stall: Duration,
     answer: Duration,
     cancel: Option<Arc<AtomicBool>>,
+}
+
+/// What the data is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The image itself.
+    File,
+    /// The place from which an import takes it.
+    Stage,
+}
+
+impl Target {
+    fn path(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Stage => "stage",
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::File => "upload",
+            Self::Stage => "stage",
+        }
+    }
 }
 
 enum Source {
@@ -96,6 +122,7 @@ impl Upload {
             len,
             source,
             store: None,
+            target: Target::File,
             preflight: Preflight::default(),
             estimate: None,
             limits: Limits {
@@ -157,6 +184,12 @@ impl Upload {
         self
     }
 
+    /// Sends the data to where an import takes it from.
+    pub(super) fn to(mut self, target: Target) -> Self {
+        self.target = target;
+        self
+    }
+
     fn needed(&self) -> Duration {
         const PESSIMISTIC: u64 = 20_000_000;
         self.estimate.unwrap_or_else(|| Duration::from_secs(self.len.unwrap_or(0) / PESSIMISTIC))
@@ -198,6 +231,11 @@ impl fmt::Debug for Upload {
             .field("store", &self.store)
             .finish_non_exhaustive()
     }
+}
+
+/// Sends data to where an import takes it from.
+pub(crate) async fn stage(client: &ServiceClient, id: &str, data: Upload) -> Result<Uploaded> {
+    upload(client, id, data.to(Target::Stage)).await
 }
 
 pub(crate) async fn upload(
@@ -259,8 +297,8 @@ async fn attempt(
         })?;
     }
     let body = Body::Stream { len: upload.len, stream: meter.wire().boxed() };
-    let path = format!("images/{}/file", segment(id).unwrap_or_default());
-    let what = format!("image {id}: upload");
+    let path = format!("images/{}/{}", segment(id).unwrap_or_default(), upload.target.path());
+    let what = format!("image {id}: {}", upload.target.verb());
     let send = client.send_raw(&what, Method::PUT, &path, headers, body, token);
     let answer = match watched(&limits, &meter, id, send).await? {
         Ok(answer) => answer,
@@ -358,56 +396,6 @@ async fn watched<T>(
         if Instant::now().saturating_duration_since(meter.moved()) > limit {
             let text = format!("image {id}: {what} for {} s", limit.as_secs_f32());
             return Err(Error::new(ErrorKind::Timeout, text));
-        }
-    }
-}
-
-/// The data of an image on its way to us.
-#[non_exhaustive]
-pub struct Download {
-    /// The number of bytes, where the server told it.
-    pub len: Option<u64>,
-    /// The data.
-    pub stream: BodyStream,
-}
-
-impl fmt::Debug for Download {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Download").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-pub(crate) async fn download(client: &ServiceClient, id: &str) -> Result<Download> {
-    // The id is checked the way every call about an image checks it.
-    on_image("download", id, Method::GET, |_| Ok(())).url(client.base())?;
-    let path = format!("images/{}/file", segment(id).unwrap_or_default());
-    let what = format!("image {id}: download");
-    let send = |token: Arc<Token>| {
-        let (path, what) = (path.clone(), what.clone());
-        async move {
-            client.send_raw(&what, Method::GET, &path, HeaderMap::new(), Body::Empty, &token).await
-        }
-    };
-    let token = client.session().token().await?;
-    let mut answer = send(Arc::clone(&token)).await?;
-    if answer.status() == StatusCode::UNAUTHORIZED
-        && let Ok(token) = client.session().replace(&token).await
-    {
-        answer = send(token).await?;
-    }
-    let (parts, body) = answer.into_parts();
-    match parts.status {
-        StatusCode::OK => {
-            let len = parts.headers.get(http::header::CONTENT_LENGTH);
-            Ok(Download { len: len.and_then(|len| len.to_str().ok()?.parse().ok()), stream: body })
-        }
-        StatusCode::NO_CONTENT => {
-            Err(Error::new(ErrorKind::NotFound, format!("{what}: the image has no data"))
-                .with_answer(parts.status, &parts.headers))
-        }
-        status => {
-            let text = read_some(body, 64 << 10).await;
-            Err(from_answer(&what, status, &parts.headers, &text).without(token.secret()))
         }
     }
 }
