@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use url::Url;
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{
-    self, Download, Image, ImageSchema, ListQuery, NewImage, StoreOptions, Stored, Upload,
-    Uploaded, WaitOptions,
+    self, Download, DownloadOptions, Image, ImageSchema, ImageStream, Import, ImportOptions,
+    Imported, ListQuery, NewImage, StoreOptions, Stored, Upload, Uploaded, WaitOptions,
 };
 use crate::keystone::{
     ApiVersion, EndpointQuery, ServiceClient, Session, join_version, versions, without_version,
@@ -107,29 +108,29 @@ impl Glance {
         self.call(image::create(image)).await
     }
 
-    /// All images of a query, page after page.
+    /// All images of a query as a stream: a page is asked for when the one before it is used up.
+    ///
+    /// The stream ends after its first error: what [`call`](Self::call) says, or [`ErrorKind::Protocol`] if the pages do not
+    /// come to an end.
+    #[must_use]
+    pub fn images(&self, query: &ListQuery) -> ImageStream {
+        image::images(&self.service, query)
+    }
+
+    /// All images of a query in memory.
     ///
     /// # Errors
-    /// As [`call`](Self::call); [`ErrorKind::Protocol`] if the pages do not come to an end or there are more than
-    /// `limit` images.
+    /// As [`images`](Self::images); [`ErrorKind::Protocol`] if there are more than `limit` images.
     pub async fn list_all(&self, query: &ListQuery, limit: usize) -> Result<Vec<Image>> {
         let mut all = Vec::new();
-        let mut query = query.clone();
-        loop {
-            let page = self.call(image::list(&query)).await?;
-            let empty = page.images.is_empty();
-            all.extend(page.images);
+        let mut images = self.images(query);
+        while let Some(image) = images.next().await {
+            all.push(image?);
             if all.len() > limit {
                 return Err(Error::protocol(format!("images: list: there are more than {limit}")));
             }
-            match page.next {
-                None => return Ok(all),
-                Some(next) if empty || next == query => {
-                    return Err(Error::protocol("images: list: the pages do not come to an end"));
-                }
-                Some(next) => query = next,
-            }
         }
+        Ok(all)
     }
 
     /// Sends an image's data: `PUT /v2/images/{id}/file`. The image must be `queued`.
@@ -187,12 +188,40 @@ impl Glance {
         Box::pin(image::fill(&self.service, id, upload, options)).await
     }
 
-    /// Gets an image's data: `GET /v2/images/{id}/file`.
+    /// Sends data to the stage, from where an [import](Self::import) takes it: `PUT /v2/images/{id}/stage` (API 2.6). The
+    /// image must be `queued` and is `uploading` afterwards. The format of the data is looked at by the import.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if there is no image, or no data in it; else as [`call`](Self::call).
-    pub async fn download(&self, id: &str) -> Result<Download> {
-        image::download(&self.service, id).await
+    /// As [`upload`](Self::upload); [`ErrorKind::NotFound`] if the cloud has no `glance-direct` import.
+    pub async fn stage(&self, id: &str, upload: Upload) -> Result<Uploaded> {
+        Box::pin(image::stage(&self.service, id, upload)).await
+    }
+
+    /// Starts an [import](image::import()) and waits for its end, as long as it moves.
+    ///
+    /// The image is active afterwards. An import plugin of the cloud may have converted the data: then size and digests are
+    /// not those of the source.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Failed`] with the stores and the task's message if it failed, [`ErrorKind::Timeout`] if it no longer
+    /// moves, [`ErrorKind::Cancelled`], and what [`image::import`](image::import()) says.
+    pub async fn import(
+        &self,
+        id: &str,
+        import: &Import,
+        options: &ImportOptions,
+    ) -> Result<Imported> {
+        image::run_import(&self.service, id, import, options).await
+    }
+
+    /// Gets an image's data: `GET /v2/images/{id}/file`. The stream is verified, and goes on from where a connection broke:
+    /// see [`Download`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no image, or no data in it; [`ErrorKind::Forbidden`] if it is deactivated;
+    /// [`ErrorKind::Mismatch`] if the server has no digest to verify it by; else as [`call`](Self::call).
+    pub async fn download(&self, id: &str, options: &DownloadOptions) -> Result<Download> {
+        image::download(&self.service, id, options).await
     }
 
     /// Waits until an image is active.

@@ -65,9 +65,9 @@
 //! are made the same way and sent with [`keystone::ServiceClient::call`].
 //!
 //! ```
-//! use glance_client::image::{ListQuery, list};
-//! let call = list(&ListQuery::new().with_name("web01").with_sort("created_at:desc"));
-//! assert_eq!(call.path(), "images?name=web01&sort=created_at%3Adesc");
+//! use glance_client::image::{ListQuery, SortDirection, SortKey, list};
+//! let query = ListQuery::new().with_name("web01").with_sort(SortKey::CreatedAt, SortDirection::Descending);
+//! assert_eq!(list(&query).path(), "images?name=web01&sort=created_at%3Adesc");
 //! ```
 //!
 //! # Features
@@ -94,9 +94,13 @@ mod call;
 mod error;
 mod glance;
 pub mod image;
+pub mod info;
 pub mod keystone;
 mod secret;
+mod take;
+pub mod task;
 mod transport;
+mod words;
 
 pub use call::{Answer, Call, segment};
 pub use error::{Error, ErrorKind, Result};

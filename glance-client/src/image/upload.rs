@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::body::{Meter, Producer, Progress};
-use super::call::{get, on_image};
+use super::call::get;
 use super::digest::{Hashing, hashing};
 use super::preflight::{HEAD_LEN, TAIL_LEN, preflight, preflight_ends};
 use super::record::{Image, ImageStatus};
@@ -35,6 +35,7 @@ pub struct Upload {
     pub len: Option<u64>,
     source: Source,
     store: Option<String>,
+    target: Target,
     preflight: Preflight,
     tail: Option<bytes::Bytes>,
     digests: bool,
@@ -50,6 +51,31 @@ struct Limits {
     stall: Duration,
     answer: Duration,
     cancel: Option<Arc<AtomicBool>>,
+}
+
+/// What the data is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The image itself.
+    File,
+    /// The place from which an import takes it.
+    Stage,
+}
+
+impl Target {
+    fn path(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Stage => "stage",
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::File => "upload",
+            Self::Stage => "stage",
+        }
+    }
 }
 
 enum Source {
@@ -106,6 +132,7 @@ impl Upload {
             len,
             source,
             store: None,
+            target: Target::File,
             preflight: Preflight::default(),
             tail: None,
             digests: false,
@@ -182,6 +209,12 @@ impl Upload {
     #[must_use]
     pub fn with_progress(mut self, progress: impl Fn(u64) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
+        self
+    }
+
+    /// Sends the data to where an import takes it from.
+    pub(super) fn to(mut self, target: Target) -> Self {
+        self.target = target;
         self
     }
 
@@ -263,6 +296,11 @@ impl fmt::Debug for Upload {
     }
 }
 
+/// Sends data to where an import takes it from.
+pub(crate) async fn stage(client: &ServiceClient, id: &str, data: Upload) -> Result<Uploaded> {
+    upload(client, id, &mut data.to(Target::Stage)).await
+}
+
 pub(crate) async fn upload(
     client: &ServiceClient,
     id: &str,
@@ -317,7 +355,8 @@ async fn attempt(
     upload.check(image, &head, &meter).map_err(|error| {
         Error::new(error.kind(), format!("image {id}: {error}; nothing was sent"))
     })?;
-    let result = exchange(client, id, upload.len, headers, &limits, &meter, token).await;
+    let result =
+        exchange(client, id, (upload.target, upload.len), headers, &limits, &meter, token).await;
     // Whatever the answer is, no more data is wanted.
     drop(stop);
     let digests = match digests {
@@ -348,15 +387,15 @@ async fn attempt(
 async fn exchange(
     client: &ServiceClient,
     id: &str,
-    len: Option<u64>,
+    (target, len): (Target, Option<u64>),
     headers: HeaderMap,
     limits: &Limits,
     meter: &Meter,
     token: &Token,
 ) -> Result<Option<String>> {
     let body = Body::Stream { len, stream: meter.wire().boxed() };
-    let path = format!("images/{}/file", segment(id).unwrap_or_default());
-    let what = format!("image {id}: upload");
+    let path = format!("images/{}/{}", segment(id).unwrap_or_default(), target.path());
+    let what = format!("image {id}: {}", target.verb());
     let send = client.send_raw(&what, Method::PUT, &path, headers, body, token);
     match watched(limits, meter, id, send).await? {
         Ok(answer) => {
@@ -453,56 +492,6 @@ async fn watched<T>(
         if Instant::now().saturating_duration_since(meter.moved()) > limit {
             let text = format!("image {id}: {what} for {} s", limit.as_secs_f32());
             return Err(Error::new(ErrorKind::Timeout, text));
-        }
-    }
-}
-
-/// The data of an image on its way to us.
-#[non_exhaustive]
-pub struct Download {
-    /// The number of bytes, where the server told it.
-    pub len: Option<u64>,
-    /// The data.
-    pub stream: BodyStream,
-}
-
-impl fmt::Debug for Download {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Download").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-pub(crate) async fn download(client: &ServiceClient, id: &str) -> Result<Download> {
-    // The id is checked the way every call about an image checks it.
-    on_image("download", id, Method::GET, |_| Ok(())).url(client.base())?;
-    let path = format!("images/{}/file", segment(id).unwrap_or_default());
-    let what = format!("image {id}: download");
-    let send = |token: Arc<Token>| {
-        let (path, what) = (path.clone(), what.clone());
-        async move {
-            client.send_raw(&what, Method::GET, &path, HeaderMap::new(), Body::Empty, &token).await
-        }
-    };
-    let token = client.session().token().await?;
-    let mut answer = send(Arc::clone(&token)).await?;
-    if answer.status() == StatusCode::UNAUTHORIZED
-        && let Ok(token) = client.session().replace(&token).await
-    {
-        answer = send(token).await?;
-    }
-    let (parts, body) = answer.into_parts();
-    match parts.status {
-        StatusCode::OK => {
-            let len = parts.headers.get(http::header::CONTENT_LENGTH);
-            Ok(Download { len: len.and_then(|len| len.to_str().ok()?.parse().ok()), stream: body })
-        }
-        StatusCode::NO_CONTENT => {
-            Err(Error::new(ErrorKind::NotFound, format!("{what}: the image has no data"))
-                .with_answer(parts.status, &parts.headers))
-        }
-        status => {
-            let text = read_some(body, 64 << 10).await;
-            Err(from_answer(&what, status, &parts.headers, &text).without(token.secret()))
         }
     }
 }

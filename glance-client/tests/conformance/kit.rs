@@ -9,37 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use glance_client::image::{
-    ContainerFormat, Digests, DiskFormat, Image, ImagePatch, ImageStatus, ListQuery, NewImage,
-    Preflight, StoreOptions, Visibility, create, delete, get, list, preflight, profile, update,
-    verify,
+    ContainerFormat, Digests, DiskFormat, DownloadOptions, Image, ImagePatch, ImageStatus,
+    ListQuery, NewImage, Preflight, StoreOptions, Visibility, create, delete, get, list, preflight,
+    profile, update, verify,
 };
 use glance_client::keystone::{Auth, EndpointQuery, Principal, Scope, Session};
 use glance_client::{Call, CloudConfig, ErrorKind, Glance, Upload, WaitOptions};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha512};
 
-fn unique() -> String {
-    uuid::Uuid::new_v4().to_string()
-}
-
-fn raw(name: &str) -> NewImage {
-    NewImage::new(name, DiskFormat::Raw, ContainerFormat::Bare).with_id(unique())
-}
-
-async fn glance(config: &CloudConfig) -> Glance {
-    Glance::connect(&Session::connect(config).await.unwrap()).await.unwrap()
-}
-
-fn digests(data: &[u8]) -> Digests {
-    Digests::new()
-        .with_md5(hex::encode(md5::Md5::digest(data)))
-        .with_sha512(hex::encode(Sha512::digest(data)))
-}
-
-/// Bytes that look like no image format.
-fn data(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * i % 251) as u8 | 1).collect()
-}
+use super::help::{data, digests, glance, raw, unique};
 
 pub(crate) async fn log_in_and_find_services(config: &CloudConfig) {
     let session = Session::connect(config).await.unwrap();
@@ -260,7 +238,7 @@ pub(crate) async fn images_are_made_changed_and_deleted(config: &CloudConfig) {
 
     let waiting = glance.wait(&id, &WaitOptions::default()).await.unwrap_err();
     assert_eq!(waiting.kind(), ErrorKind::Failed);
-    assert!(glance.download(&id).await.unwrap_err().is_not_found());
+    assert!(glance.download(&id, &DownloadOptions::new()).await.unwrap_err().is_not_found());
     glance.call(delete(&id)).await.unwrap();
     assert!(glance.call(get(&id)).await.unwrap_err().is_not_found());
     assert!(glance.call(delete(&id)).await.unwrap_err().is_not_found());
@@ -337,7 +315,7 @@ pub(crate) async fn data_is_sent_verified_and_read_back(config: &CloudConfig) {
 
     let error = glance.upload(&image.id, Upload::from_bytes("again")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    let mut download = glance.download(&image.id).await.unwrap();
+    let mut download = glance.download(&image.id, &DownloadOptions::new()).await.unwrap();
     assert_eq!(download.len, Some(3_000_001));
     let mut back = Vec::new();
     while let Some(chunk) = download.stream.next().await {

@@ -112,10 +112,10 @@ impl Reply {
         reply
     }
 
-    /// `len` bytes of a file from where it stands.
-    pub(super) fn file(status: u16, file: File, len: u64) -> Self {
+    /// `len` bytes of a file from where it stands; the connection is dropped after `close` of them.
+    pub(super) fn file(status: u16, file: File, len: u64, close: Option<u64>) -> Self {
         let mut reply = Self::empty(status).with_header("content-type", "application/octet-stream");
-        reply.body = ReplyBody::file(file, len);
+        reply.body = ReplyBody::file(file, len, close);
         reply
     }
 
@@ -148,13 +148,17 @@ impl ReplyBody {
         Self { first: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: None, left }
     }
 
-    fn file(file: File, len: u64) -> Self {
+    fn file(file: File, len: u64, close: Option<u64>) -> Self {
         let (send, receive) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
-            let mut file = file.take(len);
+            let mut file = file.take(close.map_or(len, |close| len.min(close)));
             loop {
                 let mut block = vec![0; 1 << 18];
                 let item = match file.read(&mut block) {
+                    // An error ends the connection, where an end would leave it to the client to wait.
+                    Ok(0) if close.is_some_and(|close| close < len) => {
+                        Err(std::io::Error::other("the connection is dropped on purpose"))
+                    }
                     Ok(0) => return,
                     Ok(count) => {
                         block.truncate(count);
