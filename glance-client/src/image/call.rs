@@ -25,6 +25,8 @@ pub struct NewImage {
     pub id: Option<String>,
     /// Who sees it. Glance's own default would be `shared`.
     pub visibility: Visibility,
+    /// The id of the project that is to own it; only administrators may name another than their own.
+    pub owner: Option<String>,
     /// The least disk, in GiB.
     pub min_disk: Option<u64>,
     /// The least memory, in MiB.
@@ -52,6 +54,7 @@ impl NewImage {
             container_format,
             id: None,
             visibility: Visibility::Private,
+            owner: None,
             min_disk: None,
             min_ram: None,
             protected: false,
@@ -72,6 +75,13 @@ impl NewImage {
     #[must_use]
     pub fn with_visibility(mut self, visibility: Visibility) -> Self {
         self.visibility = visibility;
+        self
+    }
+
+    /// The id of the project that is to own it.
+    #[must_use]
+    pub fn with_owner(mut self, project: impl Into<String>) -> Self {
+        self.owner = Some(project.into());
         self
     }
 
@@ -117,10 +127,11 @@ impl NewImage {
         self
     }
 
-    /// Sets what a [profile](super::profile) says: properties, and the least disk.
+    /// Sets what a [profile](super::profile) says: properties, owner, the least disk and memory.
     #[must_use]
     pub fn with_profile(mut self, profile: &super::profile::Profile) -> Self {
         self.properties.extend(profile.properties.clone());
+        self.owner = profile.owner.clone().or(self.owner);
         self.min_disk = profile.min_disk.or(self.min_disk);
         self.min_ram = profile.min_ram.or(self.min_ram);
         self
@@ -137,6 +148,7 @@ impl NewImage {
         map.insert("visibility".into(), self.visibility.as_str().into());
         let optional = [
             ("id", self.id.clone().map(Value::from)),
+            ("owner", self.owner.clone().map(Value::from)),
             ("min_disk", self.min_disk.map(Value::from)),
             ("min_ram", self.min_ram.map(Value::from)),
             ("protected", self.protected.then_some(true.into())),
