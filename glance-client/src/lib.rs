@@ -55,6 +55,14 @@
 //!
 //! Glance cannot resume: after a failure the image is `queued` again and takes the whole data anew.
 //!
+//! # Data that the cloud fetches, and data on their way back
+//!
+//! [`Glance::import`] lets the cloud take data from its stage ([`Glance::stage`]), a URL, another store or another region, into
+//! one store or several, and waits as long as it moves. [`Glance::download`] compares what comes with the multihash, holds the
+//! last piece back until that is right, and goes on by `Range` where a connection broke. [`Glance::images`] is a list as a
+//! stream. Sharing is in [`image::member`], tags and locks are calls in [`image`](mod@image), stores, import methods and quotas
+//! in [`info`], tasks in [`task`].
+//!
 //! # Calls are values
 //!
 //! Every operation is a [`Call`]: it can be looked at, and its answer parsed, without a socket. Calls of other services
@@ -82,7 +90,7 @@
 //!
 //! # Not here
 //!
-//! Image import (`web-download`, `glance-direct`), members, locations, signatures; federated logins; vendor profiles of
+//! Signatures, metadata definitions, the cache of images; federated logins; vendor profiles of
 //! `clouds.yaml`. There is no retry beyond the renewal of a token and a second try of a read whose connection
 //! broke: what else may be tried again is told by [`Error::is_retryable`].
 
