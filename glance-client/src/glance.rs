@@ -112,6 +112,38 @@ impl Glance {
     ///
     /// The stream ends after its first error: what [`call`](Self::call) says, or [`ErrorKind::Protocol`] if the pages do not
     /// come to an end.
+    ///
+    /// ```
+    /// use futures_util::TryStreamExt;
+    /// use glance_client::image::{ContainerFormat, DiskFormat, ListQuery, NewImage};
+    /// # use glance_client::keystone::{Domain, Principal, Scope, Session};
+    /// # use glance_client::{CloudConfig, Glance};
+    /// # use simulator::openstack::{OpenStack, OpenStackConfig};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let server = OpenStack::start(OpenStackConfig::new()).await?;
+    /// # let named = |name: &str| Principal::named(name, Domain::Name("Default".into()));
+    /// # let cloud = CloudConfig::builder(server.auth_url())
+    /// #     .with_password(named(server.config().username()), server.config().password())
+    /// #     .with_scope(Scope::Project(named(server.config().project())))
+    /// #     .build()?;
+    /// # let glance = Glance::connect(&Session::connect(&cloud).await?).await?;
+    /// for name in ["a", "b", "c"] {
+    ///     let image = NewImage::new(name, DiskFormat::Raw, ContainerFormat::Bare).with_tag("web");
+    ///     glance.create(&image).await?;
+    /// }
+    /// let mut images = glance.images(&ListQuery::new().with_tag("web").with_limit(2));
+    /// let mut names = Vec::new();
+    /// while let Some(image) = images.try_next().await? {
+    ///     names.extend(image.name);
+    /// }
+    /// names.sort();
+    /// assert_eq!(names, ["a", "b", "c"]);
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
     #[must_use]
     pub fn images(&self, query: &ListQuery) -> ImageStream {
         image::images(&self.service, query)
@@ -202,6 +234,34 @@ impl Glance {
     /// The image is active afterwards. An import plugin of the cloud may have converted the data: then size and digests are
     /// not those of the source.
     ///
+    /// ```
+    /// use glance_client::Upload;
+    /// use glance_client::image::{ContainerFormat, DiskFormat, Import, ImportOptions, NewImage};
+    /// # use glance_client::keystone::{Domain, Principal, Scope, Session};
+    /// # use glance_client::{CloudConfig, Glance};
+    /// # use simulator::openstack::{OpenStack, OpenStackConfig};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let server = OpenStack::start(OpenStackConfig::new()).await?;
+    /// # let named = |name: &str| Principal::named(name, Domain::Name("Default".into()));
+    /// # let cloud = CloudConfig::builder(server.auth_url())
+    /// #     .with_password(named(server.config().username()), server.config().password())
+    /// #     .with_scope(Scope::Project(named(server.config().project())))
+    /// #     .build()?;
+    /// # let glance = Glance::connect(&Session::connect(&cloud).await?).await?;
+    /// let image = NewImage::new("two copies", DiskFormat::Raw, ContainerFormat::Bare);
+    /// let image = glance.create(&image).await?;
+    /// glance.stage(&image.id, Upload::from_bytes("abc")).await?;
+    /// let import = Import::staged().with_store("fast").with_store("slow");
+    /// let done = glance.import(&image.id, &import, &ImportOptions::default()).await?;
+    /// assert_eq!(done.image.stores, ["fast", "slow"]);
+    /// assert!(done.failed.is_empty());
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Failed`] with the stores and the task's message if it failed, [`ErrorKind::Timeout`] if it no longer
     /// moves, [`ErrorKind::Cancelled`], and what [`image::import`](image::import()) says.
@@ -216,6 +276,41 @@ impl Glance {
 
     /// Gets an image's data: `GET /v2/images/{id}/file`. The stream is verified, and goes on from where a connection broke:
     /// see [`Download`].
+    ///
+    /// ```
+    /// use futures_util::TryStreamExt;
+    /// use glance_client::Upload;
+    /// use glance_client::image::{ContainerFormat, DiskFormat, DownloadOptions, NewImage};
+    /// # use glance_client::keystone::{Domain, Principal, Scope, Session};
+    /// # use glance_client::{CloudConfig, Glance};
+    /// # use simulator::openstack::{OpenStack, OpenStackConfig};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let server = OpenStack::start(OpenStackConfig::new()).await?;
+    /// # let named = |name: &str| Principal::named(name, Domain::Name("Default".into()));
+    /// # let cloud = CloudConfig::builder(server.auth_url())
+    /// #     .with_password(named(server.config().username()), server.config().password())
+    /// #     .with_scope(Scope::Project(named(server.config().project())))
+    /// #     .build()?;
+    /// # let glance = Glance::connect(&Session::connect(&cloud).await?).await?;
+    /// let image = NewImage::new("there and back", DiskFormat::Raw, ContainerFormat::Bare);
+    /// let image = glance.create(&image).await?;
+    /// glance.upload(&image.id, Upload::from_bytes("abcdef")).await?;
+    ///
+    /// let whole = glance.download(&image.id, &DownloadOptions::new()).await?;
+    /// assert_eq!((whole.len, whole.verified_by.as_deref()), (Some(6), Some("sha512")));
+    /// let pieces: Vec<_> = whole.stream.try_collect().await?;
+    /// assert_eq!(pieces.concat(), b"abcdef");
+    ///
+    /// let part = DownloadOptions::new().with_range(2, Some(3));
+    /// let part = glance.download(&image.id, &part).await?;
+    /// let pieces: Vec<_> = part.stream.try_collect().await?;
+    /// assert_eq!(pieces.concat(), b"cde");
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no image, or no data in it; [`ErrorKind::Forbidden`] if it is deactivated;

@@ -1,4 +1,12 @@
 //! What a cloud's Glance offers: stores, import methods, quotas, schemas.
+//!
+//! ```
+//! use glance_client::info;
+//! let call = info::usage();
+//! let body = br#"{"usage": {"image_size_total": {"usage": 900, "limit": 1000}}}"#;
+//! let usage = call.parse(http::StatusCode::OK, &http::HeaderMap::new(), body).unwrap();
+//! assert!(usage.image_size_mib().unwrap().has_room_for(100));
+//! ```
 
 use std::collections::BTreeMap;
 

@@ -155,6 +155,14 @@
 //! # }
 //! ```
 //!
+//! # Data that the cloud fetches, and data on their way back
+//!
+//! [`Glance::import`] lets the cloud take data from its stage ([`Glance::stage`]), a URL, another store or another region, into
+//! one store or several, and waits as long as it moves. [`Glance::download`] compares what comes with the multihash, holds the
+//! last piece back until that is right, and goes on by `Range` where a connection broke. [`Glance::images`] is a list as a
+//! stream. Sharing is in [`image::member`], tags and locks are calls in [`image`](mod@image), stores, import methods and quotas
+//! in [`info`], tasks in [`task`].
+//!
 //! # Calls are values
 //!
 //! Every operation is a [`Call`]: it can be looked at, and its answer parsed, without a socket. Calls of other services
@@ -200,7 +208,8 @@
 //!
 //! # Not here
 //!
-//! Federated logins and several factors; built-in profiles of vendors; signatures of images. A call is not sent again but
+//! Federated logins and several factors; built-in profiles of vendors; signatures of images, metadata definitions,
+//! the cache of images. A call is not sent again but
 //! for the renewal of a token and a second try of a read or a login whose connection broke (and for the data of
 //! [`Glance::store`]): what else may be tried again is told by [`Error::is_retryable`].
 

@@ -1,4 +1,14 @@
 //! Tasks: what Glance does in the background, such as an import.
+//!
+//! ```
+//! use glance_client::task::{self, TaskStatus};
+//! let call = task::of_image("9b4b");
+//! assert_eq!(call.path(), "images/9b4b/tasks");
+//! let body = br#"{"tasks": [{"id": "1", "status": "processing", "message": "Copied 10 MiB"}]}"#;
+//! let tasks = call.parse(http::StatusCode::OK, &http::HeaderMap::new(), body).unwrap();
+//! assert_eq!(tasks[0].status, TaskStatus::Processing);
+//! assert_eq!(tasks[0].message.as_deref(), Some("Copied 10 MiB"));
+//! ```
 
 use std::time::SystemTime;
 

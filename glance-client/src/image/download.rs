@@ -140,7 +140,16 @@ pub(crate) async fn download(
     let verified_by = digest.as_ref().map(|digest| digest.name.clone());
     let mut source =
         Source { client: client.clone(), id: id.to_owned(), options: options.clone(), end: None };
-    let opened = source.open(0).await?;
+    let mut failures = 0;
+    let opened = loop {
+        match source.open(0).await {
+            Err(error) if error.is_retryable() && failures < options.resumes => {
+                failures += 1;
+                tokio::time::sleep(pause(failures)).await;
+            }
+            result => break result?,
+        }
+    };
     let len = opened.len;
     source.end = len;
     let total = opened.total.or(image.size);
@@ -149,7 +158,7 @@ pub(crate) async fn download(
         body: Some(opened.body),
         given: 0,
         skip: opened.skip,
-        failures: 0,
+        failures,
         digest,
         held: None,
     };
@@ -378,12 +387,7 @@ impl Flow {
     }
 
     async fn reopen(&mut self) -> Result<()> {
-        // The first time at once: most often a single connection is lost.
-        let pause = match self.failures {
-            0 | 1 => Duration::ZERO,
-            more => Duration::from_millis(500 << more.min(5)),
-        };
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause(self.failures)).await;
         match self.source.open(self.given).await {
             Ok(opened) => {
                 self.skip = opened.skip;
@@ -392,6 +396,14 @@ impl Flow {
             }
             Err(error) => self.fail(error),
         }
+    }
+}
+
+/// How long to wait after so many failures in a row. The first time not at all: most often a single connection is lost.
+fn pause(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        more => Duration::from_millis(250 << more.min(5)),
     }
 }
 

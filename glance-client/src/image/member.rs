@@ -2,6 +2,15 @@
 //!
 //! The owner [adds](add) a project; the project [answers](answer), and sees the image in its lists once it has accepted.
 //! Before that it sees it by its id.
+//!
+//! ```
+//! use glance_client::image::member::{self, MemberStatus};
+//! let share = member::add("9b4b", "2f1c");
+//! assert_eq!((share.method().as_str(), share.path()), ("POST", "images/9b4b/members"));
+//! // As a user of the other project:
+//! let accept = member::answer("9b4b", "2f1c", &MemberStatus::Accepted);
+//! assert_eq!((accept.method().as_str(), accept.path()), ("PUT", "images/9b4b/members/2f1c"));
+//! ```
 
 use std::time::SystemTime;
 

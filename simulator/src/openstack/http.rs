@@ -139,13 +139,20 @@ impl Reply {
 pub(super) struct ReplyBody {
     first: Option<Bytes>,
     rest: Option<mpsc::Receiver<std::io::Result<Bytes>>>,
+    /// The error that comes next: hyper throws away what it has not written when it sees one.
+    failure: Option<std::io::Error>,
     left: u64,
 }
 
 impl ReplyBody {
     fn bytes(bytes: Bytes) -> Self {
         let left = bytes.len() as u64;
-        Self { first: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: None, left }
+        Self {
+            first: Some(bytes).filter(|bytes| !bytes.is_empty()),
+            rest: None,
+            failure: None,
+            left,
+        }
     }
 
     fn file(file: File, len: u64, close: Option<u64>) -> Self {
@@ -172,7 +179,7 @@ impl ReplyBody {
                 }
             }
         });
-        Self { first: None, rest: Some(receive), left: len }
+        Self { first: None, rest: Some(receive), failure: None, left: len }
     }
 }
 
@@ -184,11 +191,20 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
         let item = match (self.first.take(), &mut self.rest) {
             (Some(bytes), _) => Some(Ok(bytes)),
             (None, Some(rest)) => std::task::ready!(rest.poll_recv(cx)),
             (None, None) => None,
         };
+        if let Some(Err(failure)) = item {
+            // Now it writes what it has, and asks again.
+            self.failure = Some(failure);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let Some(Ok(bytes)) = &item {
             self.left = self.left.saturating_sub(bytes.len() as u64);
         }
