@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use examples::{Result, ended, plain};
 use indicatif::{ProgressBar, ProgressStyle};
 use simulator::Simulator;
 use tokio::io::AsyncWriteExt as _;
@@ -22,7 +23,7 @@ use xenapi::vdi::Vdi;
 use xenapi::vm::Vm;
 use xenapi::{Export, ExportOptions, Ref, Session, WaitOptions, XvaCompression, vbd, vdi, vm};
 
-use pool::{Pool, Result, ended, plain};
+use pool::Pool;
 
 /// Export a virtual machine as an XVA archive, without stopping it.
 ///
