@@ -50,10 +50,26 @@ pub(crate) fn prepare(context: &Context<'_>) -> std::result::Result<RealCloud, S
 
 impl RealCloud {
     fn call(&self, verb: &str) -> Result<()> {
+        self.call_with(verb, &[])
+    }
+
+    fn call_with(&self, verb: &str, settings: &[(&str, &str)]) -> Result<()> {
         let mut command = script("openstack-up.sh");
         command.arg(&self.dir).arg(verb);
         command.env("KEYSTONE_PORT", &self.ports.0).env("GLANCE_PORT", &self.ports.1);
+        command.envs(settings.iter().copied());
         process::run(&mut command, &self.log, Duration::from_secs(900))?.success().map(drop)
+    }
+
+    /// Whether this run has started them, and may do so again.
+    pub(crate) fn is_ours(&self) -> bool {
+        !self.found
+    }
+
+    /// Stops them and starts them with these variables of `openstack-up.sh`; they forget no image.
+    pub(crate) fn restart(&self, settings: &[(&str, &str)]) -> Result<()> {
+        self.call("stop")?;
+        self.call_with("up", settings)
     }
 
     /// The variables of a plain tenant.

@@ -3,6 +3,7 @@
 mod chains;
 mod clone;
 mod cloud;
+mod conformance;
 mod disk;
 mod glance;
 mod leaks;
@@ -116,6 +117,12 @@ const SCENARIOS: &[Scenario] = &[
     ("glance-vhd", "the same as VHD", glance::vhd),
     ("glance-vhd-tgz", "the same as 0.vhd in a tgz", glance::vhd_tgz),
     ("glance-from-vhd", "straight from the three VHD files", glance::from_vhd),
+    (
+        "glance-api",
+        "all that glance-client expects, of a real Keystone and Glance",
+        conformance::whole,
+    ),
+    ("glance-short-tokens", "the same with tokens of two seconds", conformance::short_tokens),
     ("rss-20g", "peak RSS of clone_vm with a 20 GiB sparse disk, at most 96 MiB", rss::sparse),
     ("leak-success", "the pool after a clone of two disks is the pool before", leaks::success),
     ("leak-failed-upload", "the same after transfers that a server breaks", leaks::upload),
