@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
+use examples::{Result, ended, plain};
 use indicatif::{ProgressBar, ProgressStyle};
 use simulator::Simulator;
 use xenapi::enums::VmPowerState;
@@ -27,7 +28,7 @@ use xenapi::vdi::Vdi;
 use xenapi::vm::Vm;
 use xenapi::{Export, ExportOptions, Ref, Session, WaitOptions, XvaCompression, vbd, vdi, vm};
 
-use pool::{Pool, Result, ended, plain};
+use pool::Pool;
 
 /// Export a virtual machine as an XVA archive, without stopping it.
 ///

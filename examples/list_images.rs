@@ -1,59 +1,72 @@
-//! Lists the images that a project sees in an OpenStack cloud.
+//! Lists the images of an OpenStack cloud, page by page as they come.
 //!
 //! ```sh
-//! OS_CLOUD=mycloud cargo run --example list_images -- --status active --json
+//! OS_CLOUD=mycloud cargo run --example list_images -- --status active --sort size --json
 //! ```
 //!
-//! The cloud is the one of `--os-cloud`, of `OS_CLOUD` or of `OS_AUTH_URL` and its companions. With none of these it
-//! lists the images of a simulated cloud on loopback, which has none.
+//! With no OS_* variable set it starts a simulated cloud on loopback and lists that.
 
 mod cloud;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser;
-use glance_client::Glance;
-use glance_client::image::{Image, ListQuery};
+use clap::{Parser, ValueEnum};
+use examples::{Result, ended, plain};
+use futures_util::TryStreamExt as _;
+use glance_client::image::{ContainerFormat, DiskFormat};
+use glance_client::image::{
+    Image, ImageStatus, ListQuery, NewImage, SortDirection, SortKey, Visibility,
+};
+use glance_client::{CloudConfig, Glance, Upload};
 use serde_json::{Value, json};
+use simulator::openstack::{OpenStack, OpenStackConfig};
 
-use cloud::{Cloud, Result, ended, plain, print};
+use cloud::connect;
 
-/// List the images that a project sees.
+/// List the images of an OpenStack cloud.
 ///
-/// The cloud is named by --os-cloud, OS_CLOUD (in clouds.yaml) or OS_AUTH_URL and so on.
+/// The cloud is named by OS_CLOUD and clouds.yaml, or by OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME and so on.
 #[derive(Parser)]
 struct Args {
-    /// Only those with this name
-    #[arg(long)]
-    name: Option<String>,
-    /// Only those with this tag (repeatable: with all of them)
-    #[arg(long, value_name = "TAG")]
-    tag: Vec<String>,
-    /// Only those in this status: active, queued, deactivated…
-    #[arg(long)]
-    status: Option<String>,
-    /// Only those that are public, private, shared or community
-    #[arg(long)]
-    visibility: Option<String>,
-    /// Only those with this property (repeatable)
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
-    property: Vec<(String, String)>,
-    /// Only those that are hidden from lists
-    #[arg(long)]
-    hidden: bool,
-    /// The cloud's name in clouds.yaml
-    #[arg(long, value_name = "NAME")]
-    os_cloud: Option<String>,
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
+    /// Only images with this name
+    #[arg(long)]
+    name: Option<String>,
+    /// Only images in this status, such as active
+    #[arg(long)]
+    status: Option<String>,
+    /// Only images that are public, private, shared or community
+    #[arg(long)]
+    visibility: Option<String>,
+    /// Only images with this tag (repeatable: with all of them)
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Only images with this property, as NAME=VALUE (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    property: Vec<(String, String)>,
+    /// The hidden images instead of the others
+    #[arg(long)]
+    hidden: bool,
+    /// What comes first: the newest, the largest, or by name
+    #[arg(long, value_enum, default_value_t = Sort::Newest)]
+    sort: Sort,
+    /// At most so many images
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
 }
 
-/// More images than anybody would list.
-const MOST: usize = 100_000;
+#[derive(Clone, Copy, ValueEnum)]
+enum Sort {
+    Newest,
+    Size,
+    Name,
+}
 
 fn pair(text: &str) -> std::result::Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is expected")?;
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -63,35 +76,74 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    let cloud = Cloud::find("list_images", args.os_cloud.as_deref()).await?;
-    let listed = list(&cloud, args).await;
-    cloud.leave().await;
-    let listed = listed?;
-    print(&if args.json { as_json(&listed)? } else { as_table(&listed) })
+    if let Some(config) = cloud::from_env()? {
+        return list(&config, args).await;
+    }
+    eprintln!("list_images: no OS_* variable is set, so this is a simulated cloud");
+    let simulated = OpenStack::start(OpenStackConfig::new()).await?;
+    let config = cloud::of(&simulated)?;
+    fill(&connect(&config).await?).await?;
+    let result = list(&config, args).await;
+    simulated.stop().await;
+    result
 }
 
-async fn list(cloud: &Cloud, args: &Args) -> Result<Vec<Image>> {
-    let glance: Glance = cloud.glance().await?;
+/// Something to be listed.
+async fn fill(glance: &Glance) -> Result<()> {
+    for (name, data) in [("debian-13", Some("a disk")), ("empty", None)] {
+        let image = NewImage::new(name, DiskFormat::Raw, ContainerFormat::Bare);
+        let image = glance.create(&image).await?;
+        if let Some(data) = data {
+            glance.upload(&image.id, Upload::from_bytes(data)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn list(config: &CloudConfig, args: &Args) -> Result<()> {
+    let glance = connect(config).await?;
+    let mut images = glance.images(&query(args));
+    let mut found: Vec<Image> = Vec::new();
+    // The stream asks for a page only when the one before it is used up.
+    while args.limit.is_none_or(|limit| found.len() < limit) {
+        match images.try_next().await? {
+            Some(image) => found.push(image),
+            None => break,
+        }
+    }
+    let text = if args.json { as_json(&found)? } else { as_table(&found) };
+    match io::stdout().write_all(text.as_bytes()) {
+        // The reader has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn query(args: &Args) -> ListQuery {
     let mut query = ListQuery::new();
     if let Some(name) = &args.name {
         query = query.with_name(name);
     }
+    if let Some(status) = &args.status {
+        query = query.with_status(&ImageStatus::from(status.as_str()));
+    }
+    if let Some(visibility) = &args.visibility {
+        query = query.with_visibility(&Visibility::from(visibility.as_str()));
+    }
     for tag in &args.tag {
         query = query.with_tag(tag);
-    }
-    let filters = [("status", &args.status), ("visibility", &args.visibility)];
-    for (field, value) in filters.into_iter().filter_map(|(f, v)| Some((f, v.as_ref()?))) {
-        query = query.with_filter(field, value);
     }
     for (name, value) in &args.property {
         query = query.with_filter(name, value);
     }
     if args.hidden {
-        query = query.with_filter("os_hidden", "true");
+        query = query.with_hidden(true);
     }
-    let mut images = glance.list_all(&query, MOST).await?;
-    images.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-    Ok(images)
+    match args.sort {
+        Sort::Newest => query.with_sort(SortKey::CreatedAt, SortDirection::Descending),
+        Sort::Size => query.with_sort(SortKey::Size, SortDirection::Descending),
+        Sort::Name => query.with_sort(SortKey::Name, SortDirection::Ascending),
+    }
 }
 
 fn as_json(images: &[Image]) -> Result<String> {
@@ -102,17 +154,13 @@ fn as_json(images: &[Image]) -> Result<String> {
                 "id": image.id,
                 "name": image.name,
                 "status": image.status.as_str(),
-                "visibility": image.visibility.as_ref().map(|word| word.as_str()),
-                "disk_format": image.disk_format.as_ref().map(|word| word.as_str()),
-                "container_format": image.container_format.as_ref().map(|word| word.as_str()),
+                "visibility": image.visibility.as_ref().map(Visibility::as_str),
+                "disk_format": image.disk_format.as_ref().map(DiskFormat::as_str),
+                "container_format": image.container_format.as_ref().map(ContainerFormat::as_str),
                 "size": image.size,
-                "virtual_size": image.virtual_size,
-                "checksum": image.checksum,
                 "os_hash_algo": image.os_hash_algo,
                 "os_hash_value": image.os_hash_value,
-                "min_disk": image.min_disk,
-                "min_ram": image.min_ram,
-                "protected": image.protected,
+                "stores": image.stores,
                 "tags": image.tags,
                 "properties": image.properties,
             })
@@ -124,18 +172,16 @@ fn as_json(images: &[Image]) -> Result<String> {
 fn as_table(images: &[Image]) -> String {
     let name = |image: &Image| plain(image.name.as_deref().unwrap_or("-"));
     let width = images.iter().map(|image| name(image).chars().count()).max().unwrap_or(0).max(4);
-    let mut text = format!("{:width$}  STATUS       FORMAT        SIZE  ID\n", "NAME");
+    let mut text =
+        format!("{:width$}  {:<11}  {:<6}  {:>8}  ID\n", "NAME", "STATUS", "FORMAT", "SIZE");
     for image in images {
-        let format = image.disk_format.as_ref().map_or("-", |format| format.as_str());
-        let size = image.size.map_or_else(|| "-".to_owned(), |bytes| format!("{} M", bytes >> 20));
-        text += &format!(
-            "{:width$}  {:<11}  {:<6}  {:>10}  {}\n",
-            name(image),
-            plain(image.status.as_str()),
-            plain(format),
-            size,
-            plain(&image.id)
-        );
+        let status = plain(image.status.as_str());
+        let format = plain(image.disk_format.as_ref().map_or("-", DiskFormat::as_str));
+        let size = image
+            .size
+            .map_or_else(|| "-".to_owned(), |size| format!("{} M", size.div_ceil(1 << 20)));
+        let (name, id) = (name(image), plain(&image.id));
+        text += &format!("{name:width$}  {status:<11}  {format:<6}  {size:>8}  {id}\n");
     }
     text
 }

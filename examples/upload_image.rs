@@ -1,49 +1,54 @@
-//! Uploads a disk as an image of an OpenStack cloud: checked before it is sent, compared when it has arrived, and
-//! removed if it has not.
+//! Makes an image of a disk file, or of one on the web, in an OpenStack cloud; checks that what was stored is what was sent.
 //!
 //! ```sh
-//! OS_CLOUD=mycloud cargo run --release --example upload_image -- web01.qcow2 --property os_type=linux
+//! OS_CLOUD=mycloud cargo run --release --example upload_image -- web01.qcow2 \
+//!     --name web01 --property hw_disk_bus=virtio --tag web
 //! ```
 //!
-//! The cloud is the one of `--os-cloud`, of `OS_CLOUD` or of `OS_AUTH_URL` and its companions. With none of these the
-//! image goes into a simulated cloud on loopback.
+//! With no OS_* variable set the image goes to a simulated cloud on loopback.
 
 mod cloud;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::{Bytes, BytesMut};
 use clap::Parser;
+use examples::{Result, ended, plain};
+use futures_util::{StreamExt as _, stream};
 use glance_client::image::{
-    ContainerFormat, DiskFormat, NewImage, StoreOptions, Stored, Visibility,
+    self, ContainerFormat, Digests, DiskFormat, Image, Import, ImportOptions, NewImage, Visibility,
 };
-use glance_client::{Glance, Upload};
+use glance_client::{CloudConfig, Glance, Upload, WaitOptions};
 use indicatif::{ProgressBar, ProgressStyle};
+use md5::{Digest as _, Md5};
 use serde_json::json;
+use sha2::{Sha256, Sha512};
+use simulator::openstack::{OpenStack, OpenStackConfig};
+use tokio::io::AsyncReadExt as _;
 
-use cloud::{Cloud, Result, ended, plain, print};
+use cloud::connect;
 
-/// Upload a disk as an image.
+/// Make an image of a disk file, or of one on the web.
 ///
-/// The image is compared by the cloud's own hash with what was sent. What fails is sent again where that helps; an
-/// image that does not arrive is deleted. The cloud is named by --os-cloud, OS_CLOUD (in clouds.yaml) or OS_AUTH_URL
-/// and so on.
+/// The cloud is named by OS_CLOUD and clouds.yaml, or by OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME and so on. A
+/// file is sent and compared with the cloud's digest; a URL is fetched by the cloud itself. An image that cannot be
+/// completed is removed. What was made is printed as JSON.
 #[derive(Parser)]
 struct Args {
-    /// The file to send
-    file: PathBuf,
-    /// The image's name (default: the file's without its ending)
+    /// The disk: a file, or a URL that begins with http:// or https://
+    source: String,
+    /// The image's name; that of the file without its ending if it is not given
     #[arg(long)]
     name: Option<String>,
-    /// The image's id, a UUID: a second run then finds the first one's image and fails
+    /// The image's id, a UUID: a second run with it makes no second image
     #[arg(long, value_name = "UUID")]
     id: Option<String>,
-    /// raw, qcow2, vhd, vmdk, iso… (default: by the file's ending, else raw)
+    /// raw, qcow2, vhd, vmdk…; by the ending of the file if it is not given
     #[arg(long, value_name = "FORMAT")]
     disk_format: Option<String>,
-    /// bare, ovf… (a gzipped tar with 0.vhd in it is vhd in ovf)
+    /// What is around the disk
     #[arg(long, value_name = "FORMAT", default_value = "bare")]
     container_format: String,
     /// private, shared, community or public
@@ -55,35 +60,63 @@ struct Args {
     /// The least memory, in MiB
     #[arg(long, value_name = "MIB")]
     min_ram: Option<u64>,
-    /// A property (repeatable)
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
-    property: Vec<(String, String)>,
+    /// Protect it from deletion
+    #[arg(long)]
+    protected: bool,
     /// A tag (repeatable)
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
-    /// Protect it from deletion, once it is there
-    #[arg(long)]
-    protected: bool,
-    /// Put the data into this store of the cloud
+    /// A property, as NAME=VALUE (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    property: Vec<(String, String)>,
+    /// The store for the data (repeatable: the cloud then copies by itself from its stage into each of them)
     #[arg(long, value_name = "STORE")]
-    store: Option<String>,
-    /// How often the data is sent at most
-    #[arg(long, default_value_t = 3)]
-    attempts: u32,
-    /// Keep an image whose data did not arrive
-    #[arg(long)]
-    keep_failed: bool,
-    /// The cloud's name in clouds.yaml
-    #[arg(long, value_name = "NAME")]
-    os_cloud: Option<String>,
-    /// Print a JSON object instead of a line
-    #[arg(long)]
-    json: bool,
+    store: Vec<String>,
 }
 
 fn pair(text: &str) -> std::result::Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is expected")?;
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Args {
+    fn is_url(&self) -> bool {
+        ["http://", "https://"].iter().any(|scheme| self.source.starts_with(scheme))
+    }
+
+    /// The part of a path or URL that names the disk.
+    fn file(&self) -> PathBuf {
+        let text = if self.is_url() {
+            self.source.split(['?', '#']).next().unwrap_or_default()
+        } else {
+            &self.source
+        };
+        PathBuf::from(Path::new(text).file_name().unwrap_or_default())
+    }
+
+    fn image(&self) -> Result<NewImage> {
+        let file = self.file();
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let format = match (&self.disk_format, ending.as_str()) {
+            (Some(format), _) => format,
+            (None, "img") => "raw",
+            (None, known @ ("raw" | "qcow2" | "vhd" | "vhdx" | "vmdk" | "vdi" | "iso")) => known,
+            (None, _) => return Err("give a --disk-format: the ending does not tell it".into()),
+        };
+        let container = ContainerFormat::from(self.container_format.as_str());
+        let mut image = NewImage::new(name, DiskFormat::from(format), container)
+            .with_visibility(Visibility::from(self.visibility.as_str()))
+            .with_protected(self.protected);
+        image.id.clone_from(&self.id);
+        (image.min_disk, image.min_ram) = (self.min_disk, self.min_ram);
+        image.tags.clone_from(&self.tag);
+        image.properties.extend(self.property.iter().cloned());
+        Ok(image)
+    }
 }
 
 #[tokio::main]
@@ -92,98 +125,145 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    // Before anything is asked of a cloud.
-    let upload = Upload::from_file(&args.file)?;
-    let cloud = Cloud::find("upload_image", args.os_cloud.as_deref()).await?;
-    let stored = send(&cloud, upload, args).await;
-    cloud.leave().await;
-    let stored = stored?;
-    print(&if args.json { as_json(&stored)? } else { as_line(&stored) })
+    if let Some(config) = cloud::from_env()? {
+        return make(&config, args).await;
+    }
+    eprintln!("upload_image: no OS_* variable is set, so this is a simulated cloud");
+    let simulated = OpenStack::start(OpenStackConfig::new()).await?;
+    let result = make(&cloud::of(&simulated)?, args).await;
+    simulated.stop().await;
+    result
 }
 
-async fn send(cloud: &Cloud, upload: Upload, args: &Args) -> Result<Stored> {
-    let glance = cloud.glance().await?;
-    let cancel = Arc::new(AtomicBool::new(false));
-    let bar = bar(upload.len)?;
-    let seen = bar.clone();
-    let mut upload = upload
-        .with_cancel(Arc::clone(&cancel))
-        .with_progress(move |bytes| seen.set_position(bytes));
-    if let Some(store) = &args.store {
-        upload = upload.with_store(store);
-    }
-    let mut options =
-        StoreOptions::default().with_attempts(args.attempts).with_keep_failed(args.keep_failed);
-    options.wait = options.wait.with_cancel(Arc::clone(&cancel));
-    let stopping = tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            cancel.store(true, Ordering::Relaxed);
+async fn make(config: &CloudConfig, args: &Args) -> Result<()> {
+    let new = args.image()?;
+    // A file that cannot be read is found before anything is made.
+    let disk = if args.is_url() { None } else { Some(Disk::open(&args.source).await?) };
+    let glance = connect(config).await?;
+    let id = glance.create(&new).await?.id;
+    let filled = tokio::select! {
+        filled = fill(&glance, &id, args, disk) => filled,
+        stopped = tokio::signal::ctrl_c() => {
+            stopped?;
+            Err("stopped".into())
         }
-    });
-    let stored = glance.store(&image(args), upload, &options).await;
-    stopping.abort();
-    bar.finish_and_clear();
-    let stored = stored?;
-    if args.protected {
-        protect(&glance, &stored.image.id).await?;
-    }
-    Ok(stored)
-}
-
-/// Not before: a protected image could not be removed if its data did not arrive.
-async fn protect(glance: &Glance, id: &str) -> Result<()> {
-    use glance_client::image::{ImagePatch, update};
-    glance.call(update(id, &ImagePatch::new().with("protected", true))).await?;
-    Ok(())
-}
-
-fn bar(len: Option<u64>) -> Result<ProgressBar> {
-    let style = "{bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
-    let bar = len.map_or_else(ProgressBar::no_length, ProgressBar::new);
-    Ok(bar.with_style(ProgressStyle::with_template(style)?))
-}
-
-fn image(args: &Args) -> NewImage {
-    let stem = args.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let name = args.name.clone().or(stem).unwrap_or_default();
-    let disk = args.disk_format.clone().unwrap_or_else(|| by_ending(&args.file).to_owned());
-    let disk = DiskFormat::from(disk.as_str());
-    let mut image =
-        NewImage::new(name, disk, ContainerFormat::from(args.container_format.as_str()))
-            .with_visibility(Visibility::from(args.visibility.as_str()));
-    image.id.clone_from(&args.id);
-    (image.min_disk, image.min_ram) = (args.min_disk, args.min_ram);
-    image.tags.clone_from(&args.tag);
-    image.properties.extend(args.property.iter().cloned());
-    image
-}
-
-/// A wrong guess is found before anything is sent.
-fn by_ending(file: &Path) -> &'static str {
-    let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    let known = ["iso", "qcow2", "vdi", "vhd", "vhdx", "vmdk"];
-    let ending = ending.to_ascii_lowercase();
-    known.into_iter().find(|known| *known == ending).unwrap_or("raw")
-}
-
-fn as_json(stored: &Stored) -> Result<String> {
-    let image = &stored.image;
-    let object = json!({
+    };
+    let image = match filled {
+        Ok(image) => image,
+        Err(error) => return Err(remove(&glance, &id, args.protected, error).await),
+    };
+    let made = json!({
         "id": image.id,
         "name": image.name,
         "status": image.status.as_str(),
-        "size": stored.bytes,
-        "virtual_size": image.virtual_size,
-        "md5": stored.digests.md5,
-        "sha512": stored.digests.sha512,
-        "compared": stored.compared,
-        "attempts": stored.attempts,
+        "size": image.size,
+        "os_hash_algo": image.os_hash_algo,
+        "os_hash_value": image.os_hash_value,
+        "stores": image.stores,
     });
-    Ok(serde_json::to_string_pretty(&object)? + "\n")
+    println!("{}", serde_json::to_string_pretty(&made)?);
+    Ok(())
 }
 
-fn as_line(stored: &Stored) -> String {
-    let name = plain(stored.image.name.as_deref().unwrap_or("-"));
-    let (id, bytes, by) = (plain(&stored.image.id), stored.bytes, plain(&stored.compared));
-    format!("{name} is image {id}: {bytes} bytes, compared by {by}\n")
+/// Removes an image that could not be completed; the error that there is to tell.
+async fn remove(
+    glance: &Glance,
+    id: &str,
+    protected: bool,
+    error: Box<dyn std::error::Error + Send + Sync>,
+) -> Box<dyn std::error::Error + Send + Sync> {
+    if protected {
+        let _ = glance
+            .call(image::update(id, &image::ImagePatch::new().with("protected", false)))
+            .await;
+    }
+    match glance.call(image::delete(id)).await {
+        Ok(()) => error,
+        Err(again) => format!("{error}; and it stays in the cloud: {again}").into(),
+    }
+}
+
+async fn fill(glance: &Glance, id: &str, args: &Args, disk: Option<Disk>) -> Result<Image> {
+    let Some(disk) = disk else {
+        let import = args.store.iter().fold(Import::web(&args.source), Import::with_store);
+        return Ok(glance.import(id, &import, &ImportOptions::default()).await?.image);
+    };
+    let (len, sums) = (disk.len, Arc::clone(&disk.sums));
+    let style = "{spinner} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+    let bar = ProgressBar::new(len).with_style(ProgressStyle::with_template(style)?);
+    let progress = bar.clone();
+    let upload = Upload::new(Some(len), disk.stream())
+        .with_progress(move |bytes| progress.set_position(bytes));
+    let stored = match args.store.as_slice() {
+        [] | [_] => {
+            let upload = args.store.iter().fold(upload, Upload::with_store);
+            glance.upload(id, upload).await?;
+            glance.wait(id, &WaitOptions::default()).await?
+        }
+        several => {
+            glance.stage(id, upload).await?;
+            let import = several.iter().fold(Import::staged(), Import::with_store);
+            glance.import(id, &import, &ImportOptions::default()).await?.image
+        }
+    };
+    bar.finish_and_clear();
+    let digests = sums.lock().unwrap_or_else(PoisonError::into_inner).clone().digests();
+    let compared = image::verify(&stored, &digests, len)?;
+    eprintln!("upload_image: {} bytes, {} verified", len, plain(&compared));
+    Ok(stored)
+}
+
+/// A file, read once: for the wire and for the digests.
+struct Disk {
+    file: tokio::fs::File,
+    len: u64,
+    sums: Arc<Mutex<Sums>>,
+}
+
+/// What clouds compute: one of the SHA-2 by the operator's choice, and MD5.
+#[derive(Clone, Default)]
+struct Sums {
+    md5: Md5,
+    sha256: Sha256,
+    sha512: Sha512,
+}
+
+impl Sums {
+    fn update(&mut self, piece: &[u8]) {
+        self.md5.update(piece);
+        self.sha256.update(piece);
+        self.sha512.update(piece);
+    }
+
+    fn digests(self) -> Digests {
+        Digests::new()
+            .with_md5(hex::encode(self.md5.finalize()))
+            .with_sha256(hex::encode(self.sha256.finalize()))
+            .with_sha512(hex::encode(self.sha512.finalize()))
+    }
+}
+
+impl Disk {
+    async fn open(path: &str) -> Result<Self> {
+        let failed = |error: std::io::Error| format!("{path}: {error}");
+        let file = tokio::fs::File::open(path).await.map_err(failed)?;
+        let meta = file.metadata().await.map_err(failed)?;
+        if !meta.is_file() {
+            return Err(format!("{path} is no file").into());
+        }
+        Ok(Self { file, len: meta.len(), sums: Arc::default() })
+    }
+
+    fn stream(self) -> stream::BoxStream<'static, std::io::Result<Bytes>> {
+        let Self { file, sums, .. } = self;
+        stream::try_unfold((file, sums), |(mut file, sums)| async move {
+            let mut piece = BytesMut::with_capacity(1 << 18);
+            if file.read_buf(&mut piece).await? == 0 {
+                return Ok(None);
+            }
+            sums.lock().unwrap_or_else(PoisonError::into_inner).update(&piece);
+            Ok(Some((piece.freeze(), (file, sums))))
+        })
+        .boxed()
+    }
 }

@@ -60,6 +60,11 @@ impl RealCloud {
         process::run(&mut command, &self.log, Duration::from_secs(900))?.success().map(drop)
     }
 
+    /// Whether it is ours to stop and start.
+    pub(crate) fn is_ours(&self) -> bool {
+        !self.found
+    }
+
     /// Starts it anew with these variables of `openstack-up.sh`. What it stores stays.
     pub(crate) fn restart(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.call("stop")?;
