@@ -113,16 +113,17 @@ fn luks(head: &[u8]) -> Option<String> {
 
 /// The server refuses what looks like two formats at once, but for a disc with a partition table.
 fn ambiguous(disk: &DiskFormat, head: &[u8], found: Option<&'static str>) -> Option<String> {
-    let inspected = ["gpt", "iso", "luks", "qcow2", "raw", "vdi", "vhd", "vhdx", "vmdk"];
-    if !inspected.contains(&disk.as_str()) {
-        return None;
-    }
     let mut all: Vec<_> = found.filter(|found| *found != "gzip").into_iter().collect();
     if is_iso(head) {
         all.push("iso");
     }
     if !matches!(mbr(head), Mbr::None) {
         all.push("a disk with a partition table");
+    }
+    let inspected = ["gpt", "iso", "luks", "qcow2", "raw", "vdi", "vhd", "vhdx", "vmdk"];
+    if !inspected.contains(&disk.as_str()) {
+        // A kernel, a container: whatever it is, it must not be one of those that the server knows.
+        return (!all.is_empty()).then(|| format!("the data is {}", all.join(" and ")));
     }
     let disc = all.first() == Some(&"iso") && *disk != DiskFormat::Gpt;
     (all.len() > 1 && !disc).then(|| format!("the data looks like {} at once", all.join(" and ")))
@@ -171,20 +172,20 @@ fn qcow2(head: &[u8], found: Option<&'static str>) -> Option<String> {
             "it has a backing file (or no whole header): convert it into one file".to_owned(),
         );
     }
+    const DATA_FILE: u64 = 1 << 2;
+    const KNOWN: u64 = 0b1111;
+    let features = long(72).unwrap_or(0);
+    // Version 2 has no features there, but Glance looks for this one all the same.
+    if features & DATA_FILE != 0 {
+        return Some("its data is in another file: convert it into one file".to_owned());
+    }
     match word(4) {
         Some(2) => None,
-        Some(3) => {
-            const DATA_FILE: u64 = 1 << 2;
-            const KNOWN: u64 = 0b1111;
-            let features = long(72)?;
-            if features & DATA_FILE != 0 {
-                Some("its data is in another file: convert it into one file".to_owned())
-            } else if features & !KNOWN != 0 {
-                Some("it uses features that Glance refuses (extended L2 entries or newer): convert it".to_owned())
-            } else {
-                None
-            }
-        }
+        Some(3) if features & !KNOWN == 0 => None,
+        Some(3) => Some(
+            "it uses features that Glance refuses (extended L2 entries or newer): convert it"
+                .to_owned(),
+        ),
         _ => Some("it is neither of version 2 nor 3".to_owned()),
     }
 }

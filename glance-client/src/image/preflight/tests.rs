@@ -53,8 +53,11 @@ fn vhd_in_bare_must_be_dynamic() {
 
 #[test]
 fn qcow2_must_be_whole() {
-    assert_eq!(bare(&DiskFormat::Qcow2, &qcow2_of(2, 0, u64::MAX)), None);
+    assert_eq!(bare(&DiskFormat::Qcow2, &qcow2_of(2, 0, !0b100)), None);
     assert_eq!(bare(&DiskFormat::Qcow2, &qcow2_of(3, 0, 0b1011)), None);
+    assert!(bare(&DiskFormat::Qcow2, &qcow2_of(2, 0, 0b100)).unwrap().contains("another file"));
+    assert_eq!(bare(&DiskFormat::Ami, &[0; 512]), None);
+    assert!(bare(&DiskFormat::Ami, &qcow2_of(3, 0, 0)).unwrap().contains("qcow2"));
     assert!(bare(&DiskFormat::Qcow2, &qcow2_of(3, 512, 0)).unwrap().contains("backing file"));
     assert!(bare(&DiskFormat::Qcow2, &qcow2_of(3, 0, 0b100)).unwrap().contains("another file"));
     assert!(bare(&DiskFormat::Qcow2, &qcow2_of(3, 0, 1 << 40)).unwrap().contains("features"));
