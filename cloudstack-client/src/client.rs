@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use url::Url;
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pages::PAGE;
+use crate::random::spread;
 use crate::sign::{Credentials, Expires, Spelling, VALIDITY};
 use crate::transport::{Body, HttpTransport, Transport, Trust, read_all};
 
@@ -35,6 +36,9 @@ struct Inner {
     call_timeout: Duration,
     retries: u32,
     clock: Clock,
+    follow_clock: bool,
+    /// By how many seconds the server's clock was found to be ahead, if it is followed.
+    ahead: AtomicI64,
     /// The largest page that the server is known to give.
     page: AtomicU64,
     transport: Arc<dyn Transport>,
@@ -55,6 +59,7 @@ pub struct ClientBuilder {
     spelling: Spelling,
     retries: u32,
     clock: Clock,
+    follow_clock: bool,
     transport: Option<Arc<dyn Transport>>,
 }
 
@@ -72,6 +77,7 @@ impl Client {
             spelling: Spelling::default(),
             retries: 4,
             clock: Arc::new(SystemTime::now),
+            follow_clock: false,
             transport: None,
         }
     }
@@ -106,12 +112,18 @@ impl Client {
 
     pub(crate) async fn send<T>(&self, call: &Call<T>) -> Result<T> {
         let mut pause = Duration::from_millis(250);
-        let mut left = self.0.retries;
+        let (mut left, mut followed) = (self.0.retries, false);
         loop {
+            let ahead = self.0.ahead.load(Ordering::Relaxed);
             let error = match self.once(call).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
+            // Refused before anything was done, and the time is right now.
+            if !followed && self.0.ahead.load(Ordering::Relaxed) != ahead {
+                followed = true;
+                continue;
+            }
             let again = match error.kind() {
                 // Refused before anything was done: too many calls, or (in the server's own words, and not those of a
                 // proxy that may have lost it) no new jobs because it is being stopped.
@@ -126,13 +138,13 @@ impl Client {
             }
             left -= 1;
             let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
-            tokio::time::sleep(pause.max(asked)).await;
+            tokio::time::sleep(spread(pause).max(asked)).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
 
     async fn once<T>(&self, call: &Call<T>) -> Result<T> {
-        let expires = Expires::at((self.0.clock)() + self.0.validity).spelled(self.0.spelling);
+        let expires = Expires::at(self.now() + self.0.validity).spelled(self.0.spelling);
         let form = call.sign(&self.0.credentials, expires)?;
         let mut request = http::Request::new(Body::Bytes(Bytes::from(form.into_string())));
         *request.method_mut() = Method::POST;
@@ -185,6 +197,14 @@ impl Client {
         })
     }
 
+    /// The time, by the server's clock if that is followed.
+    fn now(&self) -> SystemTime {
+        let (now, ahead) = ((self.0.clock)(), self.0.ahead.load(Ordering::Relaxed));
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        let right = if ahead < 0 { now.checked_sub(by) } else { now.checked_add(by) };
+        right.unwrap_or(now)
+    }
+
     /// The server answers every doubt about a signature with the same words; its clock may tell which it is.
     fn explain(&self, error: Error, headers: &HeaderMap) -> Error {
         if error.code() != Some(401) {
@@ -198,6 +218,9 @@ impl Client {
         let behind = date.zip(here).map(|(there, here)| there.as_second() - here.as_second());
         match behind {
             Some(seconds) if seconds.abs() >= 60 => {
+                if self.0.follow_clock {
+                    self.0.ahead.store(seconds, Ordering::Relaxed);
+                }
                 let way = if seconds > 0 { "behind" } else { "ahead of" };
                 let minutes = seconds.unsigned_abs() / 60;
                 error.with_hint(&format!(
@@ -310,6 +333,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Signs by the server's clock if this computer's is found to be wrong: a call that is refused for it is sent
+    /// once more, later ones are right at once. Without it (the default) the refusal says which clock to correct.
+    #[must_use]
+    pub fn follow_server_clock(mut self, follow: bool) -> Self {
+        self.follow_clock = follow;
+        self
+    }
+
     /// A transport of the caller's own, for calls and uploads; it decides whom to trust.
     #[must_use]
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
@@ -351,6 +382,8 @@ impl ClientBuilder {
             call_timeout: self.call_timeout,
             retries: self.retries,
             clock: self.clock,
+            follow_clock: self.follow_clock,
+            ahead: AtomicI64::new(0),
             page: AtomicU64::new(PAGE),
             transport,
             uploads,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::spread;
 
 /// Called before each pause of a wait: with what the last look saw, and how long it has been waited.
 type Progress = Arc<dyn Fn(&str, Duration) + Send + Sync>;
@@ -16,7 +17,8 @@ type Progress = Arc<dyn Fn(&str, Duration) + Send + Sync>;
 pub struct WaitOptions {
     /// How long at most (1 hour).
     pub timeout: Duration,
-    /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`.
+    /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`. Each is up to a
+    /// tenth longer or shorter.
     pub first_pause: Duration,
     /// The longest pause (5 s).
     pub longest_pause: Duration,
@@ -119,7 +121,7 @@ impl<'a> Waiting<'a> {
             let text = format!("{}: not done after {limit} s (last: {last})", self.what);
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let end = Instant::now() + self.pause.min(left);
+        let end = Instant::now() + spread(self.pause).min(left);
         self.pause = (self.pause * 3 / 2).min(self.options.longest_pause);
         loop {
             // Looked at in between, so that a cancellation does not wait for the end of a pause.
