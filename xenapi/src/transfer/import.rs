@@ -200,7 +200,7 @@ impl Session {
             Err(error) => Err(self.reason(&task, error).await),
         };
         // Pages of servers may repeat what they were asked with.
-        let result = result.map_err(|error| error.redact(self.current().handle.expose()));
+        let result = result.map_err(|error| self.redact(error));
         match result {
             Ok(value) => {
                 // The outcome is known; that the task stays would be the server's to clean up.
