@@ -14,7 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The server refused the call; see [`Error::code`] and [`Error::params`].
     Api,
-    /// Logging in was refused. Trying again with the same words is useless, and costs 5 s.
+    /// Logging in was refused: trying again with the same words is useless, and costs 5 s. Or a
+    /// transfer or a console was: its host does not take the session, or the user must not.
     Authentication,
     /// A wait or a transfer was cancelled, by the caller or at the server.
     Cancelled,
@@ -42,7 +43,8 @@ pub enum ErrorKind {
     TooLarge,
     /// A connection broke while data flowed. May be retried, if the call may be repeated.
     Transport,
-    /// A body ended before the length that was announced, or before it was read to its end.
+    /// A body ended before the length that was announced, was not read to its end, or does not end
+    /// as its format does.
     Truncated,
     /// A TLS connection was closed without saying so, as if cut by someone on the way: what came
     /// may be whole or not.

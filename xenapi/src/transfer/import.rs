@@ -79,8 +79,9 @@ impl Session {
     /// [`import_raw_vdi`](Self::import_raw_vdi) does. The disk is removed again when that fails.
     ///
     /// `virtual_size` is the guest's view: the length of a raw image, the size in the header of
-    /// another one. Servers round it up. Only if this future is dropped half way does the disk
-    /// stay, findable by its `name_label`.
+    /// another one. Servers round it up. Only if this future is dropped half way, or if the
+    /// connection breaks before `VDI.create` is answered, does the disk stay, findable by its
+    /// `name_label`.
     ///
     /// # Errors
     /// Those of [`import_raw_vdi`](Self::import_raw_vdi), and of `VDI.create`. A disk that could
@@ -117,9 +118,10 @@ impl Session {
     /// 4.0). The archive may be compressed: the server looks at its first bytes.
     ///
     /// Where the disks go and what the machines keep of what they were is told by `options`. The
-    /// rest is as for [`import_raw_vdi`](Self::import_raw_vdi), but that a server need not read the
-    /// zeros at the end of an archive: it has succeeded when its task says so and no more than they
-    /// was left. Of an import that fails the server removes what it made.
+    /// rest is as for [`import_raw_vdi`](Self::import_raw_vdi), with one difference: servers need not
+    /// read the zeros at the end of an archive, so that a connection which they close before these
+    /// are out is no failure when the task has succeeded. Of an import that fails the server
+    /// removes what it made.
     ///
     /// # Errors
     /// Those of [`import_raw_vdi`](Self::import_raw_vdi).
@@ -142,7 +144,8 @@ impl Session {
 
     /// Makes the machines that an archive describes, with disks that are in the pool already
     /// (`PUT /import_metadata`, since XenServer 5.5). With `dry_run` the server only looks whether
-    /// it could; the references that it gives then name nothing.
+    /// it could; the references that it gives then name nothing. Storage in `options` is not looked
+    /// at.
     ///
     /// # Errors
     /// Those of [`import_raw_vdi`](Self::import_raw_vdi).
