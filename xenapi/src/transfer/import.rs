@@ -224,7 +224,10 @@ impl Session {
             }
             Err(error) => {
                 // A refusal is told at once; what was cut off needs a while to end.
-                let refused = matches!(error.kind(), ErrorKind::Connect | ErrorKind::Tls);
+                let refused = matches!(
+                    error.kind(),
+                    ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Redirect | ErrorKind::TooLarge
+                );
                 let grace = if refused { REFUSED_GRACE } else { ABORT_GRACE };
                 // The first error is the one to tell.
                 let _ = self.discard(&task, grace).await;
