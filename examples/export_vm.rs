@@ -144,11 +144,19 @@ async fn receive(
     let options = ExportOptions::new("export_vm");
     let mut export = session.export_vm(machine, compression, &options).await?;
     let copied = copy(&mut export, file).await;
-    // It ends the task in any case, and it knows best why a stream broke.
     let bytes = export.received();
-    export.finish().await?;
-    copied?;
-    Ok(bytes)
+    match copied {
+        // The trouble is ours: nothing that the server could say explains it.
+        Err(error) if error.is::<io::Error>() => {
+            let _ = export.abort().await;
+            Err(error)
+        }
+        // It ends the task in any case, and it knows best why a stream broke.
+        copied => {
+            export.finish().await?;
+            copied.map(|()| bytes)
+        }
+    }
 }
 
 async fn copy(export: &mut Export, mut file: File) -> Result<()> {

@@ -6,7 +6,7 @@
 //!
 //! With no OS_* variable set it starts a simulated cloud on loopback and lists that.
 
-mod cloud;
+mod openstack;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ use glance_client::{CloudConfig, Glance, Upload};
 use serde_json::{Value, json};
 use simulator::openstack::{OpenStack, OpenStackConfig};
 
-use cloud::connect;
+use openstack::connect;
 
 /// List the images of an OpenStack cloud.
 ///
@@ -76,12 +76,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    if let Some(config) = cloud::from_env()? {
+    if let Some(config) = openstack::from_env()? {
         return list(&config, args).await;
     }
     eprintln!("list_images: no OS_* variable is set, so this is a simulated cloud");
     let simulated = OpenStack::start(OpenStackConfig::new()).await?;
-    let config = cloud::of(&simulated)?;
+    let config = openstack::of(&simulated)?;
     fill(&connect(&config).await?).await?;
     let result = list(&config, args).await;
     simulated.stop().await;

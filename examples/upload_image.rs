@@ -7,7 +7,7 @@
 //!
 //! With no OS_* variable set the image goes to a simulated cloud on loopback.
 
-mod cloud;
+mod openstack;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ use sha2::{Sha256, Sha512};
 use simulator::openstack::{OpenStack, OpenStackConfig};
 use tokio::io::AsyncReadExt as _;
 
-use cloud::connect;
+use openstack::connect;
 
 /// Make an image of a disk file, or of one on the web.
 ///
@@ -125,12 +125,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    if let Some(config) = cloud::from_env()? {
+    if let Some(config) = openstack::from_env()? {
         return make(&config, args).await;
     }
     eprintln!("upload_image: no OS_* variable is set, so this is a simulated cloud");
     let simulated = OpenStack::start(OpenStackConfig::new()).await?;
-    let result = make(&cloud::of(&simulated)?, args).await;
+    let result = make(&openstack::of(&simulated)?, args).await;
     simulated.stop().await;
     result
 }

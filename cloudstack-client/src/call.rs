@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::StatusCode;
 use serde_json::Value;
 
+use crate::commands;
 use crate::error::{Error, ErrorKind, Result, classify, one_line};
-use crate::sign::{Credentials, SignedQuery, sign};
+use crate::job::Job;
+use crate::record::Row;
+use crate::sign::{Credentials, Expires, SignedQuery, sign};
 use crate::value::Fields;
 
 /// One API command with its parameters and the way to read its answer: it can be built, looked at and tested
@@ -74,6 +76,8 @@ pub struct List<T> {
 pub trait Record: Sized {
     /// The name of the array in the answer.
     const ARRAY: &'static str;
+    /// The fields that are read, by the server's names.
+    const FIELDS: &'static [&'static str] = &[];
 
     /// Reads one element; `None` if it lacks what makes it usable (its id).
     fn read(value: &Value) -> Option<Self>;
@@ -129,6 +133,44 @@ impl<T> Call<T> {
         }
     }
 
+    /// Takes a parameter away again.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.parameters.retain(|(there, _)| there != name);
+        self
+    }
+
+    /// Adds an id, without which the call would mean something else: an empty one would be left out by the server.
+    pub(crate) fn with_id(self, name: &str, id: &str) -> Self {
+        let call = if id.trim().is_empty() {
+            self.with_problem(format!("the id ({name}) is empty"))
+        } else {
+            self
+        };
+        call.with(name, id)
+    }
+
+    /// Adds ids as the one list that they are for the server.
+    pub(crate) fn with_ids(self, name: &str, ids: &[&str]) -> Self {
+        let unsound =
+            ids.is_empty() || ids.iter().any(|id| id.trim().is_empty() || id.contains(','));
+        let call = if unsound {
+            self.with_problem(format!(
+                "there is no id ({name}), or one that is empty or holds a comma"
+            ))
+        } else {
+            self
+        };
+        call.with(name, ids.join(","))
+    }
+
+    /// Chooses a random id for the asynchronous job that the call starts, see [`with_job_id`](Self::with_job_id).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] if the system gives no random numbers.
+    pub fn with_new_job_id(self) -> Result<Self> {
+        Ok(self.with_job_id(crate::random::random_uuid()?))
+    }
+
     /// Chooses the id of the asynchronous job that the call starts: a UUID. After a lost answer the job can then be
     /// looked for by this id, see [`Client::run`](crate::Client::run). CloudStack takes it (`customjobid`) for every
     /// asynchronous command, without documenting it.
@@ -178,7 +220,11 @@ impl<T> Call<T> {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the call holds a value that cannot be sent; what [`sign()`](crate::sign()) refuses.
-    pub fn sign(&self, credentials: &Credentials, expires: SystemTime) -> Result<SignedQuery> {
+    pub fn sign(
+        &self,
+        credentials: &Credentials,
+        expires: impl Into<Expires>,
+    ) -> Result<SignedQuery> {
         if let Some(problem) = &self.problem {
             return Err(Error::new(ErrorKind::Invalid, format!("{}: {problem}", self.what)));
         }
@@ -194,7 +240,7 @@ impl<T> Call<T> {
     /// The error of the status or of the body, else what the reader says.
     pub fn parse(&self, status: StatusCode, body: &[u8]) -> Result<T> {
         let root = serde_json::from_slice::<Value>(body);
-        let content = match root.as_ref().map(sole) {
+        let content = match root.as_ref().map(|root| content(root, &self.command)) {
             Ok(Some(content)) => content,
             _ if !status.is_success() => return Err(self.refused(status, &plain(body))),
             Ok(None) => {
@@ -226,6 +272,12 @@ impl<T> Call<T> {
             .with_status(status))
     }
 
+    /// The id of the job that the call is to start, if it was [chosen](Self::with_job_id).
+    #[must_use]
+    pub fn job_id(&self) -> Option<&str> {
+        self.parameter("customjobid")
+    }
+
     fn refused(&self, status: StatusCode, said: &str) -> Error {
         failure(&self.what, status.as_u16(), None, said).with_status(status)
     }
@@ -239,23 +291,20 @@ impl<R: Record> Call<List<R>> {
 
     /// A list that the server always gives whole, so that it must not be asked for pages.
     pub(crate) fn whole_list(what: &str, command: &str) -> Self {
-        Self::read(what, command, |answer| {
-            let fields = answer.fields()?;
-            let items = match fields.raw(R::ARRAY) {
-                None | Some(Value::Null) => &[],
-                Some(Value::Array(items)) => items.as_slice(),
-                Some(_) => return Err(answer.wrong(&format!("{:?} is no array", R::ARRAY))),
-            };
-            let items = items
-                .iter()
-                .map(|item| {
-                    R::read(item).ok_or_else(|| {
-                        answer.wrong(&format!("an element of {:?} has no id", R::ARRAY))
-                    })
-                })
-                .collect::<Result<_>>()?;
-            Ok(List { items, count: fields.number("count") })
-        })
+        Self::read(what, command, |answer| read_list(answer, Some(R::ARRAY)))
+    }
+
+    /// Those of all accounts that the caller sees, also below its domain: what administrators and domain administrators
+    /// mean, who get only their own without it (`listall`, `isrecursive`).
+    #[must_use]
+    pub fn of_all_accounts(self) -> Self {
+        self.with("listall", "true").with("isrecursive", "true")
+    }
+
+    /// Those of a project, or of all projects that the caller is in for `-1`.
+    #[must_use]
+    pub fn of_project(self, id: &str) -> Self {
+        self.with_id("projectid", id)
     }
 
     /// One page: numbers start at 1. Servers refuse one of the two without the other.
@@ -267,6 +316,28 @@ impl<R: Record> Call<List<R>> {
     pub(crate) fn is_paged(&self) -> bool {
         self.paged
     }
+}
+
+/// The elements below a key, or below whatever key holds the one array.
+fn read_list<R: Record>(answer: &Answer<'_>, key: Option<&str>) -> Result<List<R>> {
+    let fields = answer.fields()?;
+    let raw = match key {
+        Some(key) => fields.raw_in_any_case(key).map(|raw| (key, raw)),
+        None => fields.only_array(),
+    };
+    let items = match raw {
+        None | Some((_, Value::Null)) => &[],
+        Some((_, Value::Array(items))) => items.as_slice(),
+        Some((key, _)) => return Err(answer.wrong(&format!("{key:?} is no array"))),
+    };
+    let items = items
+        .iter()
+        .map(|item| {
+            R::read(item)
+                .ok_or_else(|| answer.wrong("an element of the list has no id or is no object"))
+        })
+        .collect::<Result<_>>()?;
+    Ok(List { items, count: fields.number("count") })
 }
 
 impl<T> Clone for Call<T> {
@@ -295,8 +366,10 @@ impl<T> fmt::Debug for Call<T> {
     }
 }
 
-/// Any command, with its content as JSON: for what this crate has no function for. It is taken for one that changes
-/// something unless its name says that it lists, gets, queries or finds.
+/// Any command, with its content as JSON: for what this crate has no function for. Whether it only looks, and so may be
+/// repeated, is [known](commands) of every command of today's servers; of others their names decide.
+///
+/// Of a command that starts a job this is the first answer; [`start`] gives a [`Job`].
 ///
 /// ```
 /// let call = cloudstack_client::command("listAccounts").with("listall", "true");
@@ -306,19 +379,65 @@ impl<T> fmt::Debug for Call<T> {
 #[must_use]
 pub fn command(command: impl Into<String>) -> Call<Value> {
     let command = command.into();
-    let looks = ["list", "get", "query", "find"].iter().any(|start| command.starts_with(start));
-    let makes = command.starts_with("getUploadParams");
     let parse = |answer: &Answer<'_>| Ok(answer.content.clone());
-    if looks && !makes {
+    if commands::is_read(&command) {
         Call::read(command.clone(), command, parse)
     } else {
         Call::change(command.clone(), command, parse)
     }
 }
 
+/// Any command that starts a job, whose result is JSON; to be waited for with [`Client::run`](crate::Client::run).
+///
+/// ```
+/// # use cloudstack_client::{Credentials, start};
+/// let call = start("restartNetwork").with("id", "n1");
+/// let job = call.parse(http::StatusCode::OK, br#"{"restartnetworkresponse":{"jobid":"j1"}}"#)?;
+/// assert_eq!(job.id, "j1");
+///
+/// // A command that answers at once is refused before anything is sent.
+/// let keys = Credentials::new("key", "secret");
+/// assert!(start("listZones").sign(&keys, std::time::SystemTime::now()).is_err());
+/// # Ok::<(), cloudstack_client::Error>(())
+/// ```
+#[must_use]
+pub fn start(command: impl Into<String>) -> Call<Job<Value>> {
+    let command = command.into();
+    let call = Call::start(command.clone(), command, |answer| Ok(answer.content.clone()));
+    match commands::find(call.command()) {
+        Some(known) if !known.is_async() => {
+            call.with_problem("the command starts no job: use `command`")
+        }
+        _ => call,
+    }
+}
+
+/// Any command that lists something, with its rows as JSON; all pages come with
+/// [`Client::call_all`](crate::Client::call_all) or [`Client::stream`](crate::Client::stream).
+///
+/// ```
+/// let call = cloudstack_client::rows("listVPCs").with("listall", "true");
+/// let list = call.parse(http::StatusCode::OK, br#"{"listvpcsresponse":{"count":1,"vpc":[{"id":"v1","networkmask":8}]}}"#)?;
+/// assert_eq!(list.items[0].text("id").as_deref(), Some("v1"));
+/// # Ok::<(), cloudstack_client::Error>(())
+/// ```
+#[must_use]
+pub fn rows(command: impl Into<String>) -> Call<List<Row>> {
+    let command = command.into();
+    let known = commands::find(&command);
+    let key = known.and_then(commands::Command::list_key);
+    let call = Call::read(command.clone(), command, move |answer| read_list(answer, key));
+    match known {
+        Some(known) if !known.is_read() => call.with_problem("the command does not list"),
+        // A server that knows no pages of a newer list ignores that it is asked for them.
+        Some(known) => Call { paged: known.is_paged(), ..call },
+        None => Call { paged: true, ..call },
+    }
+}
+
 /// The error for one of CloudStack's codes and texts, wherever they came.
 pub(crate) fn failure(what: &str, code: u16, cs_code: Option<u32>, said: &str) -> Error {
-    let (kind, remedy) = classify(code, said);
+    let (kind, remedy) = classify(code, cs_code, said);
     let said = one_line(said, 400);
     let said = if said.is_empty() { String::new() } else { format!(": {said}") };
     let error = Error::new(kind, format!("{what}: the server answered {code}{said}"))
@@ -329,12 +448,18 @@ pub(crate) fn failure(what: &str, code: u16, cs_code: Option<u32>, said: &str) -
     }
 }
 
-/// What is under the only key, whatever its name: dozens of commands have irregular ones.
-fn sole(root: &Value) -> Option<&Value> {
+/// What is under the only key, whatever its name: dozens of commands have irregular ones. Should there be several, it is
+/// the one that belongs to the command, or to an error.
+fn content<'a>(root: &'a Value, command: &str) -> Option<&'a Value> {
     let object = root.as_object()?;
     let mut values = object.values();
     let first = values.next()?;
-    values.next().is_none().then_some(first)
+    if values.next().is_none() {
+        return Some(first);
+    }
+    let key = commands::root_key(command);
+    let own = object.iter().find(|(name, _)| name.eq_ignore_ascii_case(&key));
+    own.map(|(_, value)| value).or_else(|| object.get("errorresponse"))
 }
 
 /// The readable part of an error that is not CloudStack's: a proxy's page or plain text.
@@ -355,7 +480,7 @@ pub(crate) fn plain(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     fn parse(status: u16, body: &str) -> Result<Value> {
         command("listZones").parse(StatusCode::from_u16(status).unwrap(), body.as_bytes())
@@ -366,6 +491,8 @@ mod tests {
         for root in ["listzonesresponse", "postuploadtemplateresponse", "x"] {
             assert_eq!(parse(200, &format!(r#"{{"{root}":{{"a":1}}}}"#)).unwrap()["a"], 1);
         }
+        // Should a server send more than one, the command's own is taken.
+        assert_eq!(parse(200, r#"{"new":{},"listZonesResponse":{"a":1}}"#).unwrap()["a"], 1);
         for body in ["", "[]", "{}", r#"{"a":{},"b":{}}"#, "null", "<html>", "{\"a\":", "\u{0}"] {
             let error = parse(200, body).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Protocol, "{body}");

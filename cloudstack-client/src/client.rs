@@ -1,26 +1,26 @@
 //! A management server's address, and sending calls to it.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 use url::Url;
 
-use crate::call::{Call, List, Record};
+use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sign::{Credentials, VALIDITY};
+use crate::pages::PAGE;
+use crate::random::spread;
+use crate::sign::{Credentials, Expires, Spelling, VALIDITY};
 use crate::transport::{Body, HttpTransport, Transport, Trust, read_all};
 
 /// The largest answer that is read.
 const LARGEST_ANSWER: usize = 32 << 20;
-/// Servers allow 500 by default, and an operator can set less.
-const PAGE: u64 = 200;
-/// More than any cloud has; an answer that goes on for so long is no list.
-const MOST_PAGES: u64 = 1_000;
+/// The longest pause that a server can ask for before another try.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sends calls to one CloudStack as one account. Cheap to clone.
 ///
@@ -32,9 +32,15 @@ struct Inner {
     endpoint: Url,
     credentials: Credentials,
     validity: Duration,
+    spelling: Spelling,
     call_timeout: Duration,
     retries: u32,
     clock: Clock,
+    follow_clock: bool,
+    /// By how many seconds the server's clock was found to be ahead, if it is followed.
+    ahead: AtomicI64,
+    /// The largest page that the server is known to give.
+    page: AtomicU64,
     transport: Arc<dyn Transport>,
     uploads: Arc<dyn Transport>,
 }
@@ -50,8 +56,10 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     call_timeout: Duration,
     validity: Duration,
+    spelling: Spelling,
     retries: u32,
     clock: Clock,
+    follow_clock: bool,
     transport: Option<Arc<dyn Transport>>,
 }
 
@@ -66,8 +74,10 @@ impl Client {
             connect_timeout: Duration::from_secs(15),
             call_timeout: Duration::from_secs(300),
             validity: VALIDITY,
+            spelling: Spelling::default(),
             retries: 4,
             clock: Arc::new(SystemTime::now),
+            follow_clock: false,
             transport: None,
         }
     }
@@ -78,14 +88,20 @@ impl Client {
         &self.0.endpoint
     }
 
+    /// The largest page that the server is known to give, which all lists learn.
+    pub(crate) fn page(&self) -> &AtomicU64 {
+        &self.0.page
+    }
+
     pub(crate) fn uploads(&self) -> &dyn Transport {
         &*self.0.uploads
     }
 
     /// Sends a call and reads its answer.
     ///
-    /// A call that is refused because the server limits the rate of calls is tried again after a while, and a call that only looks
-    /// also when its connection breaks or the server is starting; each time it is signed anew.
+    /// A call that the server refuses because it limits the rate of calls, or because it is being stopped, is tried again after
+    /// a while (the one that the server names, if it does), and a call that only looks also when its connection breaks or
+    /// something before the server is not ready; each time it is signed anew.
     ///
     /// # Errors
     /// What the call cannot send, [`ErrorKind::Transport`], and what the server answers. After a
@@ -96,16 +112,23 @@ impl Client {
 
     pub(crate) async fn send<T>(&self, call: &Call<T>) -> Result<T> {
         let mut pause = Duration::from_millis(250);
-        let mut left = self.0.retries;
+        let (mut left, mut followed) = (self.0.retries, false);
         loop {
+            let ahead = self.0.ahead.load(Ordering::Relaxed);
             let error = match self.once(call).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
+            // Refused before anything was done, and the time is right now.
+            if !followed && self.0.ahead.load(Ordering::Relaxed) != ahead {
+                followed = true;
+                continue;
+            }
             let again = match error.kind() {
-                // Refused before anything was done.
+                // Refused before anything was done: too many calls, or (in the server's own words, and not those of a
+                // proxy that may have lost it) no new jobs because it is being stopped.
                 ErrorKind::Busy if error.status() == Some(StatusCode::TOO_MANY_REQUESTS) => true,
-                ErrorKind::Busy => call.is_read(),
+                ErrorKind::Busy => call.is_read() || error.cs_code().is_some(),
                 // One more try is enough for a connection that was closed while it lay idle.
                 ErrorKind::Transport => call.is_read() && left == self.0.retries,
                 _ => false,
@@ -114,13 +137,14 @@ impl Client {
                 return Err(error);
             }
             left -= 1;
-            tokio::time::sleep(pause).await;
+            let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
+            tokio::time::sleep(spread(pause).max(asked)).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
 
     async fn once<T>(&self, call: &Call<T>) -> Result<T> {
-        let expires = (self.0.clock)() + self.0.validity;
+        let expires = Expires::at(self.now() + self.0.validity).spelled(self.0.spelling);
         let form = call.sign(&self.0.credentials, expires)?;
         let mut request = http::Request::new(Body::Bytes(Bytes::from(form.into_string())));
         *request.method_mut() = Method::POST;
@@ -169,8 +193,16 @@ impl Client {
             } else {
                 error
             };
-            error.without(self.0.credentials.secret())
+            error.without(self.0.credentials.secret()).with_retry_after(pause(&parts.headers))
         })
+    }
+
+    /// The time, by the server's clock if that is followed.
+    fn now(&self) -> SystemTime {
+        let (now, ahead) = ((self.0.clock)(), self.0.ahead.load(Ordering::Relaxed));
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        let right = if ahead < 0 { now.checked_sub(by) } else { now.checked_add(by) };
+        right.unwrap_or(now)
     }
 
     /// The server answers every doubt about a signature with the same words; its clock may tell which it is.
@@ -186,6 +218,9 @@ impl Client {
         let behind = date.zip(here).map(|(there, here)| there.as_second() - here.as_second());
         match behind {
             Some(seconds) if seconds.abs() >= 60 => {
+                if self.0.follow_clock {
+                    self.0.ahead.store(seconds, Ordering::Relaxed);
+                }
                 let way = if seconds > 0 { "behind" } else { "ahead of" };
                 let minutes = seconds.unsigned_abs() / 60;
                 error.with_hint(&format!(
@@ -199,64 +234,18 @@ impl Client {
             ),
         }
     }
-
-    /// All elements of a list, page by page. Elements that come twice because pages shift meanwhile are
-    /// given once.
-    ///
-    /// The size of a page starts at 200 and follows a server that allows less.
-    ///
-    /// # Errors
-    /// As [`call`](Self::call).
-    pub async fn call_all<R: Record>(&self, call: Call<List<R>>) -> Result<Vec<R>> {
-        if !call.is_paged() {
-            return Ok(self.send(&call).await?.items);
-        }
-        let (mut all, mut seen) = (Vec::new(), HashSet::new());
-        let (mut size, mut page, mut taken) = (PAGE, 1, 0u64);
-        while page <= MOST_PAGES {
-            let list = match self.send(&call.clone().with_page(page, size)).await {
-                Ok(list) => list,
-                Err(error) => match smaller(&error, size) {
-                    // Before the first page only: pages of another size begin elsewhere.
-                    Some(smaller) if page == 1 => {
-                        size = smaller;
-                        continue;
-                    }
-                    _ => return Err(error),
-                },
-            };
-            let came = list.items.len() as u64;
-            taken = taken.saturating_add(came);
-            let before = all.len();
-            all.extend(list.items.into_iter().filter(|item| seen.insert(item.key())));
-            // A full page may have a successor even if the count (which some lists count otherwise) is reached;
-            // a page without anything new comes from a server that knows no pages.
-            if all.len() == before || (came < size && list.count.is_none_or(|count| taken >= count))
-            {
-                return Ok(all);
-            }
-            page += 1;
-        }
-        Err(Error::protocol(format!("{}: the list has no end", call.what())))
-    }
 }
 
-/// The size of pages that a refusal allows, if that is what the refusal is about.
-fn smaller(error: &Error, size: u64) -> Option<u64> {
-    if error.code() != Some(431) {
-        return None;
+/// The pause that an answer asks for, in seconds or as a time beside the server's own.
+fn pause(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let wanted = text(RETRY_AFTER)?.trim();
+    if let Ok(seconds) = wanted.parse() {
+        return Some(Duration::from_secs(seconds));
     }
-    let text = error.to_string().to_ascii_lowercase();
-    if !text.contains("pagesize") && !text.contains("page size") {
-        return None;
-    }
-    // Everything but the code that stands in the text.
-    let said = text.split_once("answered 431").map_or("", |(_, said)| said);
-    let told = said
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|digits| digits.parse().ok())
-        .rfind(|number: &u64| (1..size).contains(number));
-    told.or_else(|| (size > 10).then_some(size / 2))
+    let time = |text: &str| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok();
+    let (then, now) = (time(wanted)?, time(text(DATE)?)?);
+    Some(Duration::from_secs(u64::try_from(then.as_second() - now.as_second()).unwrap_or(0)))
 }
 
 fn uri(url: &Url) -> Result<http::Uri> {
@@ -323,6 +312,13 @@ impl ClientBuilder {
         self
     }
 
+    /// How the time of expiry is written, for servers before 4.11.
+    #[must_use]
+    pub fn expires_spelling(mut self, spelling: Spelling) -> Self {
+        self.spelling = spelling;
+        self
+    }
+
     /// How often a call that the server was too busy for is tried again (4 times).
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
@@ -334,6 +330,14 @@ impl ClientBuilder {
     #[must_use]
     pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Signs by the server's clock if this computer's is found to be wrong: a call that is refused for it is sent
+    /// once more, later ones are right at once. Without it (the default) the refusal says which clock to correct.
+    #[must_use]
+    pub fn follow_server_clock(mut self, follow: bool) -> Self {
+        self.follow_clock = follow;
         self
     }
 
@@ -374,9 +378,13 @@ impl ClientBuilder {
             endpoint,
             credentials,
             validity: self.validity,
+            spelling: self.spelling,
             call_timeout: self.call_timeout,
             retries: self.retries,
             clock: self.clock,
+            follow_clock: self.follow_clock,
+            ahead: AtomicI64::new(0),
+            page: AtomicU64::new(PAGE),
             transport,
             uploads,
         })))
@@ -416,7 +424,6 @@ fn endpoint(text: &str) -> Result<Url> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::failure;
 
     #[test]
     fn what_cannot_work_is_told_before_anything_is_sent() {
@@ -449,13 +456,16 @@ mod tests {
     }
 
     #[test]
-    fn page_sizes_follow_the_refusal() {
-        let size = |code, text: &str| smaller(&failure("zones: list", code, None, text), 200);
-        assert_eq!(size(431, "Page size can not exceed max allowed value: 50"), Some(50));
-        assert_eq!(size(431, "pagesize exceeds max"), Some(100));
-        assert_eq!(size(431, "page size must be at most 500"), Some(100));
-        assert_eq!(size(431, "Invalid parameter id"), None);
-        assert_eq!(size(530, "pagesize 5"), None);
-        assert_eq!(smaller(&failure("x", 431, None, "pagesize"), 10), None, "it ends");
+    fn the_server_can_ask_for_a_pause() {
+        let asked = |after: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, HeaderValue::from_static("Wed, 02 Jan 2030 03:04:05 GMT"));
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(after));
+            pause(&headers).map(|pause| pause.as_secs())
+        };
+        assert_eq!(asked("7"), Some(7));
+        assert_eq!(asked("Wed, 02 Jan 2030 03:04:17 GMT"), Some(12));
+        assert_eq!(asked("Wed, 02 Jan 2030 03:04:00 GMT"), Some(0));
+        assert_eq!((asked("soon"), asked("-1"), pause(&HeaderMap::new())), (None, None, None));
     }
 }

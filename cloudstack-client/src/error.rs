@@ -2,8 +2,11 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use http::StatusCode;
+
+use crate::codes::CsErrorCode;
 
 /// What every fallible function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -21,6 +24,7 @@ struct Inner {
     status: Option<StatusCode>,
     code: Option<u16>,
     cs_code: Option<u32>,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -48,9 +52,10 @@ pub enum ErrorKind {
     Unsupported,
     /// The account's limit is reached: number of templates, secondary storage (532, 535).
     Quota,
-    /// The cloud has no room or resource for it at the moment (533, 534).
+    /// The cloud has no room or resource for it at the moment (533, 534). Maybe later.
     Capacity,
-    /// The object is in use or in a state that forbids it (536).
+    /// The object is in use, something else is being done with it, or a rule stands in the way (536, 537). After a change
+    /// of that, or in the first two cases maybe simply later.
     Conflict,
     /// The server takes no calls at the moment (429, 503). Worth another try a little later.
     Busy,
@@ -80,6 +85,7 @@ impl Error {
             status: None,
             code: None,
             cs_code: None,
+            retry_after: None,
             source: None,
         }))
     }
@@ -107,6 +113,11 @@ impl Error {
 
     pub(crate) fn with_codes(mut self, code: Option<u16>, cs_code: Option<u32>) -> Self {
         (self.0.code, self.0.cs_code) = (code, cs_code);
+        self
+    }
+
+    pub(crate) fn with_retry_after(mut self, pause: Option<Duration>) -> Self {
+        self.0.retry_after = pause;
         self
     }
 
@@ -160,6 +171,18 @@ impl Error {
         self.0.cs_code
     }
 
+    /// The exception behind the error, where the server numbers it.
+    #[must_use]
+    pub fn exception(&self) -> Option<CsErrorCode> {
+        self.0.cs_code.map(CsErrorCode::from_number)
+    }
+
+    /// How long the server (or a proxy before it) asked to wait before another try.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
     /// Whether the object does not exist (for this account).
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -202,28 +225,56 @@ impl StdError for Error {
     }
 }
 
-/// The kind and the remedy that one of CloudStack's codes means, with what the server said.
-pub(crate) fn classify(code: u16, said: &str) -> (ErrorKind, Option<&'static str>) {
+/// The kind and the remedy that one of CloudStack's codes means, with what the server said. The number of the exception
+/// is finer than the status, which several share.
+pub(crate) fn classify(
+    code: u16,
+    cs_code: Option<u32>,
+    said: &str,
+) -> (ErrorKind, Option<&'static str>) {
     let said = said.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if code >= 400 && is_quota(&said) {
         // Tickets for uploads are refused with 530 and these words.
         return (ErrorKind::Quota, Some(QUOTA));
     }
+    // Of what is wrong with a parameter the words tell more than the number.
+    let exception =
+        cs_code.map(CsErrorCode::from_number).filter(|_| ![400, 430, 431].contains(&code));
+    match exception {
+        Some(CsErrorCode::AccountLimit | CsErrorCode::ResourceAllocation) => {
+            return (ErrorKind::Quota, Some(QUOTA));
+        }
+        Some(CsErrorCode::Authentication) => return (ErrorKind::Unauthorized, None),
+        Some(CsErrorCode::TwoFactorAuthentication) => {
+            return (ErrorKind::Unauthorized, Some(FACTOR));
+        }
+        Some(CsErrorCode::PermissionDenied) => return (ErrorKind::Forbidden, Some(PERMISSION)),
+        Some(CsErrorCode::ConcurrentOperation | CsErrorCode::AsyncCommandQueued) => {
+            return (ErrorKind::Conflict, Some("something else is being done with it: try later"));
+        }
+        Some(CsErrorCode::ResourceInUse) => return (ErrorKind::Conflict, Some(IN_USE)),
+        Some(CsErrorCode::NetworkRuleConflict) => return (ErrorKind::Conflict, Some(RULES)),
+        Some(
+            CsErrorCode::InsufficientCapacity
+            | CsErrorCode::InsufficientServerCapacity
+            | CsErrorCode::InsufficientStorageCapacity
+            | CsErrorCode::AgentUnavailable
+            | CsErrorCode::ResourceUnavailable
+            | CsErrorCode::StorageUnavailable,
+        ) => return (ErrorKind::Capacity, Some(ROOM)),
+        Some(CsErrorCode::RequestLimit) => return (ErrorKind::Busy, Some(RATE)),
+        Some(CsErrorCode::InvalidParameterValue) if code == 530 => {
+            return (ErrorKind::Invalid, None);
+        }
+        _ => {}
+    }
     match code {
         // What is wrong with the signature is told better where the clock is known.
         401 => (ErrorKind::Unauthorized, None),
         // 411 before 4.19.
-        411 | 511 => (
-            ErrorKind::Unauthorized,
-            Some("the account wants a second factor: use the API key of an account without one"),
-        ),
-        531 => (
-            ErrorKind::Forbidden,
-            Some(
-                "the role of this API key's account lacks the permission, or the object is another account's",
-            ),
-        ),
+        411 | 511 => (ErrorKind::Unauthorized, Some(FACTOR)),
+        531 => (ErrorKind::Forbidden, Some(PERMISSION)),
         400 | 430 | 431
             if says(&["unable to find", "not exist", "cannot find", "could not find"]) =>
         {
@@ -235,9 +286,10 @@ pub(crate) fn classify(code: u16, said: &str) -> (ErrorKind, Option<&'static str
             (ErrorKind::Unsupported, Some("this CloudStack or this role does not have the command"))
         }
         532 | 535 => (ErrorKind::Quota, Some(QUOTA)),
-        533 | 534 => (ErrorKind::Capacity, Some("ask the operator for room, or try later")),
-        536 => (ErrorKind::Conflict, Some("wait until nothing uses it")),
-        429 => (ErrorKind::Busy, Some("the account's rate of calls is limited: try later")),
+        533 | 534 => (ErrorKind::Capacity, Some(ROOM)),
+        536 => (ErrorKind::Conflict, Some(IN_USE)),
+        537 => (ErrorKind::Conflict, Some(RULES)),
+        429 => (ErrorKind::Busy, Some(RATE)),
         503 => (
             ErrorKind::Busy,
             Some("the management server is starting, stopping or in maintenance: try later"),
@@ -256,6 +308,13 @@ pub(crate) fn classify(code: u16, said: &str) -> (ErrorKind, Option<&'static str
     }
 }
 
+const FACTOR: &str = "the account wants a second factor: use the API key of an account without one";
+const PERMISSION: &str =
+    "the role of this API key's account lacks the permission, or the object is another account's";
+const ROOM: &str = "ask the operator for room, or try later";
+const IN_USE: &str = "wait until nothing uses it";
+const RULES: &str = "another rule stands in the way: look at the rules of this address and network";
+const RATE: &str = "the account's rate of calls is limited: try later";
 const QUOTA: &str =
     "delete templates that are no longer needed, or have an operator raise the account's limit";
 
@@ -314,6 +373,9 @@ mod tests {
         for (code, said, kind) in [
             (401, "unable to verify user credentials", ErrorKind::Unauthorized),
             (511, "", ErrorKind::Unauthorized),
+            (411, "", ErrorKind::Unauthorized),
+            (400, "listZones command must be made using POST request", ErrorKind::Invalid),
+            (405, "", ErrorKind::Invalid),
             (430, "", ErrorKind::Invalid),
             (431, "Invalid value for name", ErrorKind::Invalid),
             (431, "Unable to find template 12", ErrorKind::NotFound),
@@ -329,14 +391,48 @@ mod tests {
             (534, "", ErrorKind::Capacity),
             (535, "", ErrorKind::Quota),
             (536, "", ErrorKind::Conflict),
-            (537, "", ErrorKind::Server),
+            (537, "", ErrorKind::Conflict),
             (302, "", ErrorKind::Protocol),
             (404, "", ErrorKind::NotFound),
             (418, "", ErrorKind::Invalid),
             (200, "", ErrorKind::Protocol),
         ] {
-            assert_eq!(classify(code, said).0, kind, "{code} {said}");
+            assert_eq!(classify(code, None, said).0, kind, "{code} {said}");
+            // The number that says nothing changes nothing.
+            assert_eq!(classify(code, Some(9999), said).0, kind, "{code} {said}");
         }
+    }
+
+    #[test]
+    fn every_exception_has_its_kind() {
+        for (cs_code, kind) in [
+            (4250, ErrorKind::Server),
+            (4280, ErrorKind::Quota),
+            (4285, ErrorKind::Capacity),
+            (4290, ErrorKind::Unauthorized),
+            (4295, ErrorKind::Unauthorized),
+            (4300, ErrorKind::Conflict),
+            (4325, ErrorKind::Capacity),
+            (4335, ErrorKind::Capacity),
+            (4340, ErrorKind::Capacity),
+            (4350, ErrorKind::Invalid),
+            (4360, ErrorKind::Conflict),
+            (4365, ErrorKind::Forbidden),
+            (4370, ErrorKind::Quota),
+            (4375, ErrorKind::Conflict),
+            (4380, ErrorKind::Capacity),
+            (4385, ErrorKind::Capacity),
+            (4540, ErrorKind::Conflict),
+            (4545, ErrorKind::Busy),
+            (4560, ErrorKind::Server),
+            (9999, ErrorKind::Server),
+            (1, ErrorKind::Server),
+        ] {
+            assert_eq!(classify(530, Some(cs_code), "").0, kind, "{cs_code}");
+        }
+        // What is missing is told by words only.
+        assert_eq!(classify(431, Some(4350), "Unable to find it").0, ErrorKind::NotFound);
+        assert_eq!(classify(401, Some(4290), "").0, ErrorKind::Unauthorized);
     }
 
     #[test]

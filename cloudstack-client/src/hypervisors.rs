@@ -1,28 +1,13 @@
 //! Hypervisors that a cloud has.
 
-use serde_json::Value;
+use crate::call::{Call, List};
+use crate::record::record;
 
-use crate::call::{Call, List, Record};
-use crate::value::Fields;
-
-/// A kind of hypervisor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Hypervisor {
+record! {
+    /// A kind of hypervisor.
+    Hypervisor in "hypervisor" by name;
     /// `XenServer` (which XCP-ng is called too), `KVM`, `VMware`, `Hyperv`, `LXC`, `Simulator`…
-    pub name: String,
-}
-
-impl Record for Hypervisor {
-    const ARRAY: &'static str = "hypervisor";
-
-    fn read(value: &Value) -> Option<Self> {
-        Some(Self { name: Fields::of(value)?.text("name")? })
-    }
-
-    fn key(&self) -> String {
-        self.name.clone()
-    }
+    name: String = "name",
 }
 
 /// `listHypervisors`: all of the cloud. This list has no pages.

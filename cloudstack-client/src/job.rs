@@ -1,18 +1,37 @@
 //! Asynchronous jobs.
 
 use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::call::{Answer, Call, failure};
+use crate::call::{Answer, Call, List, Record, failure};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::record::{record, words};
 use crate::value::Fields;
 use crate::wait::{WaitOptions, Waiting};
 
 /// A job that the server has accepted, and the way to read its result. [`Client::job`] waits for it.
 ///
-/// Its id can be kept and waited for by another process; see [`Job::from_id`].
+/// It can be [stored](Job::stored) and waited for by another process.
+///
+/// ```
+/// use cloudstack_client::job::StoredJob;
+/// use cloudstack_client::templates::{self, Template};
+/// use cloudstack_client::Job;
+///
+/// # let answer = br#"{"copytemplateresponse":{"jobid":"7c1d"}}"#;
+/// let job = templates::copy("t1", "zone-1", &["zone-2"]).parse(http::StatusCode::OK, answer)?;
+/// let line = job.stored().to_string();
+///
+/// // After a restart of the process:
+/// let stored: StoredJob = line.parse()?;
+/// let job = Job::<Template>::restored(&stored);
+/// assert_eq!((job.id.as_str(), job.what()), ("7c1d", "template t1: copy"));
+/// # Ok::<(), cloudstack_client::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Job<T> {
     /// The job's id.
@@ -21,6 +40,61 @@ pub struct Job<T> {
     pub object: Option<String>,
     what: String,
     read: fn(&Answer<'_>) -> Result<T>,
+}
+
+/// What has to be kept of a job to find it again: its text form is one line of JSON without a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredJob {
+    /// The job's id.
+    pub id: String,
+    /// The id of the object that the job makes, where it is known.
+    pub object: Option<String>,
+    /// What errors call this job.
+    pub what: String,
+}
+
+/// What a job ends in: a record, JSON, or nothing but its success.
+pub trait Outcome: Sized + 'static {
+    /// Reads the result of a job that has ended well.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] if it is none, [`ErrorKind::Failed`] if it says that it is no success.
+    fn read_outcome(answer: &Answer<'_>) -> Result<Self>;
+}
+
+/// Success, which the server may deny in its result.
+impl Outcome for () {
+    fn read_outcome(answer: &Answer<'_>) -> Result<Self> {
+        success(answer)
+    }
+}
+
+/// The result as it came.
+impl Outcome for Value {
+    fn read_outcome(answer: &Answer<'_>) -> Result<Self> {
+        Ok(answer.content.clone())
+    }
+}
+
+impl<R: Record + 'static> Outcome for R {
+    fn read_outcome(answer: &Answer<'_>) -> Result<Self> {
+        one(answer)
+    }
+}
+
+/// The one record of an answer. It stands under the key of its lists, alone or in an array, under no key, or under
+/// some other (a rule of a load balancer is listed as `loadbalancerrule` and made as `loadbalancer`).
+pub(crate) fn one<R: Record>(answer: &Answer<'_>) -> Result<R> {
+    let fields = answer.fields()?;
+    let first = |value: &Value| match value {
+        Value::Array(items) => items.first().and_then(R::read),
+        one => R::read(one),
+    };
+    let found = fields.raw_in_any_case(R::ARRAY).and_then(first);
+    let found = found.or_else(|| R::read(answer.content));
+    let found = found.or_else(|| fields.values().find_map(first));
+    found.ok_or_else(|| answer.wrong(&format!("the answer holds no {}", R::ARRAY)))
 }
 
 /// What [`query`] tells of a job.
@@ -55,6 +129,52 @@ impl<T> Job<T> {
     pub fn what(&self) -> &str {
         &self.what
     }
+
+    /// What has to be kept to wait for it in another process.
+    #[must_use]
+    pub fn stored(&self) -> StoredJob {
+        StoredJob { id: self.id.clone(), object: self.object.clone(), what: self.what.clone() }
+    }
+}
+
+impl<T: Outcome> Job<T> {
+    /// A job that was kept, to wait for it again.
+    #[must_use]
+    pub fn restored(stored: &StoredJob) -> Self {
+        Self {
+            object: stored.object.clone(),
+            ..Self::from_id(&stored.what, &stored.id, T::read_outcome)
+        }
+    }
+}
+
+impl fmt::Display for StoredJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let object = self.object.as_deref();
+        serde_json::json!({"job": self.id, "object": object, "what": self.what}).fmt(f)
+    }
+}
+
+impl FromStr for StoredJob {
+    type Err = Error;
+
+    /// Reads what `Display` wrote.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if it is something else.
+    fn from_str(line: &str) -> Result<Self> {
+        let value = serde_json::from_str::<Value>(line.trim()).unwrap_or_default();
+        let read = |fields: Fields<'_>| {
+            let id = fields.text("job").filter(|id| !id.is_empty())?;
+            Some(Self { id, object: fields.text("object"), what: fields.text("what")? })
+        };
+        Fields::of(&value).and_then(read).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Invalid,
+                "this is no stored job: it is one line of JSON with its id",
+            )
+        })
+    }
 }
 
 impl<T> fmt::Debug for Job<T> {
@@ -63,6 +183,20 @@ impl<T> fmt::Debug for Job<T> {
             .field("id", &self.id)
             .field("what", &self.what)
             .finish_non_exhaustive()
+    }
+}
+
+impl<T: Outcome> Call<Job<T>> {
+    /// A call that starts a job which ends in what its type says.
+    pub fn job(what: impl Into<String>, command: impl Into<String>) -> Self {
+        Self::start(what, command, T::read_outcome)
+    }
+
+    /// The job that the call will start, if its id was [chosen](Call::with_job_id): to be kept before it is sent.
+    #[must_use]
+    pub fn stored(&self) -> Option<StoredJob> {
+        let id = self.job_id()?.to_owned();
+        Some(StoredJob { id, object: None, what: self.what().to_owned() })
     }
 }
 
@@ -111,6 +245,53 @@ pub fn query(id: &str) -> Call<JobState> {
     .with("jobid", id)
 }
 
+words! {
+    /// What kind of object a job is about.
+    Subject {
+        /// A virtual machine.
+        VirtualMachine = "VirtualMachine",
+        /// A volume.
+        Volume = "Volume",
+        /// A template.
+        Template = "Template",
+        /// An ISO.
+        Iso = "Iso",
+        /// A snapshot of a volume.
+        Snapshot = "Snapshot",
+        /// A network.
+        Network = "Network",
+        /// A public address.
+        IpAddress = "IpAddress",
+    }
+}
+
+record! {
+    /// A job in a list.
+    JobRecord in "asyncjobs" by id;
+    /// Its id.
+    id: String = "jobid",
+    /// The class of the command that started it, at the server.
+    command: Option<String> = "cmd",
+    /// 0 as long as it is pending, 1 when it has ended well, else its failure.
+    status: Option<u64> = "jobstatus",
+    /// The kind of object that it is about.
+    subject: Option<Subject> = "jobinstancetype",
+    /// The id of that object.
+    object: Option<String> = "jobinstanceid",
+    /// When it was started.
+    created: Option<String> = "created",
+    /// When it ended.
+    completed: Option<String> = "completed",
+    /// Whose it is.
+    account: Option<String> = "account",
+}
+
+/// `listAsyncJobs`: the jobs of this account that the server still remembers (a day, unless it is set otherwise).
+#[must_use]
+pub fn list() -> Call<List<JobRecord>> {
+    Call::list("jobs: list", "listAsyncJobs")
+}
+
 /// The result of commands that only say whether they succeeded.
 pub(crate) fn success(answer: &Answer<'_>) -> Result<()> {
     let fields = answer.fields()?;
@@ -152,49 +333,94 @@ impl Client {
     /// Starts a job and waits for its result.
     ///
     /// If the call has a [job id of ours](Call::with_job_id), a lost answer is survived: the job is looked for, and the
-    /// call is sent again only when there is none.
+    /// call is sent again, with the same id, only when there is none. Of a command that
+    /// [makes an object](crate::commands::Command::makes_object) the server keeps the beginnings even if it then refuses the
+    /// id, so its job is looked for [a while](WaitOptions::settle) before that.
     ///
     /// # Errors
     /// As [`call`](Self::call) and [`job`](Self::job).
     pub async fn run<T: 'static>(&self, call: Call<Job<T>>, options: &WaitOptions) -> Result<T> {
-        let own = call.parameter("customjobid").map(str::to_owned);
-        let job = match (self.send(&call).await, own) {
-            (Ok(job), _) => job,
-            (Err(error), Some(id)) if error.is_retryable() => {
-                let what = format!("{}: find job {id} after a lost answer", call.what());
-                let mut waiting = Waiting::new(&what, options);
-                let known = loop {
-                    match self.send(&query(&id)).await {
-                        Ok(_) => break true,
-                        Err(error)
-                            if error.is_not_found() || error.kind() == ErrorKind::Invalid =>
-                        {
-                            break false;
-                        }
-                        Err(error) => waiting.bear(error).await?,
-                    }
-                };
-                let again = self.resumed(&call, known, &id).await;
-                again.map_err(|again| again.with_source(error))?
-            }
-            (Err(error), _) => return Err(error),
+        let job = self.submit(&call, options).await?;
+        self.job(&job, options).await
+    }
+
+    /// As [`run`](Self::run), for a call that may have been sent already: by a process that has ended since. Its job is
+    /// looked for first.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`ErrorKind::Invalid`] if the call has no [job id of ours](Call::with_job_id).
+    pub async fn resume<T: 'static>(&self, call: Call<Job<T>>, options: &WaitOptions) -> Result<T> {
+        let Some(id) = call.job_id().map(str::to_owned) else {
+            let text = format!("{}: it can be resumed only with a job id of ours", call.what());
+            return Err(Error::new(ErrorKind::Invalid, text));
+        };
+        let job = match self.find_job(&call, &id, options).await? {
+            Some(job) => job,
+            None => self.submit(&call, options).await?,
         };
         self.job(&job, options).await
     }
 
-    async fn resumed<T: 'static>(
+    async fn submit<T: 'static>(
         &self,
         call: &Call<Job<T>>,
-        known: bool,
-        id: &str,
+        options: &WaitOptions,
     ) -> Result<Job<T>> {
-        if !known {
-            return self.send(call).await;
+        let lost = match (self.send(call).await, call.job_id()) {
+            (Ok(job), _) => return Ok(job),
+            (Err(error), Some(_)) if is_lost(&error) => error,
+            (Err(error), _) => return Err(error),
+        };
+        let id = call.job_id().unwrap_or_default().to_owned();
+        if let Some(job) = self.find_job(call, &id, options).await? {
+            return Ok(job);
         }
-        // The answer that was lost, as the server would have sent it.
-        let answer = serde_json::json!({"answer": {"jobid": id}}).to_string();
-        call.parse(http::StatusCode::OK, answer.as_bytes())
+        let again = match self.send(call).await {
+            Ok(job) => return Ok(job),
+            Err(again) => again,
+        };
+        // The first one has come through after all, so that the id is taken; or this answer was lost, too.
+        if (again.kind() == ErrorKind::Invalid || is_lost(&again))
+            && let Some(job) = self.find_job(call, &id, options).await?
+        {
+            return Ok(job);
+        }
+        Err(again.with_source(lost))
     }
+
+    /// The job with an id of ours, as its lost answer would have told it. `None` if the server does not know it, also
+    /// after the while in which a lost call could still arrive.
+    async fn find_job<T: 'static>(
+        &self,
+        call: &Call<Job<T>>,
+        id: &str,
+        options: &WaitOptions,
+    ) -> Result<Option<Job<T>>> {
+        let what = format!("{}: find job {id}", call.what());
+        let makes = crate::commands::find(call.command()).is_some_and(|known| known.makes_object());
+        let settle = if makes { options.settle } else { Duration::ZERO };
+        let mut waiting = Waiting::new(&what, options);
+        loop {
+            match self.send(&query(id)).await {
+                Ok(_) => {
+                    let answer = serde_json::json!({"answer": {"jobid": id}}).to_string();
+                    return call.parse(http::StatusCode::OK, answer.as_bytes()).map(Some);
+                }
+                Err(error) if error.is_not_found() || error.kind() == ErrorKind::Invalid => {
+                    if waiting.is_past(settle) {
+                        return Ok(None);
+                    }
+                    waiting.pause("the server does not know the job yet").await?;
+                }
+                Err(error) => waiting.bear(error).await?,
+            }
+        }
+    }
+}
+
+/// Whether nobody knows what became of a call. What the server refuses in its own words, it has not done.
+fn is_lost(error: &Error) -> bool {
+    error.is_retryable() && error.cs_code().is_none()
 }
 
 /// A job's failure has the kind of its code if that tells what to do, and is else simply a failure.
@@ -274,5 +500,41 @@ mod tests {
             ErrorKind::Failed
         );
         assert_eq!(read("null").unwrap_err().kind(), ErrorKind::Protocol);
+    }
+
+    #[test]
+    fn a_job_is_kept_as_a_line_of_text() {
+        let call = Call::<Job<()>>::job("template 1: delete", "deleteTemplate").with_job_id("j1");
+        let before = call.stored().unwrap();
+        let body = br#"{"deletetemplateresponse":{"jobid":"j1","id":"t"}}"#;
+        let job = call.parse(StatusCode::OK, body).unwrap();
+        let line = job.stored().to_string();
+        assert!(!line.contains('\n'), "{line}");
+        let stored: StoredJob = line.parse().unwrap();
+        assert_eq!((stored.id.as_str(), stored.object.as_deref()), ("j1", Some("t")));
+        assert_eq!((&before.id, &before.what), (&stored.id, &stored.what));
+        assert_eq!(Job::<()>::restored(&stored).what(), "template 1: delete");
+        for line in ["", "{}", "[]", r#"{"job":"","what":"x"}"#, r#"{"job":"j"}"#, "\u{0}"] {
+            assert_eq!(line.parse::<StoredJob>().unwrap_err().kind(), ErrorKind::Invalid, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_one_record_is_found_wherever_it_stands() {
+        for content in [
+            r#"{"asyncjobs":{"jobid":"j1"}}"#,
+            r#"{"count":1,"asyncjobs":[{"jobid":"j1"}]}"#,
+            r#"{"job":{"jobid":"j1"},"new":{"a":1}}"#,
+            r#"{"jobid":"j1","cmd":"x"}"#,
+        ] {
+            let content: Value = serde_json::from_str(content).unwrap();
+            let answer = Answer { what: "x", content: &content };
+            assert_eq!(JobRecord::read_outcome(&answer).unwrap().id, "j1", "{content}");
+        }
+        for content in [r#"{}"#, r#"{"asyncjobs":[]}"#, r#"{"a":{},"b":[]}"#, "7"] {
+            let content: Value = serde_json::from_str(content).unwrap();
+            let answer = Answer { what: "x", content: &content };
+            assert_eq!(one::<JobRecord>(&answer).unwrap_err().kind(), ErrorKind::Protocol);
+        }
     }
 }

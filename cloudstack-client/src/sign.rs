@@ -15,6 +15,45 @@ use crate::error::{Error, ErrorKind};
 /// How long a signature should be valid. Servers may refuse more than 15 minutes by *their* clock, so 15 is too many.
 pub const VALIDITY: Duration = Duration::from_secs(600);
 
+/// How the time of expiry is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Spelling {
+    /// `2030-01-02T03:04:05+0000`, which every server since 4.11 reads.
+    #[default]
+    Offset,
+    /// `2030-01-02T03:04:05Z+0000`, the only one that servers before 4.11 read; newer ones still do.
+    Legacy,
+}
+
+/// Until when a signature is valid, and how that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expires {
+    time: SystemTime,
+    spelling: Spelling,
+}
+
+impl Expires {
+    /// At this time, which should be now + [`VALIDITY`].
+    #[must_use]
+    pub fn at(time: SystemTime) -> Self {
+        Self { time, spelling: Spelling::default() }
+    }
+
+    /// In another spelling.
+    #[must_use]
+    pub fn spelled(mut self, spelling: Spelling) -> Self {
+        self.spelling = spelling;
+        self
+    }
+}
+
+impl From<SystemTime> for Expires {
+    fn from(time: SystemTime) -> Self {
+        Self::at(time)
+    }
+}
+
 /// An account's API key and secret key. The secret is never printed and is wiped when dropped.
 #[derive(Clone)]
 pub struct Credentials {
@@ -85,7 +124,7 @@ impl fmt::Debug for SignedQuery {
 pub fn sign<N, V>(
     credentials: &Credentials,
     parameters: impl IntoIterator<Item = (N, V)>,
-    expires: SystemTime,
+    expires: impl Into<Expires>,
 ) -> Result<SignedQuery, Error>
 where
     N: Into<String>,
@@ -109,7 +148,7 @@ where
     let mut add = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     add("apikey", &credentials.api_key);
     add("signatureVersion", "3");
-    add("expires", &timestamp(expires)?);
+    add("expires", &timestamp(expires.into())?);
     if all.iter().all(|(name, _)| name != "response") {
         all.push(("response".to_owned(), "json".to_owned()));
     }
@@ -212,15 +251,18 @@ fn check_value(name: &str, value: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The one form that every server since 4.11 reads.
-fn timestamp(time: SystemTime) -> Result<String, Error> {
+fn timestamp(expires: Expires) -> Result<String, Error> {
     let wrong =
         || Error::new(ErrorKind::Expires, "the time of expiry is not in the years 1970 to 9999");
-    let time = jiff::Timestamp::try_from(time)
+    let time = jiff::Timestamp::try_from(expires.time)
         .ok()
         .filter(|time| time.as_second() >= 0)
         .ok_or_else(wrong)?;
-    Ok(time.strftime("%Y-%m-%dT%H:%M:%S+0000").to_string())
+    let form = match expires.spelling {
+        Spelling::Offset => "%Y-%m-%dT%H:%M:%S+0000",
+        Spelling::Legacy => "%Y-%m-%dT%H:%M:%SZ+0000",
+    };
+    Ok(time.strftime(form).to_string())
 }
 
 #[cfg(test)]
@@ -268,6 +310,14 @@ mod tests {
         }
         assert_eq!(pairs.len(), given.len() + 5);
         assert!(signed.as_str().contains("%2B0000"), "a plus would be read as a space");
+    }
+
+    #[test]
+    fn old_servers_read_another_spelling() {
+        let legacy = Expires::at(at(1_893_553_445)).spelled(Spelling::Legacy);
+        let signed = sign(&keys(), [("command", "listZones")], legacy).unwrap();
+        let text = signed.as_str();
+        assert!(text.contains("expires=2030-01-02T03%3A04%3A05Z%2B0000&"), "{text}");
     }
 
     #[test]

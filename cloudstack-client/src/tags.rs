@@ -1,7 +1,38 @@
 //! Tags: words of ours on objects of the cloud, such as the id of the run that made them.
 
-use crate::call::Call;
-use crate::job::{Job, success};
+use crate::call::{Call, List};
+use crate::job::Job;
+use crate::record::record;
+
+record! {
+    /// A tag of an object.
+    Tag in "tag" by object, key;
+    /// The id of the object.
+    object: String = "resourceid",
+    /// The kind of object: `Template`, `UserVm`, `Volume`…
+    kind: Option<String> = "resourcetype",
+    /// The word.
+    key: String = "key",
+    /// What it says.
+    value: Option<String> = "value",
+}
+
+/// `listTags` of one object.
+#[must_use]
+pub fn of(resource_type: &str, id: &str) -> Call<List<Tag>> {
+    Call::list(&format!("{resource_type} {id}: list its tags"), "listTags")
+        .with("resourcetype", resource_type)
+        .with_id("resourceid", id)
+}
+
+/// `deleteTags`: a job. Those with these keys, or all without any.
+#[must_use]
+pub fn delete(resource_type: &str, ids: &[&str], keys: &[&str]) -> Call<Job<()>> {
+    let call = Call::job(format!("{resource_type} {}: remove tags", ids.join(", ")), "deleteTags")
+        .with("resourcetype", resource_type)
+        .with_ids("resourceids", ids);
+    keys.iter().enumerate().fold(call, |call, (n, key)| call.with(format!("tags[{n}].key"), *key))
+}
 
 /// `createTags` on objects of one type (`Template`, `UserVm`, `Volume`…). A key that an object has already is an error.
 #[must_use]
@@ -10,15 +41,9 @@ pub fn create<'a>(
     ids: &[&str],
     tags: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Call<Job<()>> {
-    let call =
-        Call::start(format!("{resource_type} {}: tag", ids.join(", ")), "createTags", success)
-            .with("resourcetype", resource_type)
-            .with("resourceids", ids.join(","));
-    let call = if ids.iter().any(|id| id.is_empty() || id.contains(',')) || ids.is_empty() {
-        call.with_problem("there is no id, or one that is empty or holds a comma")
-    } else {
-        call
-    };
+    let call = Call::job(format!("{resource_type} {}: tag", ids.join(", ")), "createTags")
+        .with("resourcetype", resource_type)
+        .with_ids("resourceids", ids);
     with_tags(call, tags)
 }
 

@@ -1,23 +1,34 @@
 //! Waiting: the pauses, the limit, and the flag that ends it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::spread;
+
+/// Called before each pause of a wait: with what the last look saw, and how long it has been waited.
+type Progress = Arc<dyn Fn(&str, Duration) + Send + Sync>;
 
 /// How to wait for a job or a template.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct WaitOptions {
     /// How long at most (1 hour).
     pub timeout: Duration,
-    /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`.
+    /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`. Each is up to a
+    /// tenth longer or shorter.
     pub first_pause: Duration,
     /// The longest pause (5 s).
     pub longest_pause: Duration,
+    /// After a lost answer to a command that makes an object: how long its job is looked for before the command is
+    /// sent again (30 s). Until it has arrived, an answer that was lost on the way there is not to be told from one
+    /// that is late.
+    pub settle: Duration,
     /// Set it to stop waiting.
     pub cancel: Option<Arc<AtomicBool>>,
+    progress: Option<Progress>,
 }
 
 impl Default for WaitOptions {
@@ -26,7 +37,9 @@ impl Default for WaitOptions {
             timeout: Duration::from_secs(3600),
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(5),
+            settle: Duration::from_secs(30),
             cancel: None,
+            progress: None,
         }
     }
 }
@@ -46,11 +59,40 @@ impl WaitOptions {
         self
     }
 
+    /// How long a job is looked for after a lost answer before its command is sent again.
+    #[must_use]
+    pub fn with_settle(mut self, settle: Duration) -> Self {
+        self.settle = settle;
+        self
+    }
+
+    /// Called before each pause with what the last look saw (`the job is pending`, `zone1: 42% Downloaded`) and how long
+    /// it has been waited.
+    #[must_use]
+    pub fn with_progress(
+        mut self,
+        progress: impl Fn(&str, Duration) + Send + Sync + 'static,
+    ) -> Self {
+        self.progress = Some(Arc::new(progress));
+        self
+    }
+
     /// A flag that stops waiting.
     #[must_use]
     pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
         self.cancel = Some(cancel);
         self
+    }
+}
+
+impl fmt::Debug for WaitOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WaitOptions")
+            .field("timeout", &self.timeout)
+            .field("first_pause", &self.first_pause)
+            .field("longest_pause", &self.longest_pause)
+            .field("settle", &self.settle)
+            .finish_non_exhaustive()
     }
 }
 
@@ -69,13 +111,17 @@ impl<'a> Waiting<'a> {
 
     /// The pause until the next look. `last` is what the last one saw.
     pub(crate) async fn pause(&mut self, last: &str) -> Result<()> {
-        let left = self.options.timeout.saturating_sub(self.start.elapsed());
+        let gone = self.start.elapsed();
+        let left = self.options.timeout.saturating_sub(gone);
+        if let Some(progress) = &self.options.progress {
+            progress(last, gone);
+        }
         if left.is_zero() {
             let limit = self.options.timeout.as_secs_f32();
             let text = format!("{}: not done after {limit} s (last: {last})", self.what);
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let end = Instant::now() + self.pause.min(left);
+        let end = Instant::now() + spread(self.pause).min(left);
         self.pause = (self.pause * 3 / 2).min(self.options.longest_pause);
         loop {
             // Looked at in between, so that a cancellation does not wait for the end of a pause.
@@ -89,6 +135,11 @@ impl<'a> Waiting<'a> {
             }
             tokio::time::sleep(left.min(Duration::from_millis(200))).await;
         }
+    }
+
+    /// Whether it has been waited for so long.
+    pub(crate) fn is_past(&self, limit: Duration) -> bool {
+        self.start.elapsed() >= limit
     }
 
     /// What a failed look means: a server that is restarted for a moment has not lost what is waited for.

@@ -1,22 +1,19 @@
 //! Zones: where templates live.
 
-use serde_json::Value;
+use crate::call::{Call, List};
+use crate::record::record;
 
-use crate::call::{Call, List, Record};
-use crate::value::Fields;
-
-/// A zone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Zone {
+record! {
+    /// A zone.
+    Zone in "zone" by id;
     /// Its id.
-    pub id: String,
+    id: String = "id",
     /// Its name.
-    pub name: String,
+    name: String = "name",
     /// `Basic` or `Advanced`.
-    pub network_type: Option<String>,
+    network_type: Option<String> = "networktype",
     /// `Enabled` or `Disabled`.
-    pub allocation_state: Option<String>,
+    allocation_state: Option<String> = "allocationstate",
 }
 
 impl Zone {
@@ -24,24 +21,6 @@ impl Zone {
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.allocation_state.as_deref().is_none_or(|state| state.eq_ignore_ascii_case("enabled"))
-    }
-}
-
-impl Record for Zone {
-    const ARRAY: &'static str = "zone";
-
-    fn read(value: &Value) -> Option<Self> {
-        let fields = Fields::of(value)?;
-        Some(Self {
-            id: fields.text("id")?,
-            name: fields.text("name").unwrap_or_default(),
-            network_type: fields.text("networktype"),
-            allocation_state: fields.text("allocationstate"),
-        })
-    }
-
-    fn key(&self) -> String {
-        self.id.clone()
     }
 }
 

@@ -7,9 +7,10 @@ mod support;
 use std::time::{Duration, SystemTime};
 
 use cloudstack_client::{
-    Client, Credentials, ErrorKind, WaitOptions, capabilities, command, hypervisors, os_types,
-    signature, tags, templates, zones,
+    Client, Credentials, CsErrorCode, ErrorKind, WaitOptions, capabilities, command, hypervisors,
+    os_types, signature, tags, templates, zones,
 };
+use futures_util::StreamExt;
 use serde_json::json;
 use support::{Cloud, Reply, SECRET, error, hang_up, ok, raw, soon};
 
@@ -218,8 +219,74 @@ async fn only_what_is_harmless_is_tried_again() {
         .build()
         .unwrap();
     assert_eq!(client.call(zones::list()).await.unwrap_err().kind(), ErrorKind::Busy);
+    // In the server's own words it is a refusal, so that nothing was done.
     assert_eq!(client.call(command("deleteTemplate")).await.unwrap_err().kind(), ErrorKind::Busy);
-    assert_eq!(cloud.commands().len(), 3);
+    assert_eq!(cloud.commands().len(), 4);
+
+    // A proxy may have passed on what it did not get an answer to.
+    let cloud =
+        Cloud::start(|_, _| Reply::Send(raw("503 Service Unavailable", &[], "<html>"))).await;
+    let gone = cloud.client().call(command("deleteTemplate")).await.unwrap_err();
+    assert_eq!((gone.kind(), cloud.commands().len()), (ErrorKind::Busy, 1));
+}
+
+#[tokio::test]
+async fn the_pause_that_a_server_asks_for_is_kept() {
+    let cloud = Cloud::start(|_, number| {
+        let body =
+            r#"{"errorresponse":{"errorcode":429,"cserrorcode":4545,"errortext":"slow down"}}"#;
+        match number {
+            0 => Reply::Send(raw("429 Too Many", &[("Retry-After", "1")], body)),
+            _ => ok(&json!({"count": 0})),
+        }
+    })
+    .await;
+    let before = std::time::Instant::now();
+    cloud.client().call(zones::list()).await.unwrap();
+    assert!(before.elapsed() >= Duration::from_secs(1), "{:?}", before.elapsed());
+
+    let cloud = Cloud::start(|_, _| {
+        let body =
+            r#"{"errorresponse":{"errorcode":429,"cserrorcode":4545,"errortext":"slow down"}}"#;
+        Reply::Send(raw("429 Too Many", &[("Retry-After", "7")], body))
+    })
+    .await;
+    let client = Client::builder(&cloud.url)
+        .credentials(Credentials::new("k", "s"))
+        .retries(0)
+        .build()
+        .unwrap();
+    let refused = client.call(zones::list()).await.unwrap_err();
+    assert_eq!(refused.exception(), Some(CsErrorCode::RequestLimit));
+    assert_eq!(refused.retry_after(), Some(Duration::from_secs(7)));
+}
+
+#[tokio::test]
+async fn a_stream_asks_for_pages_as_they_are_wanted_and_learns_their_size() {
+    let cloud = paged(120, 50, Some).await;
+    let client = cloud.client();
+    let mut types = std::pin::pin!(client.stream(os_types::list()));
+    for n in 0..50 {
+        assert_eq!(types.next().await.unwrap().unwrap().id, n.to_string());
+    }
+    // One was refused for its size, one was taken.
+    assert_eq!(cloud.commands().len(), 2);
+    assert_eq!(types.count().await, 70);
+    assert_eq!(cloud.commands().len(), 4);
+    // The next list begins with the size that was learnt.
+    client.call_all(os_types::list()).await.unwrap();
+    let seen = cloud.seen.lock().unwrap()[4].clone();
+    assert_eq!((seen.get("page"), seen.get("pagesize")), ("1", "50"));
+
+    let failing = Cloud::start(|seen, _| match seen.get("page") {
+        "1" => ok(&json!({"count": 900, "zone": [{"id": "z1"}]})),
+        _ => error(531, "no"),
+    })
+    .await;
+    let client = failing.client();
+    let all: Vec<_> = client.stream(zones::list()).collect().await;
+    assert!(all[0].is_ok() && all[1].as_ref().unwrap_err().kind() == ErrorKind::Forbidden);
+    assert_eq!(all.len(), 2, "nothing comes after an error");
 }
 
 #[tokio::test]
@@ -350,6 +417,50 @@ async fn a_lost_answer_is_survived_with_a_job_id_of_ours() {
         let sent = cloud.commands().iter().filter(|command| *command == "deleteTemplate").count();
         assert_eq!(sent, if known { 1 } else { 2 }, "{:?}", cloud.commands());
     }
+    // The call arrives only after it was looked for: the server then refuses the id, and its job is found.
+    let cloud = Cloud::start(move |seen, number| match (seen.command(), number) {
+        ("deleteTemplate", 0) => hang_up(),
+        ("deleteTemplate", _) => error(431, "UUID our-id already exists so it cannot be used"),
+        (_, 1) => error(431, "Unable to find a job with id our-id"),
+        _ => ok(&json!({"jobstatus": 1, "jobresult": {"success": true}})),
+    })
+    .await;
+    cloud.client().run(templates::delete("t1").with_job_id("our-id"), &soon()).await.unwrap();
+
+    // Of what makes an object the job is looked for a while before anything is sent again.
+    let cloud = Cloud::start(move |seen, number| match (seen.command(), number) {
+        ("createTemplate", 0) => hang_up(),
+        ("createTemplate", _) => error(530, "a second template"),
+        (_, 1..5) => error(431, "Unable to find a job with id our-id"),
+        _ => ok(&json!({"jobstatus": 1, "jobresult": {"template": {"id": "t1"}}})),
+    })
+    .await;
+    let source = templates::DiskSource::Snapshot("s1");
+    let template = templates::TemplateFromDisk::new("golden", "os", source);
+    let create = templates::create(&template).with_job_id("our-id");
+    let create_again = create.clone();
+    let made = cloud.client().run(create.clone(), &soon()).await.unwrap();
+    assert_eq!(made.id, "t1");
+    let sent = cloud.commands().iter().filter(|command| *command == "createTemplate").count();
+    assert_eq!(sent, 1);
+    // What another process has sent is found before it is sent again.
+    assert_eq!(cloud.client().resume(create, &soon()).await.unwrap().id, "t1");
+    let refused = cloud.client().resume(templates::create(&template), &soon()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+
+    // What the server refuses in its own words is not lost: nothing is looked for, and nothing sent again.
+    let cloud = Cloud::start(|_, _| error(530, "please stop the VM first")).await;
+    let refused = cloud.client().run(create_again, &soon()).await.unwrap_err();
+    assert_eq!((refused.kind(), cloud.commands().len()), (ErrorKind::Server, 1));
+    // A proxy may have passed on what it got no answer to.
+    let cloud = Cloud::start(move |seen, number| match (seen.command(), number) {
+        ("deleteTemplate", _) => Reply::Send(raw("502 Bad Gateway", &[], "<html>")),
+        _ => ok(&json!({"jobstatus": 1, "jobresult": {"success": true}})),
+    })
+    .await;
+    cloud.client().run(templates::delete("t1").with_job_id("our-id"), &soon()).await.unwrap();
+    assert_eq!(cloud.commands()[..2], ["deleteTemplate", "queryAsyncJobResult"]);
+
     // Without such an id nobody can know.
     let cloud = Cloud::start(|_, _| hang_up()).await;
     let lost = cloud.client().run(templates::delete("t1"), &soon()).await.unwrap_err();

@@ -11,8 +11,8 @@ use cloudstack_client::templates::{
     self, Format, NewTemplate, Permissions, TemplateFilter, ZoneState, Zones,
 };
 use cloudstack_client::{
-    Client, Credentials, ErrorKind, Upload, WaitOptions, capabilities, hypervisors, os_types, tags,
-    zones,
+    Client, Credentials, ErrorKind, Spelling, Upload, WaitOptions, capabilities, hypervisors,
+    os_types, tags, zones,
 };
 use futures_util::{StreamExt, stream};
 use simulator::cloudstack::{CloudStack, CloudStackConfig};
@@ -197,12 +197,36 @@ async fn refused_keys_and_clocks_are_told() {
             || refused.to_string().contains("59 min behind"),
         "{refused}"
     );
+    // Told to, the client signs by the server's clock after that.
+    for seconds in [3600i64, -3600] {
+        let (server, _) = cloud(&[&format!("clock-skew={seconds}"), "enforce-post"]).await;
+        let keys = Credentials::new(server.config().key(), server.config().secret());
+        let client = Client::builder(server.endpoint()).credentials(keys);
+        let client = client.follow_server_clock(true).build().unwrap();
+        client.call(zones::list()).await.unwrap();
+        let wrong = Credentials::new(server.config().key(), "another-secret-entirely");
+        let wrong = Client::builder(server.endpoint()).credentials(wrong);
+        let wrong = wrong.follow_server_clock(true).build().unwrap();
+        let refused = wrong.call(zones::list()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unauthorized, "{refused}");
+    }
     drop(skewed);
 
     let (expired, client) = cloud(&["expire-after=1"]).await;
     client.call(capabilities::get()).await.unwrap();
     assert_eq!(client.call(zones::list()).await.unwrap_err().kind(), ErrorKind::Unauthorized);
     drop(expired);
+
+    // Servers before 4.11 read another spelling only; newer ones read it, too.
+    for fault in [&["old-expires"][..], &[]] {
+        let (old, new) = cloud(fault).await;
+        let refused = new.call(zones::list()).await;
+        assert_eq!(refused.is_err(), !fault.is_empty());
+        let keys = Credentials::new(old.config().key(), old.config().secret());
+        let client = Client::builder(old.endpoint()).credentials(keys);
+        let client = client.expires_spelling(Spelling::Legacy).build().unwrap();
+        client.call(zones::list()).await.unwrap();
+    }
 
     // The strict setting of new servers is met without doing anything.
     let (strict, client) = cloud(&["enforce-post"]).await;

@@ -8,6 +8,7 @@ script is its own reading of the model. The lines of the table, fields separated
   C  class
   F  field  type  default (JSON)
   M  message  result type  async or -  parameters (name:type, name?:type if it may be left out)
+     and the least role that may send it, where that is not read-only
 """
 import json
 import sys
@@ -46,6 +47,16 @@ def default(model, kind, text):
     return text.strip('"')
 
 
+# From most to least; the role of certificates is none that this server has.
+ROLES = ["pool-admin", "pool-operator", "vm-power-admin", "vm-admin", "vm-operator", "read-only"]
+
+
+def least(roles):
+    """The last role of a list that is in the order of ROLES."""
+    known = [role for role in roles if role in ROLES]
+    return known[-1] if known and known[-1] != "read-only" else ""
+
+
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         model = json.load(file)
@@ -65,7 +76,9 @@ def main():
                 for p in spec["params"]
             ]
             flag = "async" if spec.get("async") else "-"
-            print("M", message, spec["result"], flag, ";".join(params), sep="\t")
+            row = ["M", message, spec["result"], flag, ";".join(params)]
+            role = least(spec.get("roles", []))
+            print(*row, *([role] if role else []), sep="\t")
 
 
 main()

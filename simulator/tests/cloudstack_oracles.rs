@@ -35,7 +35,7 @@ async fn python_with_clients() -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cs_and_libcloud_register_upload_list_and_delete() {
+async fn cs_and_libcloud_drive_it_from_listing_to_deletion() {
     if !std::env::var("MIGRATE_E2E_ORACLES").is_ok_and(|value| value == "1") {
         println!("skipped: MIGRATE_E2E_ORACLES=1 is not set");
         return;

@@ -318,3 +318,46 @@ async fn the_master_redirects_and_leaves_the_task_to_the_other_host() {
     let answer = common::rpc(address, "session.login_with_password", login).await.unwrap();
     assert_eq!(answer["error"]["message"], "HOST_IS_SLAVE");
 }
+
+#[tokio::test]
+async fn roles_bound_what_a_session_may() {
+    let (pool, content, _folder) = pool(SIZE).await;
+    let vdi = pool.snapshot_vdi("web01").await;
+    let vm = pool.vm("web01").await;
+    let session = async |role: &str| {
+        let login = json!([role, pool.server.config().password(), "1.0", "tests"]);
+        let answer = common::rpc(&pool.address(), "session.login_with_password", login).await;
+        answer.unwrap()["result"].as_str().unwrap_or_default().to_owned()
+    };
+    let code = async |session: &str, method: &str, params: serde_json::Value| {
+        let mut all = vec![json!(session)];
+        all.extend(params.as_array().unwrap().iter().cloned());
+        let answer = common::rpc(&pool.address(), method, json!(all)).await.unwrap();
+        let said = |name: &str| answer["error"][name].as_str().unwrap_or_default().to_owned();
+        (said("message"), answer["error"]["data"][0].as_str().unwrap_or_default().to_owned())
+    };
+    let reader = session("read-only").await;
+    assert_eq!(code(&reader, "VM.get_all_records", json!([])).await.0, "");
+    let denied = ("RBAC_PERMISSION_DENIED".to_owned(), "vm.snapshot".to_owned());
+    assert_eq!(code(&reader, "VM.snapshot", json!([vm, "s"])).await, denied);
+    assert_eq!(code(&reader, "Async.VM.snapshot", json!([vm, "s"])).await, denied);
+    // The model lets only those snapshot who may do more than administer machines.
+    let admin = session("vm-admin").await;
+    assert_eq!(code(&admin, "VM.snapshot", json!([vm, "s"])).await, denied);
+    let power = session("vm-power-admin").await;
+    assert_eq!(code(&power, "VM.snapshot", json!([vm, "s"])).await.0, "");
+    assert_eq!(session("pool-emperor").await, "");
+
+    let task = pool.task().await;
+    let target = format!("/export_raw_vdi?vdi={vdi}&task_id={task}");
+    let cookie = |session: &str| format!("Cookie: session_id={session}\r\n");
+    let response = get(&pool.address(), &target, &cookie(&reader)).await;
+    assert!(split(&response).0.starts_with("HTTP/1.1 403 "), "{}", split(&response).0);
+    let record = pool.wait(&task).await;
+    assert_eq!(record["error_info"][0], "RBAC_PERMISSION_DENIED");
+    assert_eq!(record["error_info"][1], "http/get_export_raw_vdi");
+    let task = pool.task().await;
+    let target = format!("/export_raw_vdi?vdi={vdi}&task_id={task}");
+    let response = get(&pool.address(), &target, &cookie(&admin)).await;
+    assert_eq!(split(&response).1, content);
+}

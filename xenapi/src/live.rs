@@ -163,6 +163,11 @@ impl Session {
         self.current().generation
     }
 
+    /// Takes the session's reference out of what the server repeated of it.
+    pub(crate) fn redact(&self, error: Error) -> Error {
+        error.redact(self.current().handle.expose())
+    }
+
     pub(crate) fn current(&self) -> Arc<LoggedIn> {
         Arc::clone(&self.inner.current.read().unwrap_or_else(PoisonError::into_inner))
     }

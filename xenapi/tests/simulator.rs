@@ -12,8 +12,8 @@ use xenapi::enums::VmPowerState;
 use xenapi::vdi::Vdi;
 use xenapi::vm::Vm;
 use xenapi::{
-    Client, Error, ErrorKind, ExportFormat, ExportOptions, Pin, Ref, Session, Trust, WaitOptions,
-    XvaCompression, host, pool as pool_class, vbd, vdi, vm,
+    Client, Error, ErrorCode, ErrorKind, ExportFormat, ExportOptions, Pin, Ref, Session, Trust,
+    WaitOptions, XvaCompression, host, pool as pool_class, vbd, vdi, vm,
 };
 
 /// A pool of two hosts whose running machine has one small disk.
@@ -243,6 +243,27 @@ async fn a_pool_whose_master_moves_is_followed_there_and_back() {
         assert!(followed.await.unwrap().1.is_ok());
     }
     assert_ne!(session.url(), first);
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_is_told_by_code() {
+    let simulator = pool(&[]).await;
+    let admin = login(&simulator).await;
+    let (_, disks) = snapshot(&admin).await.unwrap();
+    let before = simulator.xen().inventory();
+    let xen = &simulator.ready().xen;
+    let trust = Trust::Pins(Pin::parse_list(xen.pin_sha256.as_deref().unwrap()).unwrap());
+    let client = Client::builder(&xen.url).trust(trust).build().unwrap();
+    let reader = client.login("read-only", xen.password.as_str(), "xenapi-test").await.unwrap();
+    assert!(!reader.call(vm::get_all_records()).await.unwrap().is_empty());
+    let denied = reader.call(vdi::destroy(&disks[0])).await.unwrap_err();
+    assert!(denied.has_code(&ErrorCode::RBAC_PERMISSION_DENIED), "{denied}");
+    assert_eq!(denied.params()[0], "vdi.destroy");
+    // The handler says 403 and no more; its task knows.
+    let denied = export(&reader, &disks[0]).await.unwrap_err();
+    assert!(denied.has_code(&ErrorCode::RBAC_PERMISSION_DENIED), "{denied}");
+    assert_eq!(differences(&before, &simulator.xen().inventory()), "");
     simulator.stop().await;
 }
 

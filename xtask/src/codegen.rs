@@ -1,9 +1,11 @@
-//! `codegen`: writes the class modules of `xenapi` from a model of the API.
+//! `codegen`: writes the class modules of `xenapi` from a model of the API, and the table of
+//! commands of `cloudstack-client`.
 //!
 //! The facts that are used (names, types, releases, roles) are committed, one class on a line;
 //! `--model` takes them anew from a full model. `--check` tells whether the committed text is what
 //! the generator writes of the committed facts.
 
+mod cloudstack;
 mod model;
 mod names;
 mod render;
@@ -29,6 +31,9 @@ pub(crate) struct Args {
     /// Takes the facts anew from this model of the API.
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
+    /// Takes the facts about CloudStack's commands anew from this list of them.
+    #[arg(long, value_name = "PATH")]
+    cloudstack_model: Option<PathBuf>,
 }
 
 /// The committed facts, from the root of the workspace.
@@ -41,6 +46,7 @@ const LOCK: &str = "provenance.lock";
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no workspace root")?;
+    cloudstack::run(root, args.check, args.cloudstack_model.as_deref())?;
     let folder = root.join(OUTPUT);
     let path = args.model.clone().unwrap_or_else(|| root.join(FACTS));
     let model = read(&path)?;
@@ -232,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_committed_text_is_what_the_generator_writes() {
-        run(&Args { check: true, model: None }).unwrap();
+        run(&Args { check: true, model: None, cloudstack_model: None }).unwrap();
     }
 
     #[test]

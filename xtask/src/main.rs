@@ -28,7 +28,7 @@ struct Cli {
 enum Command {
     /// Run the whole job on real input: a Debian guest, Keystone, Glance, QEMU
     E2e(e2e::Args),
-    /// Write the class modules of xenapi from the model of the API, or check them
+    /// Write the class modules of xenapi and the commands of cloudstack-client from the facts, or check them
     Codegen(codegen::Args),
     /// Measure vmimg beside cp, qemu-img and others, on a RAM disk; write a table and a chart
     CompareImages(compare::Args),

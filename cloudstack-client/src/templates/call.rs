@@ -2,6 +2,7 @@
 
 use http::Uri;
 
+use super::format::Format;
 use super::new::{NewTemplate, Zones};
 use super::record::{Template, merge};
 use super::upload::UploadTicket;
@@ -32,7 +33,7 @@ pub enum TemplateFilter {
 }
 
 impl TemplateFilter {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Self_ => "self",
             Self::SelfExecutable => "selfexecutable",
@@ -67,9 +68,9 @@ pub fn list_tagged<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>) -> Ca
 #[must_use]
 pub fn get(id: &str) -> Call<List<Template>> {
     let what = format!("template {id}: get");
-    checked(Call::list(&what, "listTemplates"), id)
+    Call::list(&what, "listTemplates")
         .with("templatefilter", TemplateFilter::Self_.as_str())
-        .with("id", id)
+        .with_id("id", id)
 }
 
 /// `registerTemplate`: the cloud fetches the file from `url`, whose path must end as the format's files do, plain or
@@ -90,13 +91,14 @@ pub fn register(template: &NewTemplate, url: &str) -> Call<Template> {
         Zones::Many(ids) => call.with("zoneids", ids.join(",")),
         Zones::All => call.with("zoneids", "-1"),
     };
-    match url_problem(template, url) {
+    match url_problem(&template.format, url) {
         Some(problem) => call.with_problem(problem),
         None => call,
     }
 }
 
-fn url_problem(template: &NewTemplate, url: &str) -> Option<String> {
+/// Why the server would not fetch a file of this format from a URL.
+pub(crate) fn url_problem(format: &Format, url: &str) -> Option<String> {
     if url.len() > 2048 {
         return Some("the URL is longer than 2048 characters".into());
     }
@@ -108,10 +110,9 @@ fn url_problem(template: &NewTemplate, url: &str) -> Option<String> {
         return Some("the URL is neither http nor https".into());
     }
     let name = uri.path().rsplit('/').next().unwrap_or_default();
-    if template.format.of_file(name).is_none() {
+    if format.of_file(name).is_none() {
         return Some(format!(
-            "the path of the URL ends in {name:?}, which the server does not take for {}",
-            template.format
+            "the path of the URL ends in {name:?}, which the server does not take for {format}"
         ));
     }
     None
@@ -138,7 +139,7 @@ pub fn upload_params(template: &NewTemplate) -> Call<UploadTicket> {
     let call = Call::change(
         format!("template {name}: ask for an upload"),
         "getUploadParamsForTemplate",
-        move |answer| UploadTicket::read(answer, &name, &format),
+        move |answer| UploadTicket::read(answer, "template", &name, &format),
     );
     let call = template.describe(call);
     match &template.zones {
@@ -188,35 +189,32 @@ impl Permissions {
         self.extractable = Some(yes);
         self
     }
+
+    pub(crate) fn describe<T>(&self, call: Call<T>) -> Call<T> {
+        call.with_some("ispublic", self.public)
+            .with_some("isfeatured", self.featured)
+            .with_some("isextractable", self.extractable)
+    }
 }
 
 /// `updateTemplatePermissions`: publishes a template that has been verified.
 #[must_use]
 pub fn set_permissions(id: &str, permissions: &Permissions) -> Call<()> {
     let what = format!("template {id}: set permissions");
-    checked(Call::change(what, "updateTemplatePermissions", success), id)
-        .with("id", id)
-        .with_some("ispublic", permissions.public)
-        .with_some("isfeatured", permissions.featured)
-        .with_some("isextractable", permissions.extractable)
+    let call = Call::change(what, "updateTemplatePermissions", success);
+    permissions.describe(call.with_id("id", id))
 }
 
 /// `deleteTemplate` in all zones: a job.
 #[must_use]
 pub fn delete(id: &str) -> Call<Job<()>> {
-    checked(Call::start(format!("template {id}: delete"), "deleteTemplate", success), id)
-        .with("id", id)
+    Call::job(format!("template {id}: delete"), "deleteTemplate").with_id("id", id)
 }
 
 /// `deleteTemplate` in one zone: a job.
 #[must_use]
 pub fn delete_in(id: &str, zone: &str) -> Call<Job<()>> {
-    delete(id).with("zoneid", zone)
-}
-
-/// An empty id would be left out by the server, and the call would mean something else.
-fn checked<T>(call: Call<T>, id: &str) -> Call<T> {
-    if id.trim().is_empty() { call.with_problem("the id is empty") } else { call }
+    delete(id).with_id("zoneid", zone)
 }
 
 #[cfg(test)]
@@ -224,7 +222,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::sign::Credentials;
-    use crate::templates::{Checksum, Format};
+    use crate::templates::Checksum;
     use http::StatusCode;
     use std::time::SystemTime;
 

@@ -13,6 +13,8 @@ pub enum Format {
     Qcow2,
     /// Every byte of the disk.
     Raw,
+    /// An ISO 9660 image, for [ISOs](crate::isos).
+    Iso,
     /// Any other by CloudStack's name for it.
     Other(String),
 }
@@ -25,6 +27,7 @@ impl Format {
             Self::Vhd => "VHD",
             Self::Qcow2 => "QCOW2",
             Self::Raw => "RAW",
+            Self::Iso => "ISO",
             Self::Other(name) => name,
         }
     }
@@ -35,6 +38,7 @@ impl Format {
             Self::Vhd => vec!["vhd".into()],
             Self::Qcow2 => vec!["qcow2".into(), "img".into()],
             Self::Raw => vec!["raw".into(), "img".into()],
+            Self::Iso => vec!["iso".into()],
             Self::Other(name) => vec![name.to_ascii_lowercase()],
         }
     }
@@ -60,7 +64,9 @@ impl Format {
                 .strip_suffix(ending.as_str())
                 .is_some_and(|stem| stem.len() > 1 && stem.ends_with('.'))
         };
-        self.endings().iter().any(fits).then_some(compression)
+        // An ISO is taken as it is only.
+        let packed_iso = *self == Self::Iso && compression != Compression::None;
+        (!packed_iso && self.endings().iter().any(fits)).then_some(compression)
     }
 
     /// A name for a file of this format.
@@ -112,6 +118,8 @@ mod tests {
             (Format::Vhd, "a.vhdx", None),
             (Format::Qcow2, "a.img", Some(Compression::None)),
             (Format::Raw, "a.img.gz", Some(Compression::Gzip)),
+            (Format::Iso, "a.iso", Some(Compression::None)),
+            (Format::Iso, "a.iso.gz", None),
             (Format::Other("OVA".into()), "a.ova", Some(Compression::None)),
         ] {
             assert_eq!(format.of_file(name), fits, "{format} {name}");

@@ -1,7 +1,10 @@
-//! Templates: made by upload or by URL, waited for zone by zone, listed, shared and deleted.
+//! Templates: made by upload, by URL, or of a volume or a snapshot of the cloud's own; waited for zone by zone, listed,
+//! copied, shared, downloaded and deleted.
 
 mod call;
 mod format;
+mod from_disk;
+mod manage;
 mod new;
 mod preflight;
 mod record;
@@ -13,7 +16,14 @@ pub use call::{
     set_permissions, upload_params,
 };
 pub use format::{Compression, Format};
+pub use from_disk::{DiskSource, TemplateFromDisk, create};
+pub use manage::{
+    Sharing, TemplatePermissions, TemplateUpdate, copy, extract, permissions, share, update,
+};
 pub use new::{Checksum, NewTemplate, Zones};
 pub use preflight::{HEAD_LEN, preflight};
 pub use record::{StoreState, Template, TemplateZone, ZoneState, merge};
 pub use upload::{Preflight, Upload, UploadTicket, Uploaded};
+
+pub(crate) use call::url_problem;
+pub(crate) use record::zone_of;

@@ -96,6 +96,24 @@ impl Checksum {
         Self::named("SHA-512", hex)
     }
 
+    /// A SHA-1 in hex.
+    #[must_use]
+    pub fn sha1(hex: impl AsRef<str>) -> Self {
+        Self::named("SHA-1", hex)
+    }
+
+    /// A SHA-224 in hex.
+    #[must_use]
+    pub fn sha224(hex: impl AsRef<str>) -> Self {
+        Self::named("SHA-224", hex)
+    }
+
+    /// A SHA-384 in hex.
+    #[must_use]
+    pub fn sha384(hex: impl AsRef<str>) -> Self {
+        Self::named("SHA-384", hex)
+    }
+
     /// An MD5 in hex.
     #[must_use]
     pub fn md5(hex: impl AsRef<str>) -> Self {
@@ -112,10 +130,13 @@ impl Checksum {
         &self.0
     }
 
-    fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         let Some((name, hex)) = self.0[1..].split_once('}') else { return false };
         let len = match name {
             "MD5" => 32,
+            "SHA-1" => 40,
+            "SHA-224" => 56,
+            "SHA-384" => 96,
             "SHA-512" => 128,
             _ => 64,
         };

@@ -39,6 +39,9 @@ pub fn preflight(format: &Format, name: &str, head: &[u8]) -> Result<()> {
             "the data is a differencing VHD, whose parent CloudStack would not have: collapse the chain".into(),
         ),
         Format::Qcow2 if !head.starts_with(b"QFI\xfb") => refuse("the data is no qcow2 image".into()),
+        Format::Iso if [&b"conectix"[..], b"QFI\xfb", b"\x1f\x8b", b"BZh"].iter().any(|m| head.starts_with(m)) => {
+            refuse("the data is a disk image or compressed, and no ISO".into())
+        }
         Format::Raw if head.starts_with(b"conectix") || head.starts_with(b"QFI\xfb") => {
             refuse("the data is a VHD or a qcow2 image and not raw".into())
         }
@@ -68,6 +71,8 @@ mod tests {
             (Format::Vhd, "a.vhd.gz", &dynamic, false),
             (Format::Qcow2, "a.qcow2", b"QFI\xfb", true),
             (Format::Qcow2, "a.qcow2", &zeros, false),
+            (Format::Iso, "a.iso", &zeros, true),
+            (Format::Iso, "a.iso", &dynamic, false),
             (Format::Raw, "a.raw", &zeros, true),
             (Format::Raw, "a.raw", &dynamic, false),
             (Format::Other("OVA".into()), "a.ova", &zeros, true),

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::call::Record;
 use crate::error::{masked, one_line};
+use crate::record::FromField;
 use crate::value::Fields;
 
 /// A template. Lists have one for each zone; [`merge`] makes one of those.
@@ -125,13 +126,39 @@ impl Template {
 
 impl Record for Template {
     const ARRAY: &'static str = "template";
+    const FIELDS: &'static [&'static str] = &[
+        "id",
+        "name",
+        "displaytext",
+        "format",
+        "hypervisor",
+        "ostypeid",
+        "ostypename",
+        "size",
+        "physicalsize",
+        "checksum",
+        "created",
+        "ispublic",
+        "isfeatured",
+        "isextractable",
+        "isdynamicallyscalable",
+        "passwordenabled",
+        "sshkeyenabled",
+        "requireshvm",
+        "bits",
+        "arch",
+        "account",
+        "details",
+        "tags",
+        "zoneid",
+        "zonename",
+        "isready",
+        "status",
+        "downloaddetails",
+    ];
 
     fn read(value: &Value) -> Option<Self> {
         let fields = Fields::of(value)?;
-        let tag = |tag: &Value| {
-            let tag = Fields::of(tag)?;
-            Some((tag.text("key")?, tag.text("value").unwrap_or_default()))
-        };
         Some(Self {
             id: fields.text("id").filter(|id| !id.is_empty())?,
             name: fields.text("name").unwrap_or_default(),
@@ -155,8 +182,8 @@ impl Record for Template {
             arch: fields.text("arch"),
             account: fields.text("account"),
             details: fields.map("details"),
-            tags: fields.list("tags").iter().filter_map(tag).collect(),
-            zones: vec![zone(fields)],
+            tags: BTreeMap::from_field(fields, "tags"),
+            zones: vec![zone_of(fields)],
         })
     }
 
@@ -166,7 +193,8 @@ impl Record for Template {
     }
 }
 
-fn zone(fields: Fields<'_>) -> TemplateZone {
+/// What a row of a template or an ISO says of its zone.
+pub(crate) fn zone_of(fields: Fields<'_>) -> TemplateZone {
     let percent = |fields: Fields<'_>| {
         fields.number("downloadPercent").and_then(|n| u8::try_from(n).ok()).filter(|n| *n <= 100)
     };
@@ -362,6 +390,31 @@ mod tests {
         assert_eq!(with("Connection refused", &["DOWNLOAD_ERROR"]), failed("Connection refused"));
         assert_eq!(with("", &["ABANDONED"]), failed("ABANDONED"));
         assert_eq!(with("UploadError", &["UPLOAD_IN_PROGRESS"]), failed("UploadError"));
+    }
+
+    #[test]
+    fn every_state_of_a_store_has_its_meaning() {
+        for (word, bad) in [
+            ("UNKNOWN", false),
+            ("DOWNLOAD_ERROR", true),
+            ("NOT_DOWNLOADED", false),
+            ("DOWNLOAD_IN_PROGRESS", false),
+            ("DOWNLOADED", false),
+            ("ABANDONED", true),
+            ("UPLOADED", false),
+            ("NOT_UPLOADED", false),
+            ("UPLOAD_ERROR", true),
+            ("UPLOAD_IN_PROGRESS", false),
+            ("CREATING", false),
+            ("CREATED", false),
+            ("BYPASSED", false),
+        ] {
+            for status in [json!(null), json!(word), json!("Processing")] {
+                let row = json!({"status": status, "downloaddetails": [{"downloadState": word}]});
+                let failed = matches!(state(row), ZoneState::Failed { .. });
+                assert_eq!(failed, bad, "{word} {status}");
+            }
+        }
     }
 
     #[test]

@@ -23,12 +23,14 @@ use crate::random::random_hex;
 use crate::transport::{Body, BodyStream, read_some};
 use crate::value::Fields;
 
-/// The right to send a template's data once, given by
-/// [`upload_params`](super::upload_params). Who has it can use it, so it has no telling `Debug`.
+/// The right to send the data of a template, a volume or an ISO once, given by
+/// [`templates::upload_params`](super::upload_params), [`volumes::upload_params`](crate::volumes::upload_params) or
+/// [`isos::upload_params`](crate::isos::upload_params). Who has it can use it, so it has no telling `Debug`.
 ///
-/// It is used up by the attempt, whatever its end: a storage VM refuses a second one. After a failure delete the
-/// [template](Self::template_id) and ask for a new ticket.
+/// It is used up by the attempt, whatever its end: a storage VM refuses a second one. After a failure delete
+/// [what was made](Self::id) and ask for a new ticket.
 pub struct UploadTicket {
+    kind: &'static str,
     id: String,
     name: String,
     format: Format,
@@ -39,7 +41,12 @@ pub struct UploadTicket {
 }
 
 impl UploadTicket {
-    pub(super) fn read(answer: &Answer<'_>, name: &str, format: &Format) -> Result<Self> {
+    pub(crate) fn read(
+        answer: &Answer<'_>,
+        kind: &'static str,
+        name: &str,
+        format: &Format,
+    ) -> Result<Self> {
         let outer = answer.fields()?;
         let fields = outer.raw("getuploadparams").and_then(Fields::of).unwrap_or(outer);
         let text = |field: &str| {
@@ -53,6 +60,7 @@ impl UploadTicket {
             ["http", "https"].contains(&url.scheme()) && url.has_host() && url.username().is_empty()
         });
         Ok(Self {
+            kind,
             id: text("id")?,
             name: name.to_owned(),
             format: format.clone(),
@@ -63,7 +71,13 @@ impl UploadTicket {
         })
     }
 
-    /// The template that was made for the data.
+    /// The id of the template, volume or ISO that was made for the data.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The template that was made for the data; the same as [`id`](Self::id).
     #[must_use]
     pub fn template_id(&self) -> &str {
         &self.id
@@ -91,8 +105,8 @@ impl UploadTicket {
         ] {
             let mut value = HeaderValue::try_from(value).map_err(|_| {
                 Error::protocol(format!(
-                    "template {}: upload: what the server gave as {name} is no header",
-                    self.id
+                    "{} {}: upload: what the server gave as {name} is no header",
+                    self.kind, self.id
                 ))
             })?;
             value.set_sensitive(true);
@@ -121,7 +135,7 @@ impl fmt::Debug for UploadTicket {
     }
 }
 
-/// The data of a template, and how to send it.
+/// The data of a template, a volume or an ISO, and how to send it.
 ///
 /// The length must be exact and known before: storage VMs take no chunked bodies. The last piece is sent only after
 /// the producer has ended without an error, so that bad data never becomes a whole file.
@@ -153,7 +167,7 @@ pub enum Preflight {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Uploaded {
-    /// The template, now to be [waited for](crate::Client::wait_ready).
+    /// The id of the template, now to be [waited for](crate::Client::wait_ready), or of the volume or ISO.
     pub template_id: String,
     /// The number of bytes of the file, without the form around it.
     pub bytes: u64,
@@ -270,22 +284,24 @@ impl Form {
 }
 
 impl Client {
-    /// Sends a template's data with its ticket.
+    /// Sends the data of a template, a volume or an ISO with its ticket.
     ///
     /// The answer is read *while* the data is sent: a refusal ends the upload at once. Success means that the data
-    /// has arrived; whether it becomes a template is told by [`wait_ready`](Self::wait_ready).
+    /// has arrived; whether it becomes a template is told by [`wait_ready`](Self::wait_ready), of a volume by
+    /// [`wait_volume`](Self::wait_volume), of an ISO by [`wait_iso`](Self::wait_iso).
     ///
     /// # Errors
     /// [`ErrorKind::Transport`] if the storage VM cannot be reached or the connection breaks, [`ErrorKind::Source`] for
     /// bad data, [`ErrorKind::UnsupportedFormat`] before anything is sent, [`ErrorKind::Invalid`] and
     /// [`ErrorKind::Server`] for refusals. The ticket is used up then: delete the template.
     pub async fn upload(&self, ticket: UploadTicket, upload: Upload) -> Result<Uploaded> {
-        let what = format!("template {}: upload", ticket.id);
+        let what = format!("{} {}: upload", ticket.kind, ticket.id);
         let result = self.send_data(&ticket, upload, &what).await;
         result.map_err(|error| {
-            let hint =
-                "an upload can be tried only once: delete this template and begin with a new one";
-            ticket.redact(error).with_hint(hint)
+            let kind = ticket.kind;
+            ticket.redact(error).with_hint(&format!(
+                "an upload can be tried only once: delete this {kind} and begin with a new one"
+            ))
         })
     }
 

@@ -1,13 +1,50 @@
-//! Waiting for a template to become ready.
+//! Waiting for a template or an ISO to become ready.
 
 use super::call::get;
-use super::record::{Template, ZoneState, merge};
+use super::record::{Template, TemplateZone, ZoneState, merge};
+use crate::call::{Call, List, Record};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result, is_quota};
+use crate::isos::{self, Iso};
 use crate::wait::{WaitOptions, Waiting};
 
 /// How often a template may be missing before it is taken to be no more.
 const LOOKS: u32 = 4;
+
+/// What is there once for each zone.
+trait Zoned: Sized {
+    fn merged(rows: Vec<Self>) -> Vec<Self>;
+    fn id(&self) -> &str;
+    fn zones(&self) -> &[TemplateZone];
+}
+
+impl Zoned for Template {
+    fn merged(rows: Vec<Self>) -> Vec<Self> {
+        merge(rows)
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn zones(&self) -> &[TemplateZone] {
+        &self.zones
+    }
+}
+
+impl Zoned for Iso {
+    fn merged(rows: Vec<Self>) -> Vec<Self> {
+        isos::merge(rows)
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn zones(&self) -> &[TemplateZone] {
+        &self.zones
+    }
+}
 
 impl Client {
     /// Waits until a template is ready in all of `zones` (ids), or, if none is named, in every zone where it is.
@@ -21,19 +58,37 @@ impl Client {
         zones: &[&str],
         options: &WaitOptions,
     ) -> Result<Template> {
-        let what = format!("template {id}");
-        let mut waiting = Waiting::new(&what, options);
+        self.wait_zones(&format!("template {id}"), id, &get(id), zones, options).await
+    }
+
+    /// As [`wait_ready`](Self::wait_ready), for an ISO.
+    ///
+    /// # Errors
+    /// As [`wait_ready`](Self::wait_ready).
+    pub async fn wait_iso(&self, id: &str, zones: &[&str], options: &WaitOptions) -> Result<Iso> {
+        self.wait_zones(&format!("ISO {id}"), id, &isos::get(id), zones, options).await
+    }
+
+    async fn wait_zones<R: Record + Zoned>(
+        &self,
+        what: &str,
+        id: &str,
+        get: &Call<List<R>>,
+        zones: &[&str],
+        options: &WaitOptions,
+    ) -> Result<R> {
+        let mut waiting = Waiting::new(what, options);
         let mut missing = 0;
         loop {
-            let found = match self.call_all(get(id)).await {
-                Ok(rows) => merge(rows).into_iter().find(|template| template.id == id),
+            let found = match self.call_all(get.clone()).await {
+                Ok(rows) => R::merged(rows).into_iter().find(|one| one.id() == id),
                 Err(error) if error.is_not_found() => None,
                 Err(error) => {
                     waiting.bear(error).await?;
                     continue;
                 }
             };
-            let Some(template) = found else {
+            let Some(found) = found else {
                 missing += 1;
                 if missing >= LOOKS {
                     let text = format!("{what}: it is not there (any more)");
@@ -43,8 +98,8 @@ impl Client {
                 continue;
             };
             missing = 0;
-            match judge(&template, zones) {
-                Ok(None) => return Ok(template),
+            match judge(found.zones(), zones) {
+                Ok(None) => return Ok(found),
                 Ok(Some(pending)) => waiting.pause(&pending).await?,
                 Err(failed) => {
                     let text = format!("{what}: it failed {failed}; delete it and begin anew");
@@ -57,12 +112,12 @@ impl Client {
 }
 
 /// `Ok(None)` if it is ready, `Ok` with what is waited for, `Err` with what failed.
-fn judge(template: &Template, zones: &[&str]) -> Result<Option<String>, String> {
-    let wanted = |zone: &&super::record::TemplateZone| {
+fn judge(all: &[TemplateZone], zones: &[&str]) -> Result<Option<String>, String> {
+    let wanted = |zone: &&TemplateZone| {
         zones.is_empty() || zone.id.as_deref().is_some_and(|id| zones.contains(&id))
     };
     let mut pending = None;
-    for zone in template.zones.iter().filter(wanted) {
+    for zone in all.iter().filter(wanted) {
         let name = zone.name.as_deref().or(zone.id.as_deref()).unwrap_or("all zones");
         match &zone.state {
             ZoneState::Ready => {}
@@ -73,14 +128,14 @@ fn judge(template: &Template, zones: &[&str]) -> Result<Option<String>, String> 
             }
         }
     }
-    let absent = zones.iter().find(|id| template.zone(id).is_none());
+    let there = |id: &&&str| all.iter().any(|zone| zone.id.as_deref() == Some(**id));
+    let absent = zones.iter().find(|id| !there(id));
     Ok(pending.or_else(|| Some(format!("it is not in zone {} yet", absent?))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::Record;
     use serde_json::json;
 
     fn template(rows: &serde_json::Value) -> Template {
@@ -94,9 +149,9 @@ mod tests {
             {"id": "t", "zoneid": "a", "isready": true},
             {"id": "t", "zoneid": "b", "zonename": "bee", "status": "7% Downloaded"},
             {"id": "t", "zoneid": "c", "status": "Connection timed out"}]));
-        assert_eq!(judge(&template, &["a"]), Ok(None));
-        assert_eq!(judge(&template, &["a", "b"]), Ok(Some("bee: 7% Downloaded".into())));
-        assert_eq!(judge(&template, &["a", "d"]), Ok(Some("it is not in zone d yet".into())));
-        assert_eq!(judge(&template, &[]), Err("in c: Connection timed out".into()));
+        assert_eq!(judge(&template.zones, &["a"]), Ok(None));
+        assert_eq!(judge(&template.zones, &["a", "b"]), Ok(Some("bee: 7% Downloaded".into())));
+        assert_eq!(judge(&template.zones, &["a", "d"]), Ok(Some("it is not in zone d yet".into())));
+        assert_eq!(judge(&template.zones, &[]), Err("in c: Connection timed out".into()));
     }
 }

@@ -74,6 +74,10 @@ fn path(state: &Shared, id: &str, zone: usize) -> std::path::PathBuf {
 async fn download(state: &Shared, id: &str, zone: usize, place: &Place) -> Result<(), String> {
     let progress =
         |percent: u64| state.with_copy(id, zone, |copy| copy.state = State::Downloading(percent));
+    if !state.may_fetch_from(&place.host) {
+        // The route out of the storage VM does not lead there.
+        return Err(format!("Connection to {} timed out", place.authority));
+    }
     let response = request(place, "GET").await?;
     if response.status() != 200 {
         return Err(format!("HTTP Server returned {} (expected 200 OK)", response.status()));

@@ -72,6 +72,15 @@ impl ApiError {
         Self::new(535, 9999, text)
     }
 
+    pub(super) fn capacity(text: impl Into<String>) -> Self {
+        Self::new(533, 4325, text)
+    }
+
+    /// A rule that stands in the way of another.
+    pub(super) fn conflict(text: impl Into<String>) -> Self {
+        Self::new(537, 4360, text)
+    }
+
     /// A failure that a fault asked for.
     pub(super) fn on_purpose(status: u16) -> Self {
         let (cs, text) = match status {
@@ -85,7 +94,14 @@ impl ApiError {
                 "Maintenance or shutdown has been initiated on this management server. Can not accept new jobs",
             ),
             531 => (4365, "The caller does not have permission to operate with this resource."),
+            430 => (9999, "unable to decode parameter: x[0]y"),
+            432 => (9999, "The given command either does not exist, or is not available for user."),
+            511 => (4295, "The user must verify a second factor."),
+            532 => (4280, "The limit of the account is reached."),
             533 => (4325, "Unable to find suitable capacity."),
+            534 => (4380, "Resource is unavailable."),
+            536 => (4375, "The resource is in use."),
+            537 => (4360, "The rule conflicts with another one."),
             535 => (4370, "The limit of the account's resources is reached."),
             _ => (9999, "Internal error executing command, please contact your cloud provider"),
         };

@@ -55,6 +55,8 @@ pub enum Fault {
     ExpireAfter(u64),
     /// `clock-skew=SECONDS` (may be negative): the server's clock is so far ahead.
     ClockSkew(i64),
+    /// `old-expires`: the time of expiry is read as before 4.11, with a `Z` before its offset.
+    OldExpires,
     /// `enforce-post`: the setting `enforce.post.requests.and.timestamps` of 4.21.
     EnforcePost,
     /// `page-size=N`: the setting `default.page.size`.
@@ -63,6 +65,24 @@ pub enum Fault {
     TwoZones,
     /// `refuse-loopback`: URLs to this machine are refused, as a server does by default.
     RefuseLoopback,
+    /// `allowed-sites=NETWORKS`: the setting `secstorage.allowed.internal.sites`, which the account may
+    /// read then: what is registered by URL is fetched from these networks only.
+    AllowedSites(String),
+    /// `denied=COMMAND`: the account's role is without this command.
+    Denied(String),
+    /// `stringly`: numbers and truth values are texts in every answer, and there is something unknown
+    /// in it.
+    Stringly,
+    /// `no-capacity`: a machine that is deployed finds no host.
+    NoCapacity,
+    /// `late-effect=MILLISECONDS:COMMAND`: the connection is dropped at once instead of an answer, and
+    /// the command takes effect so much later.
+    LateEffect {
+        /// How much later.
+        after: Duration,
+        /// The command.
+        command: String,
+    },
     /// `job-fails=COMMAND`: the jobs of this command fail, without effect.
     JobFails(String),
     /// `slow-job=MILLISECONDS`: jobs take so long.
@@ -110,7 +130,7 @@ impl Nth {
 pub(super) const UPLOAD: &str = "upload";
 
 /// Name and shape of every fault, for messages and `--help`.
-const SHAPES: [(&str, &str); 21] = [
+const SHAPES: [(&str, &str); 27] = [
     ("quota", "=BYTES"),
     ("template-quota", "[=N]"),
     ("size-cap", "=BYTES"),
@@ -124,10 +144,16 @@ const SHAPES: [(&str, &str); 21] = [
     ("expired-key", ""),
     ("expire-after", "=N"),
     ("clock-skew", "=SECONDS"),
+    ("old-expires", ""),
     ("enforce-post", ""),
     ("page-size", "=N"),
     ("two-zones", ""),
     ("refuse-loopback", ""),
+    ("allowed-sites", "=NETWORKS"),
+    ("denied", "=COMMAND"),
+    ("stringly", ""),
+    ("no-capacity", ""),
+    ("late-effect", "=MILLISECONDS:COMMAND"),
     ("job-fails", "=COMMAND"),
     ("slow-job", "=MILLISECONDS"),
     ("fail-nth", "=N:COMMAND[ STATUS]"),
@@ -162,6 +188,14 @@ impl Fault {
             "expire-after" => Self::ExpireAfter(number()?),
             "clock-skew" => Self::ClockSkew(arg.parse().ok().filter(|s: &i64| s.abs() < 1 << 32)?),
             "page-size" => Self::PageSize(number().filter(|size| *size > 0)?),
+            "allowed-sites" if !arg.is_empty() => Self::AllowedSites(arg.to_owned()),
+            "denied" => Self::Denied(Some(arg).filter(|arg| is_command(arg))?.to_owned()),
+            "late-effect" => {
+                let (after, command) = arg.split_once(':')?;
+                let after = Duration::from_millis(after.parse().ok()?);
+                let command = Some(command).filter(|command| is_command(command))?.to_owned();
+                Self::LateEffect { after, command }
+            }
             "job-fails" => Self::JobFails(Some(arg).filter(|arg| is_command(arg))?.to_owned()),
             "slow-job" => Self::SlowJob(Duration::from_millis(number()?)),
             "fail-nth" => Self::FailNth(parse_nth(arg).filter(|_| arg.contains(':'))?),
@@ -170,8 +204,11 @@ impl Fault {
             "upload-unreachable" => Self::UploadUnreachable,
             "stuck-template" => Self::StuckTemplate,
             "expired-key" => Self::ExpiredKey,
+            "old-expires" => Self::OldExpires,
             "enforce-post" => Self::EnforcePost,
             "two-zones" => Self::TwoZones,
+            "stringly" => Self::Stringly,
+            "no-capacity" => Self::NoCapacity,
             "refuse-loopback" => Self::RefuseLoopback,
             _ => return None,
         })
@@ -245,7 +282,8 @@ mod tests {
             let text = match shape {
                 "" | "[=N]" | "[=TEXT]" => name.to_owned(),
                 "=STATUS[:BYTES]" => format!("{name}=503:7"),
-                s if s.contains("COMMAND") && name == "job-fails" => format!("{name}=createTags"),
+                "=COMMAND" => format!("{name}=createTags"),
+                "=NETWORKS" => format!("{name}=10.0.0.0/8"),
                 s if s.contains("COMMAND") => format!("{name}=2:registerTemplate"),
                 _ => format!("{name}=7"),
             };

@@ -121,3 +121,79 @@ pub(super) fn show_os_categories() -> Vec<Value> {
 pub(super) fn os_type_name(id: &str) -> Option<String> {
     os_types().map(|(_, name)| name).find(|name| stable_uuid("ostype", name) == id)
 }
+
+/// The id of a type of operating system that is known by its name.
+pub(super) fn os_type_id(name: &str) -> String {
+    stable_uuid("ostype", name)
+}
+
+/// One row of a list by its id.
+pub(super) fn offering(rows: Vec<Value>, id: &str) -> Option<Value> {
+    rows.into_iter().find(|row| row["id"] == id)
+}
+
+/// Sizes of machines.
+pub(super) fn service_offerings() -> Vec<Value> {
+    let sizes = [
+        ("Small Instance", 1, 500, 512),
+        ("Medium Instance", 1, 1000, 1024),
+        ("Large", 4, 2000, 8192),
+    ];
+    let row = |(name, cpus, mhz, memory): (&str, u64, u64, u64)| {
+        json!({
+            "id": stable_uuid("serviceoffering", name),
+            "name": name,
+            "displaytext": name,
+            "cpunumber": cpus,
+            "cpuspeed": mhz,
+            "memory": memory,
+            "storagetype": "shared",
+            "provisioningtype": "thin",
+            "iscustomized": false,
+            "offerha": false,
+            "limitcpuuse": false,
+            "isvolatile": false,
+            "issystem": false,
+            "defaultuse": false,
+        })
+    };
+    sizes.into_iter().map(row).collect()
+}
+
+/// Sizes of disks, in GiB.
+pub(super) fn disk_offerings() -> Vec<Value> {
+    let sizes = [("Small", 5, false), ("Medium", 20, false), ("Custom", 0, true)];
+    let row = |(name, size, custom): (&str, u64, bool)| {
+        json!({
+            "id": stable_uuid("diskoffering", name),
+            "name": name,
+            "displaytext": format!("{name} Disk"),
+            "disksize": size,
+            "iscustomized": custom,
+            "storagetype": "shared",
+            "provisioningtype": "thin",
+            "displayoffering": true,
+        })
+    };
+    sizes.into_iter().map(row).collect()
+}
+
+/// Kinds of networks.
+pub(super) fn network_offerings() -> Vec<Value> {
+    let name = "DefaultIsolatedNetworkOfferingWithSourceNatService";
+    vec![json!({
+        "id": stable_uuid("networkoffering", name),
+        "name": name,
+        "displaytext": "Offering for Isolated networks with Source Nat service enabled",
+        "traffictype": "Guest",
+        "guestiptype": "Isolated",
+        "state": "Enabled",
+        "availability": "Required",
+        "isdefault": true,
+        "forvpc": false,
+        "specifyvlan": false,
+        "networkrate": 200,
+        "serviceofferingid": stable_uuid("serviceoffering", "router"),
+        "service": [],
+    })]
+}

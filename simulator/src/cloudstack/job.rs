@@ -87,6 +87,20 @@ pub(super) fn submit(
     Ok(json!({"jobid": id}))
 }
 
+/// As [`submit`], for a command whose first answer has the id of what it makes, which is there by now:
+/// before anybody looks at the number of the job.
+pub(super) fn submit_made(
+    state: &Arc<Shared>,
+    params: &Params,
+    kind: &'static str,
+    id: &str,
+    effect: impl FnOnce(&Shared) -> ApiResult<Value> + Send + 'static,
+) -> ApiResult<Value> {
+    let mut answer = submit(state, params, Some((kind, id.to_owned())), effect)?;
+    answer["id"] = json!(id);
+    Ok(answer)
+}
+
 /// The caller may choose the number, once.
 fn chosen_id(state: &Shared, text: &str) -> ApiResult<String> {
     let id = Uuid::try_parse(text).map(|id| id.to_string());

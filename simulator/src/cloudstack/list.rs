@@ -8,7 +8,7 @@ use super::error::{ApiError, ApiResult};
 use super::fixture::Zone;
 use super::params::Params;
 use super::state::Shared;
-use super::template::Template;
+use super::template::{Template, What};
 
 /// The page that was asked for, under its key; a list of nothing is an empty object.
 ///
@@ -66,6 +66,11 @@ pub(super) fn page(
     Ok(Value::Object(answer))
 }
 
+/// A list that knows no pages and is never cut off.
+pub(super) fn whole(key: &str, rows: &[Value]) -> Value {
+    if rows.is_empty() { json!({}) } else { json!({"count": rows.len(), key: rows}) }
+}
+
 /// Rows in which the named fields are as the parameters of the same names say; `keyword` is a
 /// part of the name.
 pub(super) fn filter(params: &Params, rows: Vec<Value>, names: &[&str]) -> Vec<Value> {
@@ -95,9 +100,13 @@ pub(super) fn zone(
     found.map(Some).ok_or_else(|| ApiError::no_such(&params.command, name, id))
 }
 
-/// The rows of `listTemplates`: one for each zone of a template.
-pub(super) fn templates(state: &Shared, params: &Params) -> ApiResult<Vec<Value>> {
-    let filter = params.required("templatefilter")?.to_lowercase();
+/// The rows of `listTemplates` or `listIsos`: one for each zone of a template.
+pub(super) fn templates(state: &Shared, params: &Params, what: What) -> ApiResult<Vec<Value>> {
+    let filter = match what {
+        What::Iso => params.get("isofilter").unwrap_or("selfexecutable"),
+        _ => params.required("templatefilter")?,
+    };
+    let filter = filter.to_lowercase();
     let known = [
         "featured",
         "self",
@@ -127,6 +136,9 @@ pub(super) fn templates(state: &Shared, params: &Params) -> ApiResult<Vec<Value>
     let mut rows = Vec::new();
     for template in &mut state.tables().templates {
         template.settle();
+        if template.what != what {
+            continue;
+        }
         if !passes(template, &filter) || !tagged(template, &tags) {
             continue;
         }

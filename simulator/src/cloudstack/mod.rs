@@ -8,8 +8,11 @@
 //! place of an error, limits with different statuses. What a well-behaved cloud does not show is
 //! switched on by [`Faults`].
 //!
-//! Left out: sessions with passwords, projects, virtual machines, volumes, ISOs; templates in
-//! `.bz2` and `.zip`, and downloads by https.
+//! Virtual machines, volumes, networks, public addresses, rules of load balancers and firewalls,
+//! snapshots and keys are rows with the states and the refusals that clients have to know.
+//!
+//! Left out: sessions with passwords, more than one account, projects, private clouds; templates in
+//! `.zip`, and downloads by https.
 //!
 //! ```
 //! use simulator::cloudstack::{CloudStack, CloudStackConfig};
@@ -34,9 +37,13 @@ mod error;
 mod fault;
 mod fixture;
 mod http;
+mod image;
 mod job;
 mod list;
+mod machine;
 mod multipart;
+mod network;
+mod object;
 mod params;
 mod register;
 mod server;
@@ -48,6 +55,7 @@ mod template;
 mod ticket;
 mod update;
 mod upload;
+mod volume;
 
 pub use crate::fault::ParseFaultError;
 pub use config::CloudStackConfig;
@@ -63,7 +71,7 @@ use tokio::task::JoinHandle;
 
 use self::server::Role;
 use self::state::Shared;
-use self::template::State;
+use self::template::{State, What};
 
 /// A running double of CloudStack. Dropping it stops it, as [`stop`](Self::stop) does.
 #[derive(Debug)]
@@ -120,13 +128,49 @@ impl CloudStack {
     pub fn templates(&self) -> Vec<Value> {
         let zones = fixture::zones(2);
         let mut tables = self.state.tables();
-        let own = tables.templates.iter_mut().filter(|template| template.own);
+        let own = tables.templates.iter_mut().filter(|one| one.own && one.what == What::Template);
         let rows = own.flat_map(|template| {
             template.settle();
             let rows = template.copies.iter().map(|copy| template.show(copy, &zones[copy.zone]));
             rows.collect::<Vec<_>>()
         });
         rows.collect()
+    }
+
+    /// The machines, volumes, networks, addresses, rules, snapshots and keys that the account has, as
+    /// lists show them, oldest first: for comparing before and after. Each has `kind` beside its own
+    /// fields; uploaded volumes and ISOs are among them.
+    #[must_use]
+    pub fn objects(&self) -> Vec<Value> {
+        let zones = fixture::zones(2);
+        let mut tables = self.state.tables();
+        let images = tables.templates.iter_mut().filter(|one| one.what != What::Template);
+        let mut rows: Vec<Value> = images
+            .flat_map(|one| {
+                one.settle();
+                let (volume, kind) = (one.is_volume(), format!("{:?}", one.what));
+                let rows = one.copies.iter().map(|copy| {
+                    let zone = &zones[copy.zone];
+                    let row =
+                        if volume { one.show_volume(copy, zone) } else { one.show(copy, zone) };
+                    with_kind(row, &kind)
+                });
+                rows.collect::<Vec<_>>()
+            })
+            .collect();
+        let others = tables.objects.iter();
+        rows.extend(others.map(|one| with_kind(one.show(), &format!("{:?}", one.kind))));
+        rows
+    }
+
+    /// Whether a request has the signature of this secret key, by the double's own reading of the
+    /// server's rules; `query` is a query string or a form.
+    #[must_use]
+    pub fn is_genuine(secret: &str, query: &str) -> bool {
+        let pairs = http::merge(query, "");
+        let signature = pairs.iter().find(|(name, _)| name.eq_ignore_ascii_case("signature"));
+        let text = sign::string_to_sign(&pairs);
+        signature.is_some_and(|(_, signature)| sign::verify(secret, &text, signature))
     }
 
     /// Where the data of a template that is ready lie while the double runs, decompressed; in
@@ -159,6 +203,11 @@ impl CloudStack {
         let _ = self.stop.send(true);
         self.servers.iter().for_each(JoinHandle::abort);
     }
+}
+
+fn with_kind(mut row: Value, kind: &str) -> Value {
+    row["kind"] = kind.into();
+    row
 }
 
 impl Drop for CloudStack {

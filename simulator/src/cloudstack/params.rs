@@ -87,6 +87,11 @@ impl Params {
         maps
     }
 
+    /// The keys of all indexes together, as commands about machines take them.
+    pub(super) fn merged(&self, name: &str) -> BTreeMap<String, String> {
+        self.maps(name).into_values().flatten().collect()
+    }
+
     /// The `details` of a template: what has another index than the first is lost.
     pub(super) fn details(&self) -> BTreeMap<String, String> {
         self.maps("details").pop_first().map(|(_, map)| map).unwrap_or_default()

@@ -11,26 +11,13 @@ use uuid::Uuid;
 use super::error::{ApiError, ApiResult};
 use super::params::Params;
 use super::state::Shared;
-use super::template::{Copy, FLAGS, FORMATS, State, Template, extension_fits};
+use super::template::{Copy, FLAGS, FORMATS, State, Template, What, extension_fits};
 use super::{Fault, download, fixture};
 
 /// A template as the parameters describe it, in no zone yet.
 pub(super) fn describe(params: &Params) -> ApiResult<Template> {
-    let name = params.required("name")?.to_owned();
-    let limits = [("name", 255), ("displaytext", 4096), ("url", 2048)];
-    for (name, most) in limits {
-        if params.get(name).is_some_and(|value| value.chars().count() > most) {
-            return Err(ApiError::parameter(format!(
-                "Value greater than max allowed length {most} for param: {name}"
-            )));
-        }
-    }
     let format = params.required("format")?.to_uppercase();
-    if !FORMATS.iter().any(|(known, _)| *known == format) {
-        let all = FORMATS.map(|(name, _)| name).join(", ");
-        let text = format!("Image format is incorrect {format}. Supported formats are {all}");
-        return Err(ApiError::invalid(text));
-    }
+    known_format(&format)?;
     let wanted = params.required("hypervisor")?;
     let known = fixture::ALL_HYPERVISORS.iter().find(|name| name.eq_ignore_ascii_case(wanted));
     let unknown = || ApiError::invalid(format!("Hypervisor Type: {wanted} is invalid."));
@@ -47,20 +34,53 @@ pub(super) fn describe(params: &Params) -> ApiResult<Template> {
         let text = "Parameters templatetag and isrouting can only be set by a Root Admin";
         return Err(ApiError::denied(text));
     }
+    let mut template = named(params, &format, &hypervisor, &os_type(params)?)?;
+    arch.clone_into(&mut template.arch);
+    template.bits = bits.unsigned_abs();
+    Ok(template)
+}
+
+pub(super) fn known_format(format: &str) -> ApiResult<()> {
+    if FORMATS.iter().any(|(known, _)| *known == format) {
+        return Ok(());
+    }
+    let all = FORMATS.map(|(name, _)| name).join(", ");
+    let text = format!("Image format is incorrect {format}. Supported formats are {all}");
+    Err(ApiError::invalid(text))
+}
+
+/// A template with this name and what else can be said of everything that has data.
+pub(super) fn named(
+    params: &Params,
+    format: &str,
+    hypervisor: &str,
+    os_type: &str,
+) -> ApiResult<Template> {
+    let name = params.required("name")?.to_owned();
+    let limits = [("name", 255), ("displaytext", 4096), ("url", 2048)];
+    for (name, most) in limits {
+        if params.get(name).is_some_and(|value| value.chars().count() > most) {
+            return Err(ApiError::parameter(format!(
+                "Value greater than max allowed length {most} for param: {name}"
+            )));
+        }
+    }
     let flags = FLAGS.iter().map(|(name, plain)| (*name, params.flag(name).unwrap_or(*plain)));
     Ok(Template {
+        what: What::Template,
         id: Uuid::new_v4().to_string(),
         own: true,
         displaytext: params.get("displaytext").unwrap_or(&name).to_owned(),
         name,
-        format,
-        hypervisor,
-        ostypeid: os_type(params)?,
-        arch: arch.to_owned(),
-        bits: bits.unsigned_abs(),
+        format: format.to_owned(),
+        hypervisor: hypervisor.to_owned(),
+        ostypeid: os_type.to_owned(),
+        arch: "x86_64".to_owned(),
+        bits: 64,
         flags: flags.collect(),
         details: params.details(),
         tags: Vec::new(),
+        shared: Default::default(),
         templatetag: None,
         url: None,
         checksum: params.get("checksum").map(str::to_owned),
@@ -92,7 +112,7 @@ pub(super) fn exceeded(kind: &str, limit: u64, current: u64, requested: u64) -> 
 /// Refuses what the account has no room for.
 pub(super) fn check_limits(state: &Shared, bytes: u64) -> Result<(), String> {
     if state.template_room() == 0 {
-        let own = state.tables().templates.iter().filter(|template| template.own).count() as u64;
+        let own = state.own_templates();
         return Err(exceeded("template", own, own, 1));
     }
     let room = state.room();
@@ -108,7 +128,25 @@ pub(super) fn check_limits(state: &Shared, bytes: u64) -> Result<(), String> {
 }
 
 pub(super) async fn register(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
-    let mut template = describe(params)?;
+    let template = describe(params)?;
+    let id = template.id.clone();
+    begin(state, params, template).await?;
+    let names = state.zones();
+    let tables = state.tables();
+    let template = tables.templates.iter().find(|one| one.id == id);
+    let rows: Vec<_> = template
+        .into_iter()
+        .flat_map(|one| one.copies.iter().map(|copy| one.show(copy, &names[copy.zone])))
+        .collect();
+    Ok(json!({"count": rows.len(), "template": rows}))
+}
+
+/// Keeps what is described, and begins to download it into its zones.
+pub(super) async fn begin(
+    state: &Arc<Shared>,
+    params: &Params,
+    mut template: Template,
+) -> ApiResult<()> {
     let zones = zones(state, params)?;
     let url = params.required("url")?;
     let place = check_url(state, &template.format, url)?;
@@ -119,15 +157,12 @@ pub(super) async fn register(state: &Arc<Shared>, params: &Params) -> ApiResult<
     check_limits(state, size.saturating_mul(zones.len() as u64)).map_err(ApiError::allocation)?;
     template.url = Some(url.to_owned());
     template.copies = zones.iter().map(|zone| Copy::new(*zone, State::NotDownloaded)).collect();
-    let names = state.zones();
-    let rows: Vec<_> =
-        template.copies.iter().map(|copy| template.show(copy, &names[copy.zone])).collect();
-    let (id, count) = (template.id.clone(), rows.len());
+    let id = template.id.clone();
     state.tables().templates.push(template);
     for zone in zones {
         tokio::spawn(download::fetch(Arc::clone(state), id.clone(), zone, place.clone()));
     }
-    Ok(json!({"count": count, "template": rows}))
+    Ok(())
 }
 
 /// The numbers of the zones: `zoneid`, `zoneids`, or all for -1.

@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use super::fixture::{self, Zone};
 use super::job::Job;
-use super::template::{Copy, State, Template};
-use super::{CloudStackConfig, Fault, Faults};
+use super::object::Object;
+use super::template::{Copy, State, Template, What};
+use super::{CloudStackConfig, Fault, Faults, network};
 
 /// Everything that connections share.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(super) struct Tables {
     /// Oldest first.
     pub(super) templates: Vec<Template>,
     pub(super) jobs: Vec<Job>,
+    /// Everything else, oldest first.
+    pub(super) objects: Vec<Object>,
     /// Ids of deleted templates: the server still knows them.
     pub(super) removed: HashSet<String>,
 }
@@ -45,7 +48,8 @@ impl Shared {
         upload_port: u16,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        let tables = Tables { templates: vec![builtin()], ..Tables::default() };
+        let tables =
+            Tables { templates: vec![builtin()], objects: network::builtin(), ..Tables::default() };
         Self {
             config,
             faults: Faults::default(),
@@ -95,13 +99,38 @@ impl Shared {
         quota.saturating_sub(own.flat_map(|one| &one.copies).map(|copy| copy.physical).sum())
     }
 
+    /// How many templates and ISOs the account has.
+    pub(super) fn own_templates(&self) -> u64 {
+        let tables = self.tables();
+        tables.templates.iter().filter(|one| one.own && !one.is_volume()).count() as u64
+    }
+
+    /// Whether storage VMs may fetch from this address, as far as `secstorage.allowed.internal.sites` says.
+    pub(super) fn may_fetch_from(&self, host: &str) -> bool {
+        let sites = self.faults.peek(|fault| match fault {
+            Fault::AllowedSites(sites) => Some(sites.clone()),
+            _ => None,
+        });
+        let Some(sites) = sites else { return true };
+        let Ok(host) = host.parse::<std::net::Ipv4Addr>() else { return false };
+        sites.split(',').any(|site| {
+            let (net, bits) = site.trim().split_once('/').unwrap_or_else(|| (site.trim(), "32"));
+            let (Ok(net), Ok(bits)) = (net.parse::<std::net::Ipv4Addr>(), bits.parse::<u32>())
+            else {
+                return false;
+            };
+            let mask = u32::MAX.checked_shl(32 - bits.min(32)).unwrap_or(0);
+            net.to_bits() & mask == host.to_bits() & mask
+        })
+    }
+
     /// How many templates the account may still add.
     pub(super) fn template_room(&self) -> u64 {
         let quota = self.faults.peek(|fault| match fault {
             Fault::TemplateQuota(count) => Some(*count),
             _ => None,
         });
-        let own = self.tables().templates.iter().filter(|template| template.own).count() as u64;
+        let own = self.own_templates();
         quota.map_or(u64::MAX, |quota| quota.saturating_sub(own))
     }
 
@@ -148,6 +177,7 @@ fn builtin() -> Template {
     }
     let flags = [("isfeatured", true), ("ispublic", true), ("isextractable", true)];
     Template {
+        what: What::Template,
         id: fixture::stable_uuid("template", "builtin"),
         own: false,
         name: "CentOS 5.6(64-bit) no GUI (XenServer)".to_owned(),
@@ -160,6 +190,7 @@ fn builtin() -> Template {
         flags: super::template::FLAGS.into_iter().chain(flags).collect(),
         details: Default::default(),
         tags: Vec::new(),
+        shared: Default::default(),
         templatetag: None,
         url: None,
         checksum: None,

@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 use md5::Md5;
 use sha1::{Digest, Sha1};
@@ -75,9 +76,11 @@ pub(super) fn install(
     let unpacked = |e: io::Error| format!("Unable to decompress {name}: {e}");
     let name = name.to_ascii_lowercase();
     if name.ends_with(".gz") {
-        unpack(path).map_err(unpacked)?;
-    } else if name.ends_with(".bz2") || name.ends_with(".zip") {
-        return Err("this double decompresses .gz only".to_owned());
+        unpack(path, |file| Box::new(MultiGzDecoder::new(file))).map_err(unpacked)?;
+    } else if name.ends_with(".bz2") {
+        unpack(path, |file| Box::new(MultiBzDecoder::new(file))).map_err(unpacked)?;
+    } else if name.ends_with(".zip") {
+        return Err("this double decompresses .gz and .bz2 only".to_owned());
     }
     measure(path, format)
 }
@@ -113,10 +116,12 @@ fn digest<D: Digest>(path: &Path) -> io::Result<String> {
     }
 }
 
-fn unpack(path: &Path) -> io::Result<()> {
+type Packed = io::BufReader<File>;
+
+fn unpack(path: &Path, decoder: fn(Packed) -> Box<dyn Read>) -> io::Result<()> {
     let packed = path.with_extension("packed");
     std::fs::rename(path, &packed)?;
-    let mut source = MultiGzDecoder::new(io::BufReader::new(File::open(&packed)?)).take(LARGEST);
+    let mut source = decoder(io::BufReader::new(File::open(&packed)?)).take(LARGEST);
     let copied = File::create(path).and_then(|mut file| io::copy(&mut source, &mut file));
     std::fs::remove_file(&packed)?;
     copied.map(|_| ())

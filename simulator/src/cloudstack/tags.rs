@@ -1,4 +1,4 @@
-//! Tags of templates.
+//! Tags of templates and of everything else that can have them.
 
 use std::sync::Arc;
 
@@ -6,16 +6,57 @@ use serde_json::{Value, json};
 
 use super::error::{ApiError, ApiResult};
 use super::job;
+use super::object::{Kind, Object};
 use super::params::Params;
-use super::state::Shared;
+use super::state::{Shared, Tables};
 use super::template::Tag;
+
+/// Kinds of objects that can have tags, lowered, and how answers write them.
+const TYPES: [(&str, &str); 6] = [
+    ("template", "Template"),
+    ("iso", "ISO"),
+    ("volume", "Volume"),
+    ("uservm", "UserVm"),
+    ("snapshot", "Snapshot"),
+    ("network", "Network"),
+];
 
 fn check_type(params: &Params) -> ApiResult<()> {
     let kind = params.required("resourcetype")?;
-    if kind.eq_ignore_ascii_case("template") {
+    if TYPES.iter().any(|(known, _)| kind.eq_ignore_ascii_case(known)) {
         return Ok(());
     }
     Err(ApiError::invalid(format!("Invalid resource type: {kind}")))
+}
+
+fn kind_of(object: &Object) -> Option<&'static str> {
+    Some(match object.kind {
+        Kind::Machine => "UserVm",
+        Kind::Volume => "Volume",
+        Kind::Snapshot => "Snapshot",
+        Kind::Network => "Network",
+        _ => return None,
+    })
+}
+
+/// Adds tags to something that is no template; `None` if there is none with this id.
+fn mark(tables: &mut Tables, id: &str, tags: &[Tag]) -> Option<ApiResult<()>> {
+    let object = tables.objects.iter_mut().find(|one| kind_of(one).is_some() && one.id() == id)?;
+    let kind = kind_of(object)?;
+    let Some(Value::Array(known)) = object.row.get_mut("tags") else { return Some(Ok(())) };
+    for tag in tags {
+        if known.iter().any(|one| one["key"] == tag.key.as_str()) {
+            let key = &tag.key;
+            return Some(Err(ApiError::internal(format!(
+                "tag {key} already on {kind} with id {id}"
+            ))));
+        }
+        known.push(
+            json!({"key": tag.key, "value": tag.value, "resourcetype": kind, "resourceid": id,
+            "account": super::fixture::ACCOUNT}),
+        );
+    }
+    Some(Ok(()))
 }
 
 fn pairs(params: &Params) -> Vec<Tag> {
@@ -39,6 +80,10 @@ pub(super) fn create(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
     job::submit(state, params, None, move |state| {
         let mut tables = state.tables();
         for id in &ids {
+            if let Some(marked) = mark(&mut tables, id, &tags) {
+                marked?;
+                continue;
+            }
             let own = tables.templates.iter_mut().find(|one| one.own && one.id == *id);
             let unknown = || {
                 ApiError::invalid(format!("Unable to find resource by id {id} and type Template"))
@@ -67,6 +112,12 @@ pub(super) fn delete(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
             let named = |key: &str| tags.is_empty() || tags.iter().any(|tag| tag.key == key);
             template.tags.retain(|tag| !named(&tag.key));
         }
+        for object in tables.objects.iter_mut().filter(|one| ids.iter().any(|id| id == one.id())) {
+            let named = |key: &str| tags.is_empty() || tags.iter().any(|tag| tag.key == key);
+            if let Some(Value::Array(known)) = object.row.get_mut("tags") {
+                known.retain(|tag| !named(tag["key"].as_str().unwrap_or_default()));
+            }
+        }
         Ok(json!({"success": true}))
     })
 }
@@ -75,6 +126,8 @@ pub(super) fn list(state: &Shared, params: &Params) -> Vec<Value> {
     let tables = state.tables();
     let own = tables.templates.iter().filter(|template| template.own);
     let tags = own.flat_map(|one| one.tags.iter().map(|tag| one.show_tag(tag)));
+    let others = tables.objects.iter().filter(|one| kind_of(one).is_some());
+    let others = others.filter_map(|one| one.row.get("tags")?.as_array()).flatten().cloned();
     let names = ["resourceid", "resourcetype", "key", "value"];
-    super::list::filter(params, tags.collect(), &names)
+    super::list::filter(params, tags.chain(others).collect(), &names)
 }

@@ -89,8 +89,17 @@ pub(super) struct Tag {
     pub(super) value: String,
 }
 
+/// What the data are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Template,
+    Iso,
+    Volume,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Template {
+    pub(super) what: What,
     pub(super) id: String,
     /// False for what came with the server.
     pub(super) own: bool,
@@ -104,6 +113,8 @@ pub(super) struct Template {
     pub(super) flags: BTreeMap<&'static str, bool>,
     pub(super) details: BTreeMap<String, String>,
     pub(super) tags: Vec<Tag>,
+    /// The accounts that it is shared with.
+    pub(super) shared: std::collections::BTreeSet<String>,
     pub(super) templatetag: Option<String>,
     pub(super) url: Option<String>,
     pub(super) checksum: Option<String>,
@@ -208,11 +219,52 @@ impl Template {
         row
     }
 
+    pub(super) fn is_volume(&self) -> bool {
+        self.what == What::Volume
+    }
+
+    /// A volume whose data came from outside and that no machine has had yet.
+    pub(super) fn show_volume(&self, copy: &Copy, zone: &Zone) -> Value {
+        let (status, ..) = copy.state.words();
+        let state = match &copy.state {
+            State::NotUploaded => "NotUploaded",
+            State::Uploading(_) => "UploadInProgress",
+            State::NotDownloaded | State::Downloading(_) => "UploadOp",
+            State::UploadError(_) | State::DownloadError(_) => "UploadError",
+            State::Ready => "Uploaded",
+        };
+        let mut row = json!({
+            "id": self.id,
+            "name": self.name,
+            "type": "DATADISK",
+            "state": state,
+            "status": status,
+            "created": cloudstack_time(self.created),
+            "zoneid": zone.id,
+            "zonename": zone.name,
+            "hypervisor": "None",
+            "account": fixture::ACCOUNT,
+            "domainid": fixture::domain_id(),
+            "domain": "ROOT",
+            "isextractable": true,
+            "tags": self.tags.iter().map(|tag| self.show_tag(tag)).collect::<Vec<_>>(),
+        });
+        if copy.state == State::Ready {
+            row["size"] = json!(copy.size);
+            row["physicalsize"] = json!(copy.physical);
+        }
+        row
+    }
+
     pub(super) fn show_tag(&self, tag: &Tag) -> Value {
         json!({
             "key": tag.key,
             "value": tag.value,
-            "resourcetype": "Template",
+            "resourcetype": match self.what {
+                What::Template => "Template",
+                What::Iso => "ISO",
+                What::Volume => "Volume",
+            },
             "resourceid": self.id,
             "account": fixture::ACCOUNT,
             "domain": "ROOT",

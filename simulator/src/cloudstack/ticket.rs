@@ -9,14 +9,18 @@ use uuid::Uuid;
 use super::error::{ApiError, ApiResult};
 use super::params::Params;
 use super::state::Shared;
-use super::template::{Copy, State, Ticket};
+use super::template::{Copy, State, Template, Ticket};
 use super::{Fault, list, register, sign};
 
 /// Where nobody listens: the port of a service that has not been in use for decades.
 const NOWHERE: u16 = 1;
 
 pub(super) fn issue(state: &Shared, params: &Params) -> ApiResult<Value> {
-    let mut template = register::describe(params)?;
+    give(state, params, register::describe(params)?)
+}
+
+/// A ticket for what is described, which is kept.
+pub(super) fn give(state: &Shared, params: &Params, mut template: Template) -> ApiResult<Value> {
     let (zone, _) = list::zone(state, params, "zoneid")?
         .ok_or_else(|| ApiError::missing(&params.command, "zoneid"))?;
     // The limit of the account has another status here than at a registration.

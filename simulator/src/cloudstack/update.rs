@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::error::{ApiError, ApiResult};
 use super::params::Params;
 use super::state::{Shared, Tables};
-use super::template::{State, Template};
+use super::template::{State, Template, What};
 use super::{fixture, job, list};
 
 /// The flags that `updateTemplate` takes; the others are permissions.
@@ -16,7 +16,8 @@ const FLAGS: [&str; 4] =
 
 fn find<'a>(tables: &'a mut Tables, params: &Params) -> ApiResult<&'a mut Template> {
     let id = params.required("id")?;
-    let found = tables.templates.iter_mut().find(|template| template.id == id);
+    let what = if params.command.contains("Iso") { What::Iso } else { What::Template };
+    let found = tables.templates.iter_mut().find(|one| one.id == id && one.what == what);
     if found.is_none() && tables.removed.contains(id) {
         return Err(ApiError::invalid(format!("unable to find template with id {id}")));
     }
@@ -72,6 +73,24 @@ pub(super) fn set_permissions(state: &Shared, params: &Params) -> ApiResult<Valu
             template.flags.insert(name, on);
         }
     }
+    let accounts = params.list("accounts").into_iter().map(str::to_owned);
+    match params.get("op") {
+        None if params.get("accounts").is_some() => {
+            return Err(ApiError::invalid("Invalid operation on accounts: op is missing"));
+        }
+        None => {}
+        Some("add") => template.shared.extend(accounts),
+        Some("remove") => {
+            let gone: Vec<_> = accounts.collect();
+            template.shared.retain(|account| !gone.contains(account));
+        }
+        Some("reset") => template.shared.clear(),
+        Some(other) => {
+            let text =
+                format!("Invalid operation; must be one of 'add', 'remove' or 'reset': {other}");
+            return Err(ApiError::invalid(text));
+        }
+    }
     Ok(json!({"success": true}))
 }
 
@@ -82,6 +101,7 @@ pub(super) fn permissions(state: &Shared, params: &Params) -> ApiResult<Value> {
         "id": template.id,
         "ispublic": template.flag("ispublic"),
         "domainid": fixture::domain_id(),
+        "account": template.shared,
     }}))
 }
 

@@ -9,6 +9,7 @@ use super::export::authenticate;
 use super::http::{Conn, Head, page, respond};
 use super::pool::{Pool, State};
 use super::rfb;
+use super::role::Role;
 use super::serve::Host;
 use super::value::{Record, text};
 
@@ -69,7 +70,10 @@ pub(crate) async fn serve(
     buffer: &mut BytesMut,
 ) -> io::Result<()> {
     let pool = &host.pool;
-    if authenticate(pool, head).is_err() {
+    if let Err(error) = authenticate(pool, head, Role::VmOperator) {
+        if error.code == "RBAC_PERMISSION_DENIED" {
+            return refuse(conn, "403 Forbidden", &[]).await;
+        }
         let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
         return refuse(conn, "401 Unauthorized", &[challenge]).await;
     }

@@ -105,11 +105,12 @@ fn check(
     }
     if session == 1 {
         let handle = args.first().and_then(Value::as_str).unwrap_or_default();
-        pool.check_session(handle)?;
+        let role = pool.session_role(handle)?;
         if pool.faults.session_dies() {
             pool.with(|state| state.sessions.remove(handle));
             return Err(ApiError::new("SESSION_INVALID", [handle]));
         }
+        role.permit(message.least_role, method.trim_start_matches("Async."))?;
     }
     Ok(args)
 }
@@ -118,8 +119,8 @@ async fn session(pool: &Arc<Pool>, host: usize, name: &str, args: &[Value]) -> A
     let arg = |i: usize| args.get(i).and_then(Value::as_str).unwrap_or_default();
     match name {
         "login_with_password" | "slave_local_login_with_password" => {
-            if arg(0) == pool.username && arg(1) == pool.password {
-                return Ok(pool.open_session(arg(3)).into());
+            if let Some(role) = pool.role_of(arg(0), arg(1)) {
+                return Ok(pool.open_session(arg(3), role).into());
             }
             if let Some(delay) = pool.faults.plan().login_delay {
                 tokio::time::sleep(delay).await;
@@ -135,7 +136,8 @@ async fn session(pool: &Arc<Pool>, host: usize, name: &str, args: &[Value]) -> A
             Ok(host.unwrap_or_default().into())
         }
         "get_originator" => {
-            let originator = pool.with(|state| state.sessions.get(arg(1)).cloned());
+            let originator =
+                pool.with(|state| state.sessions.get(arg(1)).map(|s| s.originator.clone()));
             originator.map(Value::Str).ok_or_else(|| ApiError::handle("session", arg(1)))
         }
         _ => Err(not_built("session", name)),

@@ -15,6 +15,7 @@ use super::fault::Plan;
 use super::http::{Conn, Head, page, respond};
 use super::pool::{Pool, State};
 use super::qcow2;
+use super::role::Role;
 use super::serve::Host;
 use super::value::{ApiError, Value, text};
 use super::vhd::{self, Layout};
@@ -52,11 +53,8 @@ pub(super) enum Ended {
 pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Result<()> {
     let pool = &host.pool;
     let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
-    if let Err(error) = authenticate(pool, head) {
-        pool.finish_task(task, Err(error));
-        let status = "401 Unauthorized";
-        let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
-        return refuse(conn, "HTTP/1.1", status, &[challenge]).await;
+    if let Err(error) = authenticate(pool, head, Role::VmAdmin) {
+        return turn_away(pool, conn, task, error).await;
     }
     let plan = pool.faults.plan();
     let find_vdi = |handle: &str| pool.with(|state| find_vdi(state, handle));
@@ -99,20 +97,39 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
     if reset { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
 }
 
-/// A session in the query, in the cookie, or a login by Basic.
-pub(crate) fn authenticate(pool: &Pool, head: &Head) -> Result<(), ApiError> {
-    if let Some(session) = head.query("session_id").or_else(|| head.cookie("session_id")) {
-        return pool.check_session(session);
-    }
+/// A session in the query, in the cookie, or a login by Basic; of one who may use this handler.
+pub(crate) fn authenticate(pool: &Pool, head: &Head, least: Role) -> Result<(), ApiError> {
+    let role = match head.query("session_id").or_else(|| head.cookie("session_id")) {
+        Some(session) => pool.session_role(session)?,
+        None => basic(pool, head).ok_or_else(|| ApiError::new("SESSION_INVALID", [""]))?,
+    };
+    let method = head.method.to_lowercase();
+    role.permit(least, &format!("http/{method}_{}", head.path.trim_start_matches('/')))
+}
+
+fn basic(pool: &Pool, head: &Head) -> Option<Role> {
     use base64::Engine as _;
-    let expected = format!("{}:{}", pool.username, pool.password);
-    let expected = base64::engine::general_purpose::STANDARD.encode(expected);
-    let given = head.header("authorization").and_then(|h| h.strip_prefix("Basic "));
-    if given == Some(expected.as_str()) {
-        Ok(())
-    } else {
-        Err(ApiError::new("SESSION_INVALID", [""]))
+    let given = head.header("authorization")?.strip_prefix("Basic ")?;
+    let given = base64::engine::general_purpose::STANDARD.decode(given).ok()?;
+    let given = String::from_utf8(given).ok()?;
+    let (username, password) = given.split_once(':')?;
+    pool.role_of(username, password)
+}
+
+/// Answers one whom [`authenticate`] has refused, and fails the task.
+pub(super) async fn turn_away(
+    pool: &Pool,
+    conn: &mut Conn,
+    task: &str,
+    error: ApiError,
+) -> io::Result<()> {
+    let known = error.code == "RBAC_PERMISSION_DENIED";
+    pool.finish_task(task, Err(error));
+    if known {
+        return refuse(conn, "HTTP/1.1", "403 Forbidden", &[]).await;
     }
+    let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
+    refuse(conn, "HTTP/1.1", "401 Unauthorized", &[challenge]).await
 }
 
 /// Reference or uuid.

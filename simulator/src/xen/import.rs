@@ -10,13 +10,14 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::export::{authenticate, find_vdi, injected, refuse, second_answer};
+use super::export::{authenticate, find_vdi, injected, refuse, second_answer, turn_away};
 use super::fault::Plan;
 use super::http::{Conn, Head};
 use super::import_disk::{self, Form};
 use super::import_store::Stored;
 use super::import_xva::{self, Wishes};
 use super::pool::{Pool, State};
+use super::role::Role;
 use super::serve::Host;
 use super::value::{ApiError, NULL, Record, Value, text};
 use super::vdi;
@@ -65,10 +66,8 @@ pub(crate) async fn serve(
     let pool = &host.pool;
     let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
     let plan = pool.faults.plan();
-    if let Err(error) = authenticate(pool, head) {
-        pool.finish_task(task, Err(error));
-        let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
-        return refuse(conn, "HTTP/1.1", "401 Unauthorized", &[challenge]).await;
+    if let Err(error) = authenticate(pool, head, Role::VmAdmin) {
+        return turn_away(pool, conn, task, error).await;
     }
     if plan.import_forbidden {
         let permission = format!("http{}", head.path.replace('/', "/put_"));

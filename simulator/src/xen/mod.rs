@@ -21,6 +21,7 @@ mod json;
 mod pool;
 mod qcow2;
 mod rfb;
+mod role;
 mod schema;
 mod serve;
 mod task;
@@ -128,7 +129,9 @@ impl XenConfig {
         self
     }
 
-    /// The name of the one user.
+    /// The name of the user who may everything. Besides there is one for each lesser role, with
+    /// the same password: `read-only`, `vm-operator`, `vm-admin`, `vm-power-admin`,
+    /// `pool-operator`.
     #[must_use]
     pub fn with_username(mut self, name: impl Into<String>) -> Self {
         self.username = name.into();
@@ -339,7 +342,7 @@ impl XenHandle {
     /// The originators of the open sessions.
     #[must_use]
     pub fn originators(&self) -> Vec<String> {
-        self.pool.with(|state| state.sessions.values().cloned().collect())
+        self.pool.with(|state| state.sessions.values().map(|s| s.originator.clone()).collect())
     }
 
     /// The names of the methods that were called and the raw handlers that were asked for, in

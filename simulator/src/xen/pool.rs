@@ -9,6 +9,7 @@ use vmimage::Disk;
 use super::db::{Db, fresh_ref};
 use super::desk::Desk;
 use super::fault::Faults;
+use super::role::Role;
 use super::value::{ApiError, Record, Value, text};
 use super::xml;
 
@@ -35,11 +36,18 @@ pub(crate) struct HostFacts {
     pub(crate) certificate: Option<super::tls::Certificate>,
 }
 
+/// An open session.
+#[derive(Debug)]
+pub(crate) struct Login {
+    pub(crate) originator: String,
+    pub(crate) role: Role,
+}
+
 /// What the lock protects.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) db: Db,
-    pub(crate) sessions: BTreeMap<String, String>,
+    pub(crate) sessions: BTreeMap<String, Login>,
     pub(crate) disks: BTreeMap<String, Arc<dyn Disk>>,
     /// How many exports read a VDI at the moment.
     pub(crate) exports: BTreeMap<String, usize>,
@@ -107,19 +115,31 @@ impl Pool {
         self.screens.send_replace(());
     }
 
+    /// The role of those who know the password: the pool's own account may everything, and there
+    /// is one for each role, of that name.
+    pub(crate) fn role_of(&self, username: &str, password: &str) -> Option<Role> {
+        if password != self.password {
+            return None;
+        }
+        if username == self.username { Some(Role::PoolAdmin) } else { Role::from_name(username) }
+    }
+
     /// Opens a session for `originator`.
-    pub(crate) fn open_session(&self, originator: &str) -> String {
+    pub(crate) fn open_session(&self, originator: &str, role: Role) -> String {
         let session = fresh_ref();
-        self.with(|state| state.sessions.insert(session.clone(), originator.to_owned()));
+        let login = Login { originator: originator.to_owned(), role };
+        self.with(|state| state.sessions.insert(session.clone(), login));
         session
     }
 
+    /// The role of an open session.
+    pub(crate) fn session_role(&self, session: &str) -> Result<Role, ApiError> {
+        let role = self.with(|state| state.sessions.get(session).map(|login| login.role));
+        role.ok_or_else(|| ApiError::new("SESSION_INVALID", [session]))
+    }
+
     pub(crate) fn check_session(&self, session: &str) -> Result<(), ApiError> {
-        if self.with(|state| state.sessions.contains_key(session)) {
-            Ok(())
-        } else {
-            Err(ApiError::new("SESSION_INVALID", [session]))
-        }
+        self.session_role(session).map(drop)
     }
 
     /// Marks a pending task as worked on, so that a cancellation reaches the worker.

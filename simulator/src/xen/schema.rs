@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use super::role::Role;
 use super::value::{Record, Value};
 
 /// The table made by `schema/tables.py`.
@@ -30,6 +31,8 @@ pub(crate) struct Field {
 pub(crate) struct Message {
     pub(crate) is_async: bool,
     pub(crate) params: Vec<Param>,
+    /// Who may send it.
+    pub(crate) least_role: Role,
 }
 
 /// A parameter of a message.
@@ -98,12 +101,14 @@ fn parse(table: &'static str) -> BTreeMap<&'static str, Class> {
                     class.fields.push(Field { name, kind, default });
                 }
             }
-            ["M", name, _result, flag, params] => {
+            ["M", name, _result, flag, params, rest @ ..] => {
                 let params =
                     params.split(';').filter(|p| !p.is_empty()).filter_map(param).collect();
                 if let Some(class) = classes.get_mut(current) {
                     let is_async = *flag == "async";
-                    class.messages.insert(name, Message { is_async, params });
+                    let least_role = rest.first().and_then(|role| Role::from_name(role));
+                    let least_role = least_role.unwrap_or_default();
+                    class.messages.insert(name, Message { is_async, params, least_role });
                 }
             }
             _ => {}
@@ -137,6 +142,8 @@ mod tests {
         assert!(snapshot.is_async && snapshot.needs_session());
         assert_eq!(snapshot.params.len(), 4);
         assert!(snapshot.params[3].optional);
+        assert_eq!(snapshot.least_role, Role::VmPowerAdmin);
+        assert_eq!(vm.messages["get_record"].least_role, Role::ReadOnly);
         assert!(!classes()["session"].messages["login_with_password"].needs_session());
         assert_eq!(class_name("vm_guest_metrics"), Some("VM_guest_metrics"));
     }

@@ -13,9 +13,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use vmimage::{BlockMap, Disk};
 
-use super::export::{Body, Ended, Piece, READ_AHEAD, authenticate, finish, refuse};
+use super::export::{Body, Ended, Piece, READ_AHEAD, authenticate, finish, refuse, turn_away};
 use super::http::{Conn, Head};
 use super::pool::{Pool, State};
+use super::role::Role;
 use super::serve::Host;
 use super::value::{ApiError, Record, Value, text, truth};
 use super::xml;
@@ -41,10 +42,8 @@ struct Part {
 pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Result<()> {
     let pool = &host.pool;
     let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
-    if let Err(error) = authenticate(pool, head) {
-        pool.finish_task(task, Err(error));
-        let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
-        return refuse(conn, "HTTP/1.1", "401 Unauthorized", &[challenge]).await;
+    if let Err(error) = authenticate(pool, head, Role::VmAdmin) {
+        return turn_away(pool, conn, task, error).await;
     }
     let plan = pool.faults.plan();
     if let Some(other) = host.redirect_target(plan.redirect) {

@@ -6,5 +6,6 @@ mod access;
 mod client;
 mod faults;
 mod lists;
+mod machines;
 mod register;
 mod upload;

@@ -162,6 +162,142 @@ def with_cs(method):
     server.shutdown()
 
 
+def ready(api, common, **more):
+    ticket = api.getUploadParamsForTemplate(name=f"{MARK}-{uuid.uuid4().hex[:6]}", **common, **more)
+    ticket = ticket["getuploadparams"]
+    assert upload(ticket, IMAGE, "web01.vhd") == (200, "upload successful.")
+    return wait(api.listTemplates, ticket["id"])["id"]
+
+
+def machines_with_cs(method):
+    """Deploys two machines and puts one in place of the other, with a disk, an ISO and a snapshot."""
+    api = CloudStack(ENDPOINT, KEY, SECRET, method=method, poll_interval=0.05)
+    [zone, *_] = api.listZones()["zone"]
+    [debian] = api.listOsTypes(description="Debian GNU/Linux 12 (64-bit)")["ostype"]
+    common = dict(zoneid=zone["id"], ostypeid=debian["id"], hypervisor="XenServer", format="VHD")
+    template = ready(api, common, passwordenabled=True)
+    size = api.listServiceOfferings()["serviceoffering"][0]
+    network = api.listNetworks(zoneid=zone["id"])["network"][0]
+
+    def deploy(name, **more):
+        job = api.deployVirtualMachine(
+            zoneid=zone["id"], serviceofferingid=size["id"], templateid=template,
+            networkids=[network["id"]], name=name, fetch_result=True, **more)
+        return job["virtualmachine"]
+
+    old, new = deploy("old"), deploy("new", details=[{"cpuNumber": 1}])
+    assert old["state"] == "Running" and old["password"] and new["details"] == {"cpuNumber": "1"}
+    assert "exists" in expect(431, deploy, "new")
+    names = [one["name"] for one in api.listVirtualMachines(fetch_list=True)]
+    assert names == ["old", "new"], names
+    pages = [api.listVirtualMachines(page=n, pagesize=1)["virtualmachine"][0]["name"] for n in (1, 2)]
+    assert pages == names and api.listVirtualMachines(page=3, pagesize=1) == {"count": 2}
+    expect(431, api.listVirtualMachines, pagesize=1)
+    expect(431, api.queryAsyncJobResult, jobid=str(uuid.uuid4()))
+
+    address = api.associateIpAddress(networkid=network["id"], fetch_result=True)["ipaddress"]
+    rule = dict(name="web", algorithm="leastconn", publicport=80, privateport=8080,
+                publicipid=address["id"])
+    made = api.createLoadBalancerRule(fetch_result=True, **rule)["loadbalancer"]
+    assert made["state"] == "Active" and made["publicport"] == "80", made
+    expect(537, api.createLoadBalancerRule, **rule)
+    for one in (old, new):
+        api.assignToLoadBalancerRule(id=made["id"], virtualmachineids=[one["id"]], fetch_result=True)
+    api.removeFromLoadBalancerRule(id=made["id"], virtualmachineids=[old["id"]], fetch_result=True)
+    [left] = api.listLoadBalancerRuleInstances(id=made["id"])["loadbalancerruleinstance"]
+    assert left["id"] == new["id"], left
+
+    ticket = api.getUploadParamsForVolume(name="data", format="VHD", zoneid=zone["id"])["getuploadparams"]
+    assert upload(ticket, IMAGE, "data.vhd") == (200, "upload successful.")
+    [volume] = api.listVolumes(id=ticket["id"])["volume"]
+    assert volume["state"] == "Uploaded" and volume["size"] == SIZE, volume
+    attach = dict(id=volume["id"], virtualmachineid=new["id"])
+    assert api.attachVolume(fetch_result=True, **attach)["volume"]["deviceid"] == 1
+    expect(431, api.deleteVolume, id=volume["id"])
+    api.detachVolume(id=volume["id"], fetch_result=True)
+    api.deleteVolume(id=volume["id"])
+
+    [root] = api.listVolumes(virtualmachineid=old["id"], type="ROOT")["volume"]
+    golden = dict(name=f"{MARK}-golden", ostypeid=debian["id"], volumeid=root["id"])
+    assert "stop the VM" in expect(530, api.createTemplate, fetch_result=True, **golden)
+    api.stopVirtualMachine(id=old["id"], fetch_result=True)
+    number = str(uuid.uuid4())
+    made_of = api.createTemplate(fetch_result=True, customjobid=number, **golden)["template"]
+    assert made_of["isready"] and made_of["size"] == SIZE, made_of
+    assert api.queryAsyncJobResult(jobid=number)["jobinstanceid"] == made_of["id"]
+    snapshot = api.createSnapshot(volumeid=root["id"], fetch_result=True)["snapshot"]
+    assert snapshot["state"] == "BackedUp", snapshot
+    api.deleteSnapshot(id=snapshot["id"], fetch_result=True)
+
+    api.deleteLoadBalancerRule(id=made["id"], fetch_result=True)
+    api.disassociateIpAddress(id=address["id"], fetch_result=True)
+    for one in (old, new):
+        api.destroyVirtualMachine(id=one["id"], expunge=True, fetch_result=True)
+    for one in (template, made_of["id"]):
+        api.deleteTemplate(id=one, fetch_result=True)
+    for left in (api.listVirtualMachines, api.listVolumes, api.listLoadBalancerRules):
+        assert left() == {}, left()
+
+
+def machines_with_libcloud():
+    """The same way by the drivers for machines and for load balancers."""
+    from libcloud.loadbalancer.base import Algorithm, Member
+    from libcloud.loadbalancer.providers import get_driver as get_balancer
+    from libcloud.loadbalancer.types import Provider as Balancer
+
+    url = urllib.parse.urlsplit(ENDPOINT)
+    where = dict(secure=False, host=url.hostname, port=url.port, path=url.path)
+    cloud = get_driver(Provider.CLOUDSTACK)(KEY, SECRET, **where)
+    cloud.connection.poll_interval = 0.05
+    api = CloudStack(ENDPOINT, KEY, SECRET)
+    zone = cloud.list_locations()[0]
+    [debian] = api.listOsTypes(description="Debian GNU/Linux 12 (64-bit)")["ostype"]
+    template = ready(api, dict(zoneid=zone.id, ostypeid=debian["id"], hypervisor="XenServer", format="VHD"))
+    [image] = [one for one in cloud.list_images() if one.id == template]
+    sizes = sorted(cloud.list_sizes(), key=lambda size: size.ram)
+    [network] = cloud.ex_list_networks()
+    node = cloud.create_node(name="libcloud", size=sizes[0], image=image, location=zone,
+                             networks=[network], ex_start_vm=True)
+    assert node.state == "running" and node.private_ips, node
+    assert [one.id for one in cloud.list_nodes()] == [node.id]
+    assert cloud.ex_stop(node) and cloud.ex_start(node) and cloud.reboot_node(node)
+
+    [custom] = [one for one in cloud.ex_list_disk_offerings() if one.customizable]
+    volume = cloud.create_volume(size=1, name="data", location=zone, ex_volume_type=custom.name)
+    assert cloud.attach_volume(node, volume)
+    assert len(cloud.list_volumes(node=node)) == 2
+    assert cloud.detach_volume(volume) and cloud.destroy_volume(volume)
+    [root] = cloud.list_volumes(node=node)
+    snapshot = cloud.create_volume_snapshot(root)
+    assert [one.id for one in cloud.list_snapshots()] == [snapshot.id]
+    assert cloud.destroy_volume_snapshot(snapshot)
+    address = cloud.ex_allocate_public_ip(vpc_id=None, network_id=network.id, location=zone)
+    forward = cloud.ex_create_port_forwarding_rule(
+        node=node, address=address, private_port=22, public_port=2222, protocol="TCP")
+    assert [one.id for one in cloud.ex_list_port_forwarding_rules()] == [forward.id]
+    assert cloud.ex_delete_port_forwarding_rule(node, forward)
+    rule = cloud.ex_create_firewall_rule(address, "0.0.0.0/0", "TCP", start_port=22, end_port=22)
+    assert cloud.ex_delete_firewall_rule(rule)
+    assert cloud.ex_release_public_ip(address)
+    pair = cloud.create_key_pair("libcloud")
+    assert "PRIVATE KEY" in pair.private_key and cloud.delete_key_pair(pair)
+
+    balancers = get_balancer(Balancer.CLOUDSTACK)(KEY, SECRET, **where)
+    balancers.connection.poll_interval = 0.05
+    balancer = balancers.create_balancer(
+        name="web", members=[Member(node.id, node.private_ips[0], 80)], port=80,
+        algorithm=Algorithm.ROUND_ROBIN, network_id=network.id)
+    [member] = balancers.balancer_list_members(balancer)
+    assert member.id == node.id and member.ip == node.private_ips[0], member
+    assert balancers.balancer_detach_member(balancer, member)
+    assert [one.id for one in balancers.list_balancers()] == [balancer.id]
+    balancers.destroy_balancer(balancer)
+    assert balancers.list_balancers() == []
+    assert cloud.destroy_node(node, ex_expunge=True)
+    assert cloud.list_nodes() == []
+    assert cloud._async_request("deleteTemplate", params={"id": template}) == {"success": True}
+
+
 def with_libcloud():
     url = urllib.parse.urlsplit(ENDPOINT)
 
@@ -207,4 +343,7 @@ def with_libcloud():
 with_cs("get")
 with_cs("post")
 with_libcloud()
-print("cs by GET and by POST, libcloud: good")
+machines_with_cs("get")
+machines_with_cs("post")
+machines_with_libcloud()
+print("cs by GET and by POST, libcloud, machines by all three: good")

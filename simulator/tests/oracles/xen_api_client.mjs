@@ -33,6 +33,32 @@ for (const vbd of vbds) {
   console.log('export', bytes, 'bytes')
 }
 await xapi.call('VM.destroy', ref)
+
+// The way in: a new disk, its content by PUT, and the same content out again.
+const sr = objects.find(o => o.$type === 'SR' && o.content_type !== 'iso' && o.$PBDs.length > 0)
+const size = 4 << 20
+const vdiRef = await xapi.call('VDI.create', {
+  name_label: 'by the oracle', name_description: '', SR: sr.$ref, virtual_size: size, type: 'user',
+  sharable: false, read_only: false, other_config: {}, xenstore_data: {}, sm_config: {}, tags: [],
+})
+const content = Buffer.alloc(size)
+for (let i = 0; i < size; i += 4) content.writeUInt32BE(i % 65537 === 0 ? 0 : i, i)
+const putTask = await xapi.createTask('import by the oracle')
+await xapi.putResource(content, '/import_raw_vdi', { query: { vdi: vdiRef, format: 'raw' }, task: putTask })
+const back = await xapi.getResource('/export_raw_vdi', {
+  query: { vdi: vdiRef, format: 'raw' }, task: await xapi.createTask('back by the oracle'),
+})
+const chunks = []
+for await (const chunk of back.body ?? back) chunks.push(chunk)
+assert.ok(Buffer.concat(chunks).equals(content))
+// The client's own cache has seen the disk by its event loop.
+const cached = await xapi.barrier(vdiRef)
+assert.equal(cached.name_label, 'by the oracle')
+assert.equal(cached.$SR.$ref, sr.$ref)
+await xapi.call('VDI.destroy', vdiRef)
+await xapi.barrier()
+assert.equal(xapi.getObject(vdiRef, undefined), undefined)
+console.log('import', size, 'bytes and back')
 await xapi.disconnect()
 console.log('done')
 process.exit(0)

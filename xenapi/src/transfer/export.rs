@@ -120,7 +120,8 @@ impl Session {
         match self.open_export(errand, &query, options).await {
             Ok(response) => Ok(Export::new(self.clone(), task, response, ending, options)),
             Err(error) => {
-                let error = self.explain(&task, error).await;
+                // Pages of servers may repeat what they were asked with.
+                let error = self.redact(self.explain(&task, error).await);
                 // The first error is the one to tell.
                 let _ = self.discard(&task, REFUSED_GRACE).await;
                 Err(error)
@@ -384,7 +385,7 @@ impl Export {
             }
             Err(error) => {
                 let _ = self.session.discard(&self.task, ABORT_GRACE).await;
-                Err(error)
+                Err(self.session.redact(error))
             }
         }
     }
@@ -427,7 +428,7 @@ impl Export {
     fn second_answer_error(&self) -> Error {
         let said = sniff::error_text(&self.held);
         let words = format!("the server reports a failure in the place of the disk: {said}");
-        Error::new(ErrorKind::Protocol, words)
+        self.session.redact(Error::new(ErrorKind::Protocol, words))
     }
 
     /// The body has ended as a body may.

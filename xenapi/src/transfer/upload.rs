@@ -4,6 +4,7 @@
 //! early ends the upload, or says nothing about it.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +38,8 @@ pub(super) struct Terms<'a> {
     pub(super) patience: Duration,
     pub(super) throttle: Option<&'a Throttle>,
     pub(super) meter: Option<&'a Meter>,
+    /// How much the connection has taken.
+    pub(super) sent: &'a AtomicU64,
 }
 
 /// What became of a PUT.
@@ -136,16 +139,21 @@ async fn both_ways(
     if let Some(result) = sent {
         return result;
     }
+    let ended = || {
+        let words = format!("{server} ended the connection before it had all {total} bytes");
+        Error::new(ErrorKind::Transport, words)
+    };
+    // What goes to a closed end may look as if it had arrived.
+    if answer.closed && terms.sent.load(Ordering::Relaxed) < total {
+        return Err(ended());
+    }
     // The answer's end may be seen before the end of what it answers. One that had a length says
     // nothing of the body.
     let limit = if answer.closed { LAST_WRITE } else { Duration::MAX };
     match timeout(limit, sending).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Stop::Ours(error) | Stop::Theirs(error))) => Err(error),
-        Err(_) => {
-            let words = format!("{server} ended the connection before it had all {total} bytes");
-            Err(Error::new(ErrorKind::Transport, words))
-        }
+        Err(_) => Err(ended()),
     }
 }
 
@@ -183,6 +191,7 @@ async fn send(
             tokio::time::sleep_until(free).await;
             write(&mut writer, &piece, sent, terms, server).await?;
             sent += count;
+            terms.sent.store(sent, Ordering::Relaxed);
             if let Some(meter) = terms.meter {
                 meter.moved(sent);
             }
