@@ -106,6 +106,7 @@ everywhere! {
         an_image_of_a_glance_is_imported,
         imports_that_cannot_be_are_refused,
         an_import_that_fails_says_so,
+        staged_data_of_another_format_are_refused,
         data_stay_where_they_are,
     }
 }
