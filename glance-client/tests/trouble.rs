@@ -226,15 +226,3 @@ async fn a_download_is_compared_with_what_the_cloud_has() {
     let unverified = DownloadOptions::new().with_verify(false);
     assert_eq!(cloud.read(&id, &unverified).await.unwrap(), data());
 }
-
-#[tokio::test]
-async fn a_token_is_renewed_on_the_way_down() {
-    let cloud = Cloud::start(&["download-close=300000@3"]).await;
-    let id = cloud.active().await;
-    let before = cloud.glance.session().current();
-    let whole = cloud.glance.download(&id, &DownloadOptions::new()).await.unwrap();
-    cloud.simulated.revoke_tokens();
-    let pieces: Vec<_> = whole.stream.try_collect().await.unwrap();
-    assert!(pieces.concat() == data());
-    assert_ne!(before.secret(), cloud.glance.session().current().secret());
-}

@@ -95,6 +95,7 @@ everywhere! {
     downloads: {
         parts_are_read_by_range,
         a_broken_download_goes_on_where_it_broke,
+        a_token_is_renewed_on_the_way_down,
         a_wrong_byte_is_found,
         a_cancelled_upload_leaves_a_queued_image,
         data_go_to_the_store_that_is_named,
