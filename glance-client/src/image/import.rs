@@ -323,12 +323,14 @@ impl State {
             return false;
         }
         match self.task.as_ref().map(|task| &task.status) {
-            // The list of stores may keep what never began, and the image stay `uploading`: its data is still staged.
+            // The list of stores may keep what never began, and the image stay `importing` for ever.
             Some(TaskStatus::Failure) => true,
             Some(status) if !status.is_final() => false,
             _ => {
                 let busy = [ImageStatus::Importing, ImageStatus::Uploading];
-                self.image.importing_to().is_empty() && !busy.contains(&self.image.status)
+                let failed = !self.image.failed_stores().is_empty();
+                self.image.importing_to().is_empty()
+                    && (failed || !busy.contains(&self.image.status))
             }
         }
     }
@@ -452,6 +454,9 @@ mod tests {
         // As seen after a region that does not exist.
         let stale = || image("queued", json!({"os_glance_importing_to_stores": "fast"}));
         assert!(over(stale(), task("failure")));
+        // As seen after data of another format, where the status never changes again.
+        let stuck = || image("importing", json!({"os_glance_failed_import": "fast"}));
+        assert!(over(stuck(), task("failure")) && over(stuck(), None));
         assert!(!over(stale(), None));
     }
 

@@ -70,6 +70,20 @@ pub(crate) async fn a_broken_download_goes_on_where_it_broke(config: &CloudConfi
     remove(&glance, &[id]).await;
 }
 
+pub(crate) async fn a_token_is_renewed_on_the_way_down(config: &CloudConfig) {
+    let (glance, line) = Line::glance(config, Trouble::Breaks { after: 1000, times: 1 }).await;
+    let image = glance.create(&raw("renewed")).await.unwrap();
+    let id = image.id.as_str();
+    glance.upload(id, Upload::from_bytes(data(100_000))).await.unwrap();
+    let whole = glance.download(id, &DownloadOptions::new()).await.unwrap();
+    let before = glance.session().current();
+    glance.session().revoke().await.unwrap();
+    assert!(read(whole).await.unwrap() == data(100_000));
+    assert_ne!(before.secret(), glance.session().current().secret());
+    assert!(line.answers() > 2, "the one that broke, a 401, and the rest");
+    remove(&glance, &[id]).await;
+}
+
 pub(crate) async fn a_wrong_byte_is_found(config: &CloudConfig) {
     let (glance, _) = Line::glance(config, Trouble::Flips).await;
     let image = glance.create(&raw("flipped")).await.unwrap();

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use glance_client::image::{
-    DownloadOptions, ImageStatus, Import, ImportOptions, NewLocation, add_location, get, import,
-    locations, remove_from_store, verify,
+    ContainerFormat, DiskFormat, DownloadOptions, ImageStatus, Import, ImportOptions, NewImage,
+    NewLocation, Preflight, add_location, get, import, locations, remove_from_store, verify,
 };
 use glance_client::info::{self, Store};
 use glance_client::task::{self, TaskStatus};
@@ -185,6 +185,21 @@ pub(crate) async fn an_import_that_fails_says_so(config: &CloudConfig) {
     let done = glance.import(id, &Import::web(&web.url), &ImportOptions::default()).await.unwrap();
     verify(&done.image, &digests(&data(1000)), 1000).unwrap();
     remove(&glance, &[id]).await;
+}
+
+/// A real server leaves such an image `importing` for ever.
+pub(crate) async fn staged_data_of_another_format_are_refused(config: &CloudConfig) {
+    let glance = glance(config).await;
+    let image = NewImage::new("format", DiskFormat::Qcow2, ContainerFormat::Bare);
+    let id = glance.create(&image).await.unwrap().id;
+    let early = glance.stage(&id, Upload::from_bytes(data(1000))).await.unwrap_err();
+    assert_eq!((early.kind(), early.status()), (ErrorKind::UnsupportedFormat, None));
+    let blind = Upload::from_bytes(data(1000)).with_preflight(Preflight::Off);
+    glance.stage(&id, blind).await.unwrap();
+    let error = glance.import(&id, &Import::staged(), &ImportOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Failed, "{error}");
+    assert!(error.to_string().contains("delete the image"), "{error}");
+    remove(&glance, &[&id]).await;
 }
 
 pub(crate) async fn data_stay_where_they_are(config: &CloudConfig) {

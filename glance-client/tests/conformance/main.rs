@@ -96,6 +96,7 @@ everywhere! {
     downloads: {
         parts_are_read_by_range,
         a_broken_download_goes_on_where_it_broke,
+        a_token_is_renewed_on_the_way_down,
         a_wrong_byte_is_found,
         a_cancelled_upload_leaves_a_queued_image,
         data_go_to_the_store_that_is_named,
@@ -107,6 +108,7 @@ everywhere! {
         an_image_of_a_glance_is_imported,
         imports_that_cannot_be_are_refused,
         an_import_that_fails_says_so,
+        staged_data_of_another_format_are_refused,
         data_stay_where_they_are,
     }
 }

@@ -230,6 +230,10 @@ fn delete(state: &Shared, req: &Req, caller: &Caller, id: &str) -> Reply {
 }
 
 fn tag_image(state: &Shared, req: &Req, caller: &Caller, id: &str, tag: &str) -> Reply {
+    if tag.contains('/') {
+        // The routes end at a slash, also at an escaped one.
+        return glance_error(req, 404, "The resource could not be found.", "");
+    }
     let mut tables = state.tables();
     let image = match find(&mut tables, req, caller, id) {
         Ok(image) => image,

@@ -164,6 +164,8 @@ impl ReplyBody {
                 let item = match file.read(&mut block) {
                     // An error ends the connection, where an end would leave it to the client to wait.
                     Ok(0) if close.is_some_and(|close| close < len) => {
+                        // What has been read so far is to leave first.
+                        std::thread::sleep(std::time::Duration::from_millis(50));
                         Err(std::io::Error::other("the connection is dropped on purpose"))
                     }
                     Ok(0) => return,

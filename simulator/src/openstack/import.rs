@@ -322,7 +322,11 @@ impl Job {
             }
             // The store stays in the list of those that are being imported to.
             Source::Glance { .. } => image.status = Status::Queued,
-            Source::Staged => image.status = Status::Uploading,
+            // And the image stays where it was.
+            Source::Staged => {
+                image.importing = Some(Vec::new());
+                image.failed = Some(self.stores.clone());
+            }
         });
     }
 
@@ -350,10 +354,9 @@ impl Job {
             image.failed = Some(if undone { self.stores.clone() } else { failed });
             if undone {
                 if !copies {
+                    // For ever: nothing sets it back.
+                    image.status = Status::Importing;
                     image.stores.clear();
-                    image.status = Status::Queued;
-                    image.staged = None;
-                    image.size = None;
                 }
                 return false;
             }

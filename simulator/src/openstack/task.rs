@@ -70,7 +70,8 @@ impl Task {
 
     fn stub(&self) -> Value {
         let mut stub = self.show();
-        for key in ["input", "result", "message", "image_id", "request_id"] {
+        for key in ["input", "result", "message", "image_id", "request_id", "deleted", "deleted_at"]
+        {
             stub.as_object_mut().map(|stub| stub.remove(key));
         }
         stub["self"] = json!(format!("/v2/tasks/{}", self.id));
@@ -115,7 +116,11 @@ pub(super) fn get(state: &Shared, req: &Req, caller: &Caller, id: Option<&str>) 
         let limit = req.query("limit").and_then(|limit| limit.parse().ok()).unwrap_or(25);
         let newest = tables.tasks.iter().rev().take(limit);
         let list: Vec<Value> = newest.map(Task::stub).collect();
-        let body = json!({"tasks": list, "first": "/v2/tasks", "schema": "/v2/schemas/tasks"});
+        let mut body = json!({"tasks": list, "first": "/v2/tasks", "schema": "/v2/schemas/tasks"});
+        if let Some(last) = list.last().filter(|_| list.len() == limit) {
+            let marker = last["id"].as_str().unwrap_or_default();
+            body["next"] = json!(format!("/v2/tasks?limit={limit}&marker={marker}"));
+        }
         return Reply::json(200, &body);
     };
     match tables.tasks.iter().find(|task| task.id == id) {

@@ -85,7 +85,17 @@ async fn what_a_failed_import_leaves() {
     let image = stage(&session, b"data").await;
     let body = json!({"method": {"name": "glance-direct"}});
     assert_eq!(import(&session, &image, &body).await, 202);
-    assert_eq!(ended(&session, &image).await["status"], "uploading");
+    assert_eq!(ended(&session, &image).await["status"], "importing", "for ever");
+
+    // As after data of another format.
+    let session = Session::open().await;
+    let image = session.image("qcow2", "bare").await;
+    let stage = format!("{image}/stage");
+    assert_eq!(session.send("PUT", &stage, &[OCTETS], b"no qcow2").await.unwrap().status, 204);
+    assert_eq!(import(&session, &image, &body).await, 202);
+    let shown = ended(&session, &image).await;
+    assert_eq!((&shown["status"], &shown["size"]), (&"importing".into(), &8.into()));
+    assert_eq!(shown["os_glance_failed_import"], "fast");
 }
 
 #[tokio::test]
