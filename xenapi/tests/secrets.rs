@@ -5,6 +5,7 @@
 mod common;
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{PASSWORD, Reply, Request, Server, USER, batch, or_login, task};
@@ -111,6 +112,35 @@ async fn a_refused_import_does_not_tell_its_session() {
         is_silent(&refused.unwrap_err(), "the session <redacted> is not one");
     }
 }
+
+#[tokio::test]
+async fn a_session_that_was_renewed_meanwhile_is_not_told_either() {
+    let server = Server::plain(|request| async move {
+        if request.head.starts_with("GET ") {
+            return refused();
+        }
+        let (method, params) = request.call();
+        let is_dead = params.first().is_some_and(|session| session == SESSION);
+        match method.as_str() {
+            // The host has forgotten the session by the time that the task is asked.
+            "task.get_record" if is_dead => Reply::error("SESSION_INVALID", &[SESSION]),
+            "task.get_record" => Reply::result(task("failure", json!({}))),
+            "session.login_with_password" if RENEWED.swap(true, Ordering::SeqCst) => {
+                Reply::result(json!("OpaqueRef:another"))
+            }
+            _ => rpc(&request, &json!([])),
+        }
+    })
+    .await;
+    let client = Client::builder(server.url()).build().unwrap();
+    let session = client.login(USER, PASSWORD, "test").await.unwrap();
+    let options = ExportOptions::new("run-1 export");
+    let refused = session.export_raw_vdi(&vdi(), ExportFormat::Vhd, &options).await;
+    assert_eq!(session.logins(), 2);
+    is_silent(&refused.unwrap_err(), "the session <redacted> is not one");
+}
+
+static RENEWED: AtomicBool = AtomicBool::new(false);
 
 #[tokio::test]
 async fn a_task_that_failed_does_not_tell_the_session() {

@@ -20,7 +20,7 @@ use super::connect::{self, Body, url_authority};
 use super::ending::Ending;
 use super::pace::{Meter, Throttle};
 use super::redirect::{self, Errand};
-use super::{ExportFormat, ExportOptions, XvaCompression, sniff};
+use super::{ExportFormat, ExportOptions, XvaCompression, sniff, upload};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
@@ -56,9 +56,10 @@ impl Session {
     ///
     /// # Errors
     /// Of kind [`TaskFailed`](ErrorKind::TaskFailed) or [`Api`](ErrorKind::Api) with the server's
-    /// code when it refuses, [`Redirect`](ErrorKind::Redirect) when it sends us where we must not
-    /// go, and the kinds for connections and trust. The task is removed again then; only if this
-    /// future is dropped half way can one stay, findable by its label.
+    /// code when it refuses, [`Authentication`](ErrorKind::Authentication) when it does so without
+    /// one, [`Redirect`](ErrorKind::Redirect) when it sends us where we must not go, and the kinds
+    /// for connections and trust. The task is removed again then; only if this future is dropped
+    /// half way can one stay, findable by its label.
     pub async fn export_raw_vdi(
         &self,
         vdi: &Ref<Vdi>,
@@ -242,9 +243,7 @@ async fn refusal(url: &Url, response: Response<Body>) -> Error {
     };
     // The page is a nicety; a server that does not end it must not hold us.
     let _ = tokio::time::timeout(Duration::from_secs(10), reading).await;
-    let said = sniff::strip_tags(&String::from_utf8_lossy(&page));
-    let words = format!("{} refuses with status {status} {said}", url_authority(url));
-    Error::new(ErrorKind::Protocol, words)
+    upload::refused(&url_authority(url), status, &page)
 }
 
 /// The bytes of a disk as they come: a `Stream` of `Result<Bytes>`.

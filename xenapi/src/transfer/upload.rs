@@ -311,7 +311,12 @@ fn refusal(answer: &Answer, server: &str) -> Result<()> {
         let words = format!("{server} reports a failure after its answer: {said}");
         return Err(Error::new(ErrorKind::Protocol, words));
     }
-    let said = sniff::strip_tags(&String::from_utf8_lossy(&answer.page));
+    Err(refused(server, status, &answer.page))
+}
+
+/// The error for an answer that is no 200, with the words of its page.
+pub(super) fn refused(server: &str, status: u16, page: &[u8]) -> Error {
+    let said = sniff::strip_tags(&String::from_utf8_lossy(page));
     let (kind, hint) = match status {
         300..=399 => {
             (ErrorKind::Redirect, "it sends us elsewhere, and that cannot be followed now")
@@ -320,7 +325,7 @@ fn refusal(answer: &Answer, server: &str) -> Result<()> {
         403 => (ErrorKind::Authentication, "the user must not do this"),
         _ => (ErrorKind::Protocol, "see what its task says"),
     };
-    Err(Error::new(kind, format!("{server} refuses with status {status}: {hint}; {said}")))
+    Error::new(kind, format!("{server} refuses with status {status}: {hint}; {said}"))
 }
 
 fn late(server: &str, what: &str, limit: Duration) -> Error {
