@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use examples::{Result, ended};
 use guest::with_session;
-use pool::{Result, ended};
 use xenapi::console::{BootCommand, RfbOptions};
 use xenapi::{ErrorKind, Session};
 

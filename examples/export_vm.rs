@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
+use examples::{Result, ended, plain};
 use indicatif::{ProgressBar, ProgressStyle};
 use simulator::Simulator;
 use xenapi::enums::VmPowerState;
@@ -27,7 +28,7 @@ use xenapi::vdi::Vdi;
 use xenapi::vm::Vm;
 use xenapi::{Export, ExportOptions, Ref, Session, WaitOptions, XvaCompression, vbd, vdi, vm};
 
-use pool::{Pool, Result, ended, plain};
+use pool::Pool;
 
 /// Export a virtual machine as an XVA archive, without stopping it.
 ///
@@ -143,11 +144,19 @@ async fn receive(
     let options = ExportOptions::new("export_vm");
     let mut export = session.export_vm(machine, compression, &options).await?;
     let copied = copy(&mut export, file).await;
-    // It ends the task in any case, and it knows best why a stream broke.
     let bytes = export.received();
-    export.finish().await?;
-    copied?;
-    Ok(bytes)
+    match copied {
+        // The trouble is ours: nothing that the server could say explains it.
+        Err(error) if error.is::<io::Error>() => {
+            let _ = export.abort().await;
+            Err(error)
+        }
+        // It ends the task in any case, and it knows best why a stream broke.
+        copied => {
+            export.finish().await?;
+            copied.map(|()| bytes)
+        }
+    }
 }
 
 async fn copy(export: &mut Export, mut file: File) -> Result<()> {

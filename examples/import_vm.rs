@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use examples::{Result, ended, plain};
 use indicatif::{ProgressBar, ProgressStyle};
 use simulator::Simulator;
 use xenapi::sr::Sr;
@@ -24,7 +25,7 @@ use xenapi::{
     sr, vdi, vm,
 };
 
-use pool::{Pool, Result, ended, plain};
+use pool::Pool;
 
 /// Import a virtual machine or a disk into a pool.
 ///

@@ -14,12 +14,13 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
+use examples::{Result, ended, plain};
 use serde_json::json;
 use simulator::Simulator;
 use xenapi::vm::Vm;
 use xenapi::{Session, vm};
 
-use pool::{Pool, Result, ended, plain};
+use pool::Pool;
 
 /// List the virtual machines of a pool.
 ///

@@ -1,12 +1,8 @@
 //! Where a pool is, who we are, and whom to trust: what the examples for XenServer share.
 
-use std::error::Error;
-use std::process::ExitCode;
-
+use examples::Result;
 use simulator::Simulator;
 use xenapi::{Client, Pin, Session, Trust};
-
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// A pool, named by the environment.
 pub(crate) struct Pool {
@@ -56,20 +52,4 @@ impl Pool {
         let client = Client::builder(&self.url).trust(self.trust.clone()).build()?;
         Ok(client.login(&self.username, self.password.as_str(), originator).await?)
     }
-}
-
-/// The end of a program: a failure is one line on standard error. It may quote the server.
-pub(crate) fn ended(name: &str, result: Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {}", plain(&error.to_string()));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Text of a server, without commands to the terminal.
-pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use examples::{Result, ended};
 use guest::with_session;
-use pool::{Result, ended};
 use xenapi::Session;
 use xenapi::console::RfbOptions;
 

@@ -15,11 +15,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use examples::{Result, ended, plain};
 use serde_json::{Value, json};
 use simulator::Simulator;
 use xenapi::{Cache, Change, Session, vm};
 
-use pool::{Pool, Result, ended, plain};
+use pool::Pool;
 
 /// Show what changes in a pool: objects that come, go, or have other values.
 ///

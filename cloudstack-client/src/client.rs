@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use url::Url;
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pages::PAGE;
+use crate::random::spread;
 use crate::sign::{Credentials, Expires, Spelling, VALIDITY};
 use crate::transport::{Body, HttpTransport, Transport, Trust, read_all};
 
@@ -35,6 +36,9 @@ struct Inner {
     call_timeout: Duration,
     retries: u32,
     clock: Clock,
+    follow_clock: bool,
+    /// By how many seconds the server's clock was found to be ahead, if it is followed.
+    ahead: AtomicI64,
     /// The largest page that the server is known to give.
     page: AtomicU64,
     transport: Arc<dyn Transport>,
@@ -55,6 +59,7 @@ pub struct ClientBuilder {
     spelling: Spelling,
     retries: u32,
     clock: Clock,
+    follow_clock: bool,
     transport: Option<Arc<dyn Transport>>,
 }
 
@@ -72,6 +77,7 @@ impl Client {
             spelling: Spelling::default(),
             retries: 4,
             clock: Arc::new(SystemTime::now),
+            follow_clock: false,
             transport: None,
         }
     }
@@ -106,12 +112,18 @@ impl Client {
 
     pub(crate) async fn send<T>(&self, call: &Call<T>) -> Result<T> {
         let mut pause = Duration::from_millis(250);
-        let mut left = self.0.retries;
+        let (mut left, mut followed) = (self.0.retries, false);
         loop {
+            let ahead = self.0.ahead.load(Ordering::Relaxed);
             let error = match self.once(call).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
+            // Refused before anything was done, and the time is right now.
+            if !followed && self.0.ahead.load(Ordering::Relaxed) != ahead {
+                followed = true;
+                continue;
+            }
             let again = match error.kind() {
                 // Refused before anything was done: too many calls, or (in the server's own words, and not those of a
                 // proxy that may have lost it) no new jobs because it is being stopped.
@@ -126,13 +138,13 @@ impl Client {
             }
             left -= 1;
             let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
-            tokio::time::sleep(pause.max(asked)).await;
+            tokio::time::sleep(spread(pause).max(asked)).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
 
     async fn once<T>(&self, call: &Call<T>) -> Result<T> {
-        let time = (self.0.clock)().checked_add(self.0.validity).ok_or_else(|| {
+        let time = self.now().checked_add(self.0.validity).ok_or_else(|| {
             let text = format!("{}: no signature can be valid for so long", call.what());
             Error::new(ErrorKind::Expires, text)
         })?;
@@ -190,6 +202,14 @@ impl Client {
         })
     }
 
+    /// The time, by the server's clock if that is followed.
+    fn now(&self) -> SystemTime {
+        let (now, ahead) = ((self.0.clock)(), self.0.ahead.load(Ordering::Relaxed));
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        let right = if ahead < 0 { now.checked_sub(by) } else { now.checked_add(by) };
+        right.unwrap_or(now)
+    }
+
     /// The server answers every doubt about a signature with the same words; its clock may tell which it is.
     fn explain(&self, error: Error, headers: &HeaderMap) -> Error {
         if error.code() != Some(401) {
@@ -199,8 +219,18 @@ impl Client {
             .get(DATE)
             .and_then(|date| date.to_str().ok())
             .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
-        let here = jiff::Timestamp::try_from((self.0.clock)()).ok();
-        let behind = date.zip(here).map(|(there, here)| there.as_second() - here.as_second());
+        let than = |time: SystemTime| {
+            let (there, here) = date.zip(jiff::Timestamp::try_from(time).ok())?;
+            Some(there.as_second() - here.as_second())
+        };
+        // Beside the time that it was signed by, which is not this computer's if the server's is followed.
+        let behind = than(self.now());
+        if self.0.follow_clock
+            && behind.is_some_and(|seconds| seconds.abs() >= 60)
+            && let Some(ahead) = than((self.0.clock)())
+        {
+            self.0.ahead.store(ahead, Ordering::Relaxed);
+        }
         let told = behind.map(|seconds| {
             let way = if seconds > 0 { "behind" } else { "ahead of" };
             let minutes = seconds.unsigned_abs() / 60;
@@ -324,6 +354,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Signs by the server's clock if this computer's is found to be wrong: a call that is refused for it is sent
+    /// once more, later ones are right at once. Without it (the default) the refusal says which clock to correct.
+    #[must_use]
+    pub fn follow_server_clock(mut self, follow: bool) -> Self {
+        self.follow_clock = follow;
+        self
+    }
+
     /// A transport of the caller's own, for calls and uploads; it decides whom to trust.
     #[must_use]
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
@@ -365,6 +403,8 @@ impl ClientBuilder {
             call_timeout: self.call_timeout,
             retries: self.retries,
             clock: self.clock,
+            follow_clock: self.follow_clock,
+            ahead: AtomicI64::new(0),
             page: AtomicU64::new(PAGE),
             transport,
             uploads,

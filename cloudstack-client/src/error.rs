@@ -393,6 +393,9 @@ mod tests {
         for (code, said, kind) in [
             (401, "unable to verify user credentials", ErrorKind::Unauthorized),
             (511, "", ErrorKind::Unauthorized),
+            (411, "", ErrorKind::Unauthorized),
+            (400, "listZones command must be made using POST request", ErrorKind::Invalid),
+            (405, "", ErrorKind::Invalid),
             (430, "", ErrorKind::Invalid),
             (431, "Invalid value for name", ErrorKind::Invalid),
             (431, "Unable to find template 12", ErrorKind::NotFound),

@@ -71,6 +71,8 @@
 //! ```
 //!
 //! The client sends everything by `POST`: keys and parameters stay out of access logs, and newer servers can demand it.
+//! Signatures are valid for ten minutes, by the clock of this computer or, [told so](ClientBuilder::follow_server_clock), by the
+//! server's; servers before 4.11 read another [spelling](Spelling) of the time.
 //!
 //! # Calls are values
 //!

@@ -1,6 +1,7 @@
 //! Randomness that cannot be guessed.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -31,9 +32,30 @@ pub(crate) fn random_uuid() -> Result<String> {
     Ok(format!("{a}-{b}-4{c}-{variant}{d}-{e}"))
 }
 
+/// A pause that is up to a tenth longer or shorter, so that many who began together do not go on together.
+pub(crate) fn spread(pause: Duration) -> Duration {
+    if pause > Duration::from_secs(1 << 20) {
+        return pause;
+    }
+    let mut byte = [128];
+    // Without randomness it is simply the pause.
+    let _ = rustls::crypto::ring::default_provider().secure_random.fill(&mut byte);
+    pause.mul_f32(0.9 + 0.2 * f32::from(byte[0]) / 255.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_are_spread_by_a_tenth() {
+        let pauses: Vec<_> = (0..100).map(|_| spread(Duration::from_secs(10))).collect();
+        let fits = |pause: &Duration| (8.99..=11.01).contains(&pause.as_secs_f32());
+        assert!(pauses.iter().all(fits), "{pauses:?}");
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+        assert_eq!(spread(Duration::ZERO), Duration::ZERO);
+        assert_eq!(spread(Duration::MAX), Duration::MAX);
+    }
 
     #[test]
     fn uuids_are_of_their_version() {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::spread;
 
 /// How long the last look may take, also beyond the time limit.
 const LAST_LOOK: Duration = Duration::from_secs(5);
@@ -20,7 +21,8 @@ type Progress = Arc<dyn Fn(&str, Duration) + Send + Sync>;
 pub struct WaitOptions {
     /// How long at most (1 hour); the look that is under way at the end gets some seconds more.
     pub timeout: Duration,
-    /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`.
+    /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`. Each is up to a
+    /// tenth longer or shorter.
     pub first_pause: Duration,
     /// The longest pause (5 s).
     pub longest_pause: Duration,
@@ -151,7 +153,7 @@ impl<'a> Waiting<'a> {
             let text = format!("{}: not done after {limit} s (last: {last})", self.what);
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let (begun, pause) = (Instant::now(), self.pause.min(left));
+        let (begun, pause) = (Instant::now(), spread(self.pause).min(left));
         self.pause = (self.pause.saturating_mul(3) / 2).min(self.options.longest_pause);
         loop {
             // Looked at in between, so that a cancellation does not wait for the end of a pause.

@@ -69,6 +69,8 @@ async fn a_lost_answer_never_makes_two_templates() {
         }
         let create = templates::create(&source).with_new_job_id().unwrap();
         let made = client.run(create, &soon()).await.unwrap();
+        // What is late has come by now.
+        tokio::time::sleep(Duration::from_millis(600)).await;
         let all = client.call_all(templates::named("golden")).await.unwrap();
         assert_eq!(all.iter().map(|one| &one.id).collect::<Vec<_>>(), [&made.id], "{fault}");
         client.wait_ready(&made.id, &[], &soon()).await.unwrap();

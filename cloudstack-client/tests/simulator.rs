@@ -197,6 +197,21 @@ async fn refused_keys_and_clocks_are_told() {
             || refused.to_string().contains("59 min behind"),
         "{refused}"
     );
+    // Told to, the client signs by the server's clock after that.
+    for seconds in [3600i64, -3600] {
+        let (server, _) = cloud(&[&format!("clock-skew={seconds}"), "enforce-post"]).await;
+        let keys = Credentials::new(server.config().key(), server.config().secret());
+        let client = Client::builder(server.endpoint()).credentials(keys);
+        let client = client.follow_server_clock(true).build().unwrap();
+        client.call(zones::list()).await.unwrap();
+        let wrong = Credentials::new(server.config().key(), "another-secret-entirely");
+        let wrong = Client::builder(server.endpoint()).credentials(wrong);
+        let wrong = wrong.follow_server_clock(true).build().unwrap();
+        let refused = wrong.call(zones::list()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unauthorized, "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("check the API key") && !text.contains("correct it"), "{text}");
+    }
     drop(skewed);
 
     let (expired, client) = cloud(&["expire-after=1"]).await;

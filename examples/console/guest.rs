@@ -3,11 +3,12 @@
 
 use std::future::Future;
 
+use examples::Result;
 use simulator::Simulator;
 use xenapi::vm::{self, Vm};
 use xenapi::{Ref, Session};
 
-use crate::pool::{Pool, Result};
+use crate::pool::Pool;
 
 /// Logs in to the pool that the environment names, or to a simulated one; and out again.
 pub(crate) async fn with_session<F: Future<Output = Result<()>>>(

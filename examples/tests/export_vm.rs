@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use simulator::Simulator;
 use vmimage::{Comparison, OpenOptions};
@@ -17,12 +17,17 @@ fn program() -> PathBuf {
 }
 
 async fn run(simulator: &Simulator, args: &[&str]) -> Output {
+    run_into(simulator, args, Stdio::piped()).await
+}
+
+async fn run_into(simulator: &Simulator, args: &[&str], stdout: Stdio) -> Output {
     let xen = simulator.ready().xen.clone();
     let mut command = Command::new(program());
     command
         .envs([("XEN_URL", xen.url), ("XEN_USERNAME", xen.username)])
         .envs([("XEN_PASSWORD", xen.password), ("XEN_PIN_SHA256", xen.pin_sha256.unwrap())])
-        .args(args);
+        .args(args)
+        .stdout(stdout);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
@@ -74,5 +79,19 @@ async fn the_archive_holds_the_disk() {
     assert!(std::fs::read(&xva).unwrap() == old);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     assert_eq!(simulator.xen().inventory(), before);
+    simulator.stop().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_takes_nothing_is_named_as_the_reason() {
+    let simulator = Simulator::builder().start().await.unwrap();
+    let before = simulator.xen().inventory();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = run_into(&simulator, &["web01", "-o", "-"], full.into()).await;
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("No space left on device"), "{said}");
+    assert_eq!(simulator.xen().inventory(), before, "the task and the snapshot are gone");
     simulator.stop().await;
 }

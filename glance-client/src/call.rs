@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result, from_answer};
+use crate::secret::Secret;
 
 /// One API operation, with the way to read its answer: it can be built, looked at and tested without a
 /// socket, and sent by [`ServiceClient::call`](crate::keystone::ServiceClient::call).
@@ -36,6 +37,7 @@ pub struct Call<T> {
     body: Bytes,
     accepted: Option<StatusCode>,
     problem: Option<String>,
+    secret: Option<Secret>,
     parse: fn(&Answer<'_>) -> Result<T>,
 }
 
@@ -94,6 +96,7 @@ impl<T> Call<T> {
             body: Bytes::new(),
             accepted: None,
             problem: None,
+            secret: None,
             parse,
         }
     }
@@ -140,6 +143,13 @@ impl<T> Call<T> {
     #[must_use]
     pub fn with_problem(mut self, problem: impl Into<String>) -> Self {
         self.problem = Some(problem.into());
+        self
+    }
+
+    /// Names a secret that is in the body, so that a server which repeats it in an error does not make it known.
+    #[must_use]
+    pub fn with_secret(mut self, secret: Secret) -> Self {
+        self.secret = Some(secret);
         self
     }
 
@@ -200,7 +210,11 @@ impl<T> Call<T> {
     /// The error of the status if it is not 2xx (nor [accepted](Self::with_accepted)), else what the reader says.
     pub fn parse(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<T> {
         if !status.is_success() && self.accepted != Some(status) {
-            return Err(from_answer(&self.what, status, headers, body));
+            let error = from_answer(&self.what, status, headers, body);
+            return Err(match &self.secret {
+                Some(secret) => error.without(secret),
+                None => error,
+            });
         }
         (self.parse)(&Answer { what: &self.what, status, headers, body })
     }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use url::Url;
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{
-    self, Download, Image, ImageSchema, ListQuery, NewImage, Upload, Uploaded, WaitOptions,
+    self, Download, DownloadOptions, Image, ImageSchema, ImageStream, Import, ImportOptions,
+    Imported, ListQuery, NewImage, StoreOptions, Stored, Upload, Uploaded, WaitOptions,
 };
 use crate::keystone::{
     ApiVersion, EndpointQuery, ServiceClient, Session, join_version, versions, without_version,
@@ -106,29 +108,61 @@ impl Glance {
         self.call(image::create(image)).await
     }
 
-    /// All images of a query, page after page.
+    /// All images of a query as a stream: a page is asked for when the one before it is used up.
+    ///
+    /// The stream ends after its first error: what [`call`](Self::call) says, or [`ErrorKind::Protocol`] if the pages do not
+    /// come to an end.
+    ///
+    /// ```
+    /// use futures_util::TryStreamExt;
+    /// use glance_client::image::{ContainerFormat, DiskFormat, ListQuery, NewImage};
+    /// # use glance_client::keystone::{Domain, Principal, Scope, Session};
+    /// # use glance_client::{CloudConfig, Glance};
+    /// # use simulator::openstack::{OpenStack, OpenStackConfig};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let server = OpenStack::start(OpenStackConfig::new()).await?;
+    /// # let named = |name: &str| Principal::named(name, Domain::Name("Default".into()));
+    /// # let cloud = CloudConfig::builder(server.auth_url())
+    /// #     .with_password(named(server.config().username()), server.config().password())
+    /// #     .with_scope(Scope::Project(named(server.config().project())))
+    /// #     .build()?;
+    /// # let glance = Glance::connect(&Session::connect(&cloud).await?).await?;
+    /// for name in ["a", "b", "c"] {
+    ///     let image = NewImage::new(name, DiskFormat::Raw, ContainerFormat::Bare).with_tag("web");
+    ///     glance.create(&image).await?;
+    /// }
+    /// let mut images = glance.images(&ListQuery::new().with_tag("web").with_limit(2));
+    /// let mut names = Vec::new();
+    /// while let Some(image) = images.try_next().await? {
+    ///     names.extend(image.name);
+    /// }
+    /// names.sort();
+    /// assert_eq!(names, ["a", "b", "c"]);
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn images(&self, query: &ListQuery) -> ImageStream {
+        image::images(&self.service, query)
+    }
+
+    /// All images of a query in memory.
     ///
     /// # Errors
-    /// As [`call`](Self::call); [`ErrorKind::Protocol`] if the pages do not come to an end or there are more than
-    /// `limit` images.
+    /// As [`images`](Self::images); [`ErrorKind::Protocol`] if there are more than `limit` images.
     pub async fn list_all(&self, query: &ListQuery, limit: usize) -> Result<Vec<Image>> {
         let mut all = Vec::new();
-        let mut query = query.clone();
-        loop {
-            let page = self.call(image::list(&query)).await?;
-            let empty = page.images.is_empty();
-            all.extend(page.images);
+        let mut images = self.images(query);
+        while let Some(image) = images.next().await {
+            all.push(image?);
             if all.len() > limit {
                 return Err(Error::protocol(format!("images: list: there are more than {limit}")));
             }
-            match page.next {
-                None => return Ok(all),
-                Some(next) if empty || next == query => {
-                    return Err(Error::protocol("images: list: the pages do not come to an end"));
-                }
-                Some(next) => query = next,
-            }
         }
+        Ok(all)
     }
 
     /// Sends an image's data: `PUT /v2/images/{id}/file`. The image must be `queued`.
@@ -140,16 +174,149 @@ impl Glance {
     /// [`ErrorKind::UnsupportedFormat`] (before or after sending), [`ErrorKind::TooLarge`], [`ErrorKind::Conflict`],
     /// [`ErrorKind::Source`] if the producer fails or has another length, [`ErrorKind::Timeout`],
     /// [`ErrorKind::Cancelled`], and what [`call`](Self::call) says.
-    pub async fn upload(&self, id: &str, upload: Upload) -> Result<Uploaded> {
-        Box::pin(image::upload(&self.service, id, upload)).await
+    pub async fn upload(&self, id: &str, mut upload: Upload) -> Result<Uploaded> {
+        Box::pin(image::upload(&self.service, id, &mut upload)).await
     }
 
-    /// Gets an image's data: `GET /v2/images/{id}/file`.
+    /// Makes an image, sends its data, waits until it is active and compares the server's digest with that of what was
+    /// sent.
+    ///
+    /// If the connection breaks, the server fails or Glance loses the data, they are sent again into the same image, if
+    /// they can be [made again](Upload::replayable). If that does not help, or the data is refused (its format, its
+    /// size, a digest that differs), the image is deleted, and the error says so where it could not be. For that to hold
+    /// after a lost answer as well, the image needs an [id of the caller's choice](NewImage::with_id).
+    ///
+    /// Whoever drops the future leaves the image; [`Upload::with_cancel`] cleans up.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if there is no image, or no data in it; else as [`call`](Self::call).
-    pub async fn download(&self, id: &str) -> Result<Download> {
-        image::download(&self.service, id).await
+    /// As [`create`](Self::create), [`upload`](Self::upload), [`wait`](Self::wait) and
+    /// [`verify`](crate::image::verify()).
+    ///
+    /// ```
+    /// # use glance_client::image::{ContainerFormat, DiskFormat, NewImage, StoreOptions};
+    /// # use glance_client::{Glance, Upload};
+    /// # async fn example(glance: &Glance) -> Result<(), glance_client::Error> {
+    /// let image = NewImage::new("web01", DiskFormat::Qcow2, ContainerFormat::Bare);
+    /// let stored = glance.store(&image, Upload::from_file("web01.qcow2")?, &StoreOptions::default()).await?;
+    /// println!("{}: {} {}", stored.image.id, stored.compared, stored.digests.sha512.unwrap_or_default());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn store(
+        &self,
+        image: &NewImage,
+        upload: Upload,
+        options: &StoreOptions,
+    ) -> Result<Stored> {
+        self.schema().await?.check(image)?;
+        Box::pin(image::store(&self.service, image, upload, options)).await
+    }
+
+    /// The same for an image that is there and `queued`. It stays, whatever happens.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub async fn fill(&self, id: &str, upload: Upload, options: &StoreOptions) -> Result<Stored> {
+        Box::pin(image::fill(&self.service, id, upload, options)).await
+    }
+
+    /// Sends data to the stage, from where an [import](Self::import) takes it: `PUT /v2/images/{id}/stage` (API 2.6). The
+    /// image must be `queued` and is `uploading` afterwards. The format of the data is looked at by the import.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload); [`ErrorKind::NotFound`] if the cloud has no `glance-direct` import.
+    pub async fn stage(&self, id: &str, upload: Upload) -> Result<Uploaded> {
+        Box::pin(image::stage(&self.service, id, upload)).await
+    }
+
+    /// Starts an [import](image::import()) and waits for its end, as long as it moves.
+    ///
+    /// The image is active afterwards. An import plugin of the cloud may have converted the data: then size and digests are
+    /// not those of the source.
+    ///
+    /// ```
+    /// use glance_client::Upload;
+    /// use glance_client::image::{ContainerFormat, DiskFormat, Import, ImportOptions, NewImage};
+    /// # use glance_client::keystone::{Domain, Principal, Scope, Session};
+    /// # use glance_client::{CloudConfig, Glance};
+    /// # use simulator::openstack::{OpenStack, OpenStackConfig};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let server = OpenStack::start(OpenStackConfig::new()).await?;
+    /// # let named = |name: &str| Principal::named(name, Domain::Name("Default".into()));
+    /// # let cloud = CloudConfig::builder(server.auth_url())
+    /// #     .with_password(named(server.config().username()), server.config().password())
+    /// #     .with_scope(Scope::Project(named(server.config().project())))
+    /// #     .build()?;
+    /// # let glance = Glance::connect(&Session::connect(&cloud).await?).await?;
+    /// let image = NewImage::new("two copies", DiskFormat::Raw, ContainerFormat::Bare);
+    /// let image = glance.create(&image).await?;
+    /// glance.stage(&image.id, Upload::from_bytes("abc")).await?;
+    /// let import = Import::staged().with_store("fast").with_store("slow");
+    /// let done = glance.import(&image.id, &import, &ImportOptions::default()).await?;
+    /// assert_eq!(done.image.stores, ["fast", "slow"]);
+    /// assert!(done.failed.is_empty());
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Failed`] with the stores and the task's message if it failed, [`ErrorKind::Timeout`] if it no longer
+    /// moves, [`ErrorKind::Cancelled`], and what [`image::import`](image::import()) says.
+    pub async fn import(
+        &self,
+        id: &str,
+        import: &Import,
+        options: &ImportOptions,
+    ) -> Result<Imported> {
+        image::run_import(&self.service, id, import, options).await
+    }
+
+    /// Gets an image's data: `GET /v2/images/{id}/file`. The stream is verified, and goes on from where a connection broke:
+    /// see [`Download`].
+    ///
+    /// ```
+    /// use futures_util::TryStreamExt;
+    /// use glance_client::Upload;
+    /// use glance_client::image::{ContainerFormat, DiskFormat, DownloadOptions, NewImage};
+    /// # use glance_client::keystone::{Domain, Principal, Scope, Session};
+    /// # use glance_client::{CloudConfig, Glance};
+    /// # use simulator::openstack::{OpenStack, OpenStackConfig};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let server = OpenStack::start(OpenStackConfig::new()).await?;
+    /// # let named = |name: &str| Principal::named(name, Domain::Name("Default".into()));
+    /// # let cloud = CloudConfig::builder(server.auth_url())
+    /// #     .with_password(named(server.config().username()), server.config().password())
+    /// #     .with_scope(Scope::Project(named(server.config().project())))
+    /// #     .build()?;
+    /// # let glance = Glance::connect(&Session::connect(&cloud).await?).await?;
+    /// let image = NewImage::new("there and back", DiskFormat::Raw, ContainerFormat::Bare);
+    /// let image = glance.create(&image).await?;
+    /// glance.upload(&image.id, Upload::from_bytes("abcdef")).await?;
+    ///
+    /// let whole = glance.download(&image.id, &DownloadOptions::new()).await?;
+    /// assert_eq!((whole.len, whole.verified_by.as_deref()), (Some(6), Some("sha512")));
+    /// let pieces: Vec<_> = whole.stream.try_collect().await?;
+    /// assert_eq!(pieces.concat(), b"abcdef");
+    ///
+    /// let part = DownloadOptions::new().with_range(2, Some(3));
+    /// let part = glance.download(&image.id, &part).await?;
+    /// let pieces: Vec<_> = part.stream.try_collect().await?;
+    /// assert_eq!(pieces.concat(), b"cde");
+    /// # server.stop().await;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no image, or no data in it; [`ErrorKind::Forbidden`] if it is deactivated;
+    /// [`ErrorKind::Mismatch`] if the server has no digest to verify it by; else as [`call`](Self::call).
+    pub async fn download(&self, id: &str, options: &DownloadOptions) -> Result<Download> {
+        image::download(&self.service, id, options).await
     }
 
     /// Waits until an image is active.

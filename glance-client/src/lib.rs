@@ -45,15 +45,123 @@
 //! # }
 //! ```
 //!
+//! # Logins
+//!
+//! | [`Auth`](keystone::Auth) | project | domain | system | none | what it may say |
+//! |---|---|---|---|---|---|
+//! | password | yes | yes | yes | yes | [`Scope`](keystone::Scope); without one Keystone takes the user's default project |
+//! | application credential, by id, or by name and user | its own | – | – | – | no scope: it brings its project |
+//! | token | yes | yes | yes | yes | exchanged for a token that ends with it |
+//!
+//! A session replaces a token that gets old, and one that a service refuses; many callers at once cause one login. Where
+//! the configuration has only a token, nothing can. A tool that is run often keeps its token:
+//!
+//! ```
+//! # use glance_client::CloudConfig;
+//! # use glance_client::keystone::{Domain, Principal, Scope, Session};
+//! # use simulator::openstack::{OpenStack, OpenStackConfig};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! # let server = OpenStack::start(OpenStackConfig::new()).await?;
+//! # let cloud = CloudConfig::builder(server.auth_url())
+//! #     .with_password(Principal::named("demo", Domain::default()), server.config().password())
+//! #     .with_scope(Scope::Project(Principal::named("demo", Domain::default())))
+//! #     .build()?;
+//! let session = Session::connect(&cloud).await?;
+//! let kept = session.current().secret().clone();
+//! // In the next run: no login, unless the token is old, refused, or of another user or scope.
+//! let next = Session::resume(&cloud, &kept).await?;
+//! assert_eq!(next.current().secret(), &kept);
+//! # server.stop().await;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! # Where a cloud is described
+//!
+//! [`CloudConfig::from_env`] and [`CloudConfig::named`] read what the other OpenStack clients read: `clouds.yaml` with
+//! `secure.yaml` over it and the `profile` of `clouds-public.yaml` below it, from the current folder, the user's and the
+//! system's; or `OS_*`. [`Environment`](keystone::Environment) does the same for variables and folders of one's own:
+//!
+//! ```
+//! use glance_client::keystone::{Environment, Scope};
+//! let cloud = Environment::new([
+//!     ("OS_AUTH_URL", "https://cloud.example:5000"),
+//!     ("OS_USERNAME", "admin"),
+//!     ("OS_PASSWORD", "secret"),
+//!     ("OS_USER_DOMAIN_NAME", "Default"),
+//!     ("OS_SYSTEM_SCOPE", "all"),
+//!     ("OS_IMAGE_ENDPOINT_OVERRIDE", "https://images.example"),
+//!     ("OS_CACERT", "/etc/ssl/cloud.pem"),
+//! ])
+//! .load(None)?;
+//! assert_eq!(cloud.scope, Scope::System);
+//! assert_eq!(cloud.endpoint_overrides["image"].host_str(), Some("images.example"));
+//! # Ok::<(), glance_client::Error>(())
+//! ```
+//!
+//! `verify: false` (or [`danger_accept_any_certificate`](keystone::CloudConfigBuilder::danger_accept_any_certificate))
+//! trusts everybody, `cacert` a file in place of the system's authorities; `cert` and `key` are shown to servers that ask
+//! for a certificate. Proxies come from the environment or are [named](Proxy).
+//!
 //! # What an upload does
 //!
 //! [`Glance::upload`] looks at the image first (is it `queued`, is the token good), compares the first bytes with the
 //! declared formats ([`image::preflight`](image::preflight())), renews a token that would not outlive the upload, and
 //! declares the size to the store. It reads the answer *while* it sends: a server that refuses (quota, format, state) ends
 //! the upload at once, and its words are in the error. The last piece of the data leaves only after the producer has ended
-//! without an error. A body that can be made again ([`Upload::replayable`]) survives a refused token.
+//! without an error, and its end was looked at too. A body that can be made again ([`Upload::replayable`]) survives a
+//! refused token.
+//!
+//! [`Glance::store`] goes all the way: it makes the image, computes digests while it sends, sends again what was lost on
+//! the way, waits, compares, and deletes what did not arrive.
 //!
 //! Glance cannot resume: after a failure the image is `queued` again and takes the whole data anew.
+//!
+//! ```
+//! # use glance_client::CloudConfig;
+//! # use glance_client::keystone::{Domain, Principal, Scope, Session};
+//! # use simulator::openstack::{OpenStack, OpenStackConfig};
+//! use glance_client::image::profile::{self, Guest, OsType, VirtMode};
+//! use glance_client::image::{ContainerFormat, DiskFormat, NewImage, StoreOptions};
+//! use glance_client::{Glance, Upload};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! # let server = OpenStack::start(OpenStackConfig::new()).await?;
+//! # let cloud = CloudConfig::builder(server.auth_url())
+//! #     .with_password(Principal::named("demo", Domain::default()), server.config().password())
+//! #     .with_scope(Scope::Project(Principal::named("demo", Domain::default())))
+//! #     .build()?;
+//! # let session = Session::connect(&cloud).await?;
+//! # let folder = tempfile::tempdir()?;
+//! # let disk = folder.path().join("web01.raw");
+//! # std::fs::write(&disk, vec![7; 3 << 20])?;
+//! # // The connection breaks in the first attempt.
+//! # server.faults().set_str("upload-close=1048576@1")?;
+//! let glance = Glance::connect(&session).await?;
+//! let guest = Guest::new(VirtMode::Hvm)
+//!     .with_os_type(OsType::Linux)
+//!     .with_os_distro("debian")
+//!     .with_disk_bytes(std::fs::metadata(&disk)?.len());
+//! let new = NewImage::new("web01", DiskFormat::Raw, ContainerFormat::Bare)
+//!     .with_profile(&profile::kvm(&guest));
+//! let stored = glance.store(&new, Upload::from_file(&disk)?, &StoreOptions::default()).await?;
+//! assert_eq!(stored.image.size, Some(3 << 20));
+//! assert_eq!(stored.image.properties["hw_disk_bus"], "virtio");
+//! # server.stop().await;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! # Data that the cloud fetches, and data on their way back
+//!
+//! [`Glance::import`] lets the cloud take data from its stage ([`Glance::stage`]), a URL, another store or another region, into
+//! one store or several, and waits as long as it moves. [`Glance::download`] compares what comes with the multihash, holds the
+//! last piece back until that is right, and goes on by `Range` where a connection broke. [`Glance::images`] is a list as a
+//! stream. Sharing is in [`image::member`], tags and locks are calls in [`image`](mod@image), stores, import methods and quotas
+//! in [`info`], tasks in [`task`].
 //!
 //! # Calls are values
 //!
@@ -61,9 +169,9 @@
 //! are made the same way and sent with [`keystone::ServiceClient::call`].
 //!
 //! ```
-//! use glance_client::image::{ListQuery, list};
-//! let call = list(&ListQuery::new().with_name("web01").with_sort("created_at:desc"));
-//! assert_eq!(call.path(), "images?name=web01&sort=created_at%3Adesc");
+//! use glance_client::image::{ListQuery, SortDirection, SortKey, list};
+//! let query = ListQuery::new().with_name("web01").with_sort(SortKey::CreatedAt, SortDirection::Descending);
+//! assert_eq!(list(&query).path(), "images?name=web01&sort=created_at%3Adesc");
 //! ```
 //!
 //! # Features
@@ -80,19 +188,42 @@
 //! server's request id. Passwords, tokens and secrets are in no error, no `Debug` text and no log line, even if a server
 //! sends them back.
 //!
+//! # Peers
+//!
+//! What others do for the same job, by the sources of the versions named (November 2026). gophercloud stands for Go.
+//!
+//! | | this crate | openstacksdk 4.22 | python-glanceclient 4.13 | gophercloud 2 | `openstack` 0.6 (Rust) |
+//! |---|---|---|---|---|---|
+//! | logins | password, token, application credential | these, TOTP, federation, OAuth, Kerberos… | those of its caller's session | these, TOTP, EC2, OAuth 1 | these |
+//! | reads `clouds.yaml` | yes, with `secure.yaml` and `clouds-public.yaml` | the same, and knows vendors | no | yes | yes, with `secure.yaml` and `clouds-public.yaml` |
+//! | sends image data | a stream of any origin | a file object or an iterator | a file object | an `io.Reader` | no: reads records only |
+//! | declares the size (`x-openstack-image-size`) | where it is known | where it is known | where it is given | no | – |
+//! | digests of what is sent | in the same pass | in a pass before it, if asked | no | no | – |
+//! | compares them with what was stored | size and multihash, else MD5 | MD5, if asked | no | no | – |
+//! | looks at the format before sending | yes | no | no | no | – |
+//! | a 401 | a new token; data is sent again from its start | a new token; a file object is sent on from where it stands | that of its session | a new token; data is sent again from its start if it can seek | an error; tokens are renewed ten minutes before their end |
+//! | the connection breaks | sent again to the same image | an error; `create_image` deletes the image | an error | an error | – |
+//! | verifies a download | multihash, else MD5; goes on where a connection broke | multihash, else MD5 | multihash, else MD5 | no | – |
+//! | other OpenStack services | by calls of one's own | most | no | most | several |
+//!
 //! # Not here
 //!
-//! Image import (`web-download`, `glance-direct`), members, locations, signatures; federated logins; vendor profiles of
-//! `clouds.yaml`. There is no retry beyond the renewal of a token and a second try of a read whose connection
-//! broke: what else may be tried again is told by [`Error::is_retryable`].
+//! Federated logins and several factors; built-in profiles of vendors; signatures of images, metadata definitions,
+//! the cache of images. A call is not sent again but
+//! for the renewal of a token and a second try of a read or a login whose connection broke (and for the data of
+//! [`Glance::store`]): what else may be tried again is told by [`Error::is_retryable`].
 
 mod call;
 mod error;
 mod glance;
 pub mod image;
+pub mod info;
 pub mod keystone;
 mod secret;
+mod take;
+pub mod task;
 mod transport;
+mod words;
 
 pub use call::{Answer, Call, segment};
 pub use error::{Error, ErrorKind, Result};
@@ -100,4 +231,4 @@ pub use glance::Glance;
 pub use image::{Upload, WaitOptions};
 pub use keystone::CloudConfig;
 pub use secret::Secret;
-pub use transport::{Body, BodyStream, HttpTransport, TlsOptions, Transport, body_of};
+pub use transport::{Body, BodyStream, HttpTransport, Proxy, TlsOptions, Transport, body_of};

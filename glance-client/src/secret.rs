@@ -23,6 +23,14 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
+    /// The user and password in a URL, as they are written there.
+    pub(crate) fn in_url(url: &str) -> Option<Self> {
+        let rest = url.split_once("://")?.1;
+        let host = rest.split(['/', '?', '#']).next()?;
+        let (user, _) = host.rsplit_once('@')?;
+        (!user.is_empty()).then(|| Self::new(user))
+    }
+
     /// The text itself, for the one place that has to send it.
     #[must_use]
     pub fn expose(&self) -> &str {
@@ -51,5 +59,20 @@ impl From<String> for Secret {
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
         Self::new(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_part_of_a_url() {
+        let part = |url: &str| Secret::in_url(url).map(|secret| secret.expose().to_owned());
+        assert_eq!(part("http://u:p@h/x@y").as_deref(), Some("u:p"));
+        assert_eq!(part("http://u:p@q@h").as_deref(), Some("u:p@q"));
+        for plain in ["http://h/a@b", "http://h?x=a@b", "http://@h", "u@h", ""] {
+            assert_eq!(part(plain), None, "{plain}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Logins, tokens, discovery, redirects, TLS and secrets, against a scripted cloud.
+//! Logins, tokens, discovery, redirects and secrets, against a scripted cloud.
 
 #![allow(clippy::unwrap_used)]
 
@@ -114,19 +114,19 @@ async fn a_token_with_less_than_two_minutes_left_is_replaced_first() {
         let mut text =
             String::from_utf8(support::token(&at.lock().unwrap(), 3600, number)).unwrap();
         if number == 1 {
-            text = text.replace("2031-01-01T00:00:00", "2031-01-01T00:59:50");
+            text = text.replace("2031-01-01T00:00:00", "2031-01-01T00:59:57");
         }
         Reply::Send(text.into_bytes())
     })
     .await;
     *url.lock().unwrap() = cloud.url.clone();
     let session = cloud.session().await;
-    // By its own two times this token lives for ten seconds, so it is young at first…
-    assert_eq!(session.current().lifetime(), Duration::from_secs(10));
+    // By its own two times this token lives for three seconds, so it is young at first…
+    assert_eq!(session.current().lifetime(), Duration::from_secs(3));
     session.token().await.unwrap();
     assert_eq!(number.load(Ordering::SeqCst), 1);
     // …and old a little later.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(2000)).await;
     assert_eq!(session.token().await.unwrap().secret().expose(), "token-2");
 }
 
@@ -146,6 +146,77 @@ async fn a_given_token_is_never_renewed() {
     let error = glance.call(get(ID)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     assert_eq!(cloud.logins(), 1);
+}
+
+#[tokio::test]
+async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
+    let cloud = Cloud::start(3600, |request| {
+        if request.method != "GET" || request.path != "/v3/auth/tokens" {
+            return Reply::Default;
+        }
+        assert_eq!(request.token(), request.headers["x-subject-token"]);
+        let date = match request.token() {
+            "fresh" => "Wed, 01 Jan 2031 00:30:00 GMT",
+            "old" => "Wed, 01 Jan 2031 00:59:00 GMT",
+            "broken" => return Reply::Send(answer("500 Internal Server Error", &[], "broken")),
+            _ => return Reply::Send(answer("404 Not Found", &[], "no such token")),
+        };
+        let body = value!({"token": {
+            "user": {"id": "u", "name": "demo", "domain": {"id": "default", "name": "Default"}},
+            "project": {"id": "p", "name": "demo", "domain": {"id": "default", "name": "Default"}},
+            "issued_at": "2031-01-01T00:00:00.000000Z", "expires_at": "2031-01-01T01:00:00.000000Z",
+            "catalog": []}});
+        let headers = [("X-Subject-Token", request.token()), ("Date", date)];
+        Reply::Send(answer("200 OK", &headers, &body.to_string()))
+    })
+    .await;
+    let session = Session::resume(&cloud.config(), &"fresh".into()).await.unwrap();
+    assert_eq!((session.current().secret().expose(), cloud.logins()), ("fresh", 0));
+    let left = session.current().remaining();
+    assert!(left <= Duration::from_secs(1800) && left > Duration::from_secs(1700), "{left:?}");
+    for (kept, logins) in [("old", 1), ("unknown", 2), ("", 3)] {
+        let session = Session::resume(&cloud.config(), &kept.into()).await.unwrap();
+        let now = session.current().secret().expose().to_owned();
+        assert_eq!((now, cloud.logins()), (format!("token-{logins}"), logins), "{kept}");
+    }
+    // A Keystone that fails is not a token that is refused.
+    let error = Session::resume(&cloud.config(), &"broken".into()).await.unwrap_err();
+    assert_eq!((error.kind(), cloud.logins()), (ErrorKind::Server, 3), "{error}");
+    // The same names in another domain are somebody else.
+    let mut config = cloud.config();
+    config.scope = Scope::Project(Principal::named("demo", Domain::Id("other".to_owned())));
+    let session = Session::resume(&config, &"fresh".into()).await.unwrap();
+    assert_eq!(session.current().secret().expose(), "token-4");
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_has_let_go_costs_no_call() {
+    // As gunicorn does after two seconds, here at once: each answer says keep-alive, and then the connection is closed.
+    let cloud = Cloud::start(3600, |request| {
+        let body = image("queued").to_string();
+        let bytes = match request.path.as_str() {
+            IMAGE | "/v2/images" => answer("200 OK", &[("Connection", "keep-alive")], &body),
+            _ => return Reply::Default,
+        };
+        take(move |mut tcp, _| async move {
+            use tokio::io::AsyncWriteExt;
+            tcp.write_all(&bytes).await.unwrap();
+        })
+    })
+    .await;
+    let glance = cloud.glance().await;
+    let new = glance_client::image::NewImage::new("x", "raw".into(), "bare".into());
+    for round in 0..20 {
+        glance.call(glance_client::image::create(&new)).await.unwrap();
+        glance.call(get(ID)).await.unwrap();
+        // With and without time to notice.
+        tokio::time::sleep(Duration::from_millis(round % 3)).await;
+    }
+    assert_eq!(
+        cloud.seen("POST", "/v2/images").len(),
+        20,
+        "a call that changes things was repeated"
+    );
 }
 
 #[tokio::test]
@@ -360,99 +431,4 @@ async fn no_secret_is_ever_printed() {
     let error = Session::connect(&echo.config()).await.unwrap_err();
     assert!(!format!("{error} {error:?}").contains(PASSWORD), "{error:?}");
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
-}
-
-mod tls {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-
-    /// A TLS server in front of a scripted cloud: gives its URL and the PEM of its own CA.
-    async fn in_front_of(cloud: &Cloud) -> (String, String, tokio::task::JoinHandle<()>) {
-        let ca_key = rcgen::KeyPair::generate().unwrap();
-        let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca_cert = ca.self_signed(&ca_key).unwrap();
-        let issuer = rcgen::Issuer::new(ca, ca_key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let cert = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
-            .unwrap()
-            .signed_by(&key, &issuer)
-            .unwrap();
-        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let server = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)
-            .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
-        let behind = cloud.url.trim_start_matches("http://").to_owned();
-        let task = tokio::spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let (acceptor, behind) = (acceptor.clone(), behind.clone());
-                tokio::spawn(async move {
-                    let Ok(mut outside) = acceptor.accept(tcp).await else { return };
-                    let mut inside = TcpStream::connect(behind).await.unwrap();
-                    let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
-                    let _ = (outside.shutdown().await, inside.read(&mut [0]).await);
-                });
-            }
-        });
-        (url, ca_cert.pem(), task)
-    }
-
-    #[tokio::test]
-    async fn trust_is_the_systems_a_file_or_given_up_by_name() {
-        let cloud = Cloud::start(3600, |_| Reply::Default).await;
-        let (url, pem, task) = in_front_of(&cloud).await;
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("ca.pem");
-        std::fs::write(&file, pem).unwrap();
-        let builder = || {
-            CloudConfig::builder(format!("{url}/v3"))
-                .with_password(Principal::named("demo", Domain::default()), PASSWORD)
-                .with_scope(Scope::Project(Principal::id("p")))
-                .with_endpoint_override("image", url.clone())
-        };
-        let error = Session::connect(&builder().build().unwrap()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Tls);
-        assert!(!error.is_retryable() && error.to_string().contains("OS_CACERT"), "{error}");
-        assert!(cloud.seen.lock().unwrap().is_empty(), "something was sent to a stranger");
-        // What a server says that takes the first bytes of TLS for a bad request.
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let plain = format!("https://{}", listener.local_addr().unwrap());
-        let plain = CloudConfig::builder(plain)
-            .with_password(Principal::named("demo", Domain::default()), PASSWORD)
-            .build()
-            .unwrap();
-        let answering = async {
-            let (mut tcp, _) = listener.accept().await.unwrap();
-            tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-            let _ = tcp.read(&mut [0; 4096]).await;
-        };
-        let (result, ()) = tokio::join!(Session::connect(&plain), answering);
-        let error = result.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
-        assert!(error.to_string().contains("is https right"), "{error}");
-
-        for config in [builder().with_ca_file(&file), builder().danger_accept_any_certificate()] {
-            let session = Session::connect(&config.build().unwrap()).await.unwrap();
-            let glance = Glance::connect(&session).await.unwrap();
-            // A call goes through the pool, data over a connection of its own.
-            assert_eq!(glance.call(get(ID)).await.unwrap().id, ID);
-            assert_eq!(
-                glance.upload(ID, Upload::from_bytes(vec![1; 1 << 20])).await.unwrap().bytes,
-                1 << 20
-            );
-        }
-        let config = builder().with_ca_file(folder.path().join("none.pem")).build().unwrap();
-        let error = Session::connect(&config).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Config);
-        task.abort();
-    }
 }

@@ -14,7 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The server refused the call; see [`Error::code`] and [`Error::params`].
     Api,
-    /// Logging in was refused. Trying again with the same words is useless, and costs 5 s.
+    /// Logging in was refused: trying again with the same words is useless, and costs 5 s. Or a
+    /// transfer or a console was: its host does not take the session, or the user must not.
     Authentication,
     /// A wait or a transfer was cancelled, by the caller or at the server.
     Cancelled,
@@ -42,7 +43,8 @@ pub enum ErrorKind {
     TooLarge,
     /// A connection broke while data flowed. May be retried, if the call may be repeated.
     Transport,
-    /// A body ended before the length that was announced, or before it was read to its end.
+    /// A body ended before the length that was announced, was not read to its end, or does not end
+    /// as its format does.
     Truncated,
     /// A TLS connection was closed without saying so, as if cut by someone on the way: what came
     /// may be whole or not.
@@ -158,8 +160,9 @@ impl Error {
         Self(Arc::new(inner))
     }
 
-    /// Takes a secret out of what the server repeated of it. A very short one is looked for as a
-    /// whole parameter only: as a part it would be found in any text, and tell more than it hides.
+    /// Takes a secret out of what the server repeated of it, in the causes as well. A very short
+    /// one is looked for as a whole parameter only: as a part it would be found in any text, and
+    /// tell more than it hides.
     pub(crate) fn redact(self, secret: &str) -> Self {
         const SHORT: usize = 6;
         let mut inner = Arc::unwrap_or_clone(self.0);
@@ -173,6 +176,10 @@ impl Error {
             } else if param == secret {
                 REDACTED.clone_into(param);
             }
+        }
+        let cause = inner.source.as_ref().and_then(|cause| cause.downcast_ref::<Self>()).cloned();
+        if let Some(cause) = cause {
+            inner.source = Some(Arc::new(cause.redact(secret)));
         }
         Self(Arc::new(inner))
     }
@@ -257,12 +264,20 @@ fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(LONGEST));
     for c in text.trim().chars() {
         if out.len() >= LONGEST {
+            drop_cut_word(&mut out);
             out.push('…');
             break;
         }
         out.push(if c.is_control() { ' ' } else { c });
     }
     out
+}
+
+/// Drops the last word of a text that was cut: half a secret would not be found in it.
+pub(crate) fn drop_cut_word(text: &mut String) {
+    if let Some(at) = text.rfind(char::is_whitespace) {
+        text.truncate(at);
+    }
 }
 
 impl fmt::Display for Error {
@@ -340,6 +355,15 @@ mod tests {
             .context("at OpaqueRef:s3cret")
             .redact("OpaqueRef:s3cret");
         assert!(!format!("{e} {e:?} {:?}", e.params()).contains("s3cret"));
+        let cause = Error::new(ErrorKind::Protocol, "a page says s3cret-session");
+        let e = Error::new(ErrorKind::TaskFailed, "x").with_source(cause).redact("s3cret-session");
+        assert!(!format!("{e:?}").contains("s3cret"), "{e:?}");
+        // Where a text is cut, no part of it stays.
+        for before in 560..600 {
+            let words = format!("{} OpaqueRef:s3cret", "x".repeat(before));
+            let e = Error::new(ErrorKind::Protocol, words).redact("OpaqueRef:s3cret");
+            assert!(!e.to_string().contains("Opaque"), "{e}");
+        }
         let e = api("X", &["p", "pool"]).context("a process").redact("p");
         assert_eq!(e.params(), [REDACTED, "pool"]);
         assert!(e.to_string().starts_with("a process"), "{e}");

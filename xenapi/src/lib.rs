@@ -1,5 +1,6 @@
 //! Client for the XenServer and XCP-ng management API (XAPI): calls as values, tasks that are
-//! awaited through events, and disk exports that cannot pass for whole when they are not.
+//! awaited through events, and exports and imports of disks and machines that cannot pass for
+//! whole when they are not.
 //!
 //! ```
 //! # use async_trait::async_trait;
@@ -70,13 +71,36 @@
 //! - [`Session::export_raw_vdi`] gives a disk as a stream, [`Session::export_vm`] a whole machine
 //!   as an XVA archive. It is whole when the stream has ended
 //!   *and* [`Export::finish`] has succeeded.
-//! - [`Session::import_raw_vdi`], [`Session::import_new_vdi`] and [`Session::import_vm`] take the
-//!   other way, from any stream or reader whose length is known. A [`Throttle`] limits the rate of
-//!   both, and both tell their [`Progress`].
+//! - [`Session::import_raw_vdi`] (onto a disk that exists), [`Session::import_new_vdi`],
+//!   [`Session::import_vm`] and [`Session::import_metadata`] (a machine whose disks are there) take
+//!   the other way, from any stream or reader whose length is known. A [`Throttle`] limits the rate
+//!   of both, and both tell their [`Progress`].
 //! - With the feature `console`, the [`console`] of a guest: what to type as Packer writes it, keys
 //!   and pictures over RFB, the text of guests without hardware emulation.
 //! - [`Transport`] is how calls reach the server; give a [`Client`] one of your own to test without
 //!   a server, as the example above does. Exports and imports always use a connection of their own.
+//!
+//! # Watch a pool
+//!
+//! ```no_run
+//! use xenapi::{Session, vm::Vm};
+//!
+//! async fn watch(session: &Session) -> Result<(), xenapi::Error> {
+//!     // The classes to follow; "*" for all.
+//!     let mut cache = session.cache(["vm", "host"]).await?;
+//!     println!("{} machines", cache.count::<Vm>());
+//!     loop {
+//!         // Waits until something happens.
+//!         for change in cache.update().await? {
+//!             let Some(vm) = change.of::<Vm>() else { continue };
+//!             match cache.get(&vm)? {
+//!                 Some(record) => println!("{}: {:?}", record.name_label, change.fields()),
+//!                 None => println!("{vm} is gone"),
+//!             }
+//!         }
+//!     }
+//! }
+//! ```
 //!
 //! # Export of a disk
 //!
@@ -118,6 +142,31 @@
 //! }
 //! ```
 //!
+#![cfg_attr(
+    feature = "console",
+    doc = r#"
+# Type at a console, take a screenshot
+
+```no_run
+use std::time::Duration;
+use xenapi::console::{BootCommand, RfbOptions};
+use xenapi::{Ref, Session, vm::Vm};
+
+async fn single_user(session: &Session, vm: &Ref<Vm>) -> Result<Vec<u8>, xenapi::Error> {
+    // What cannot be typed is an error here, before anything is.
+    let keys = BootCommand::parse_strict("<esc><wait>linux single<enter>")?;
+    // The guest may only just be starting.
+    let patience = Duration::from_secs(60);
+    let mut console = session.open_rfb(vm, &RfbOptions::new(), patience).await?;
+    console.run(&keys).await?;
+    console.wait_stable(Duration::from_secs(3), patience).await?;
+    console.screenshot().await?.to_png()
+}
+```
+
+A guest without hardware emulation has a text console as well: [`Session::open_terminal`].
+"#
+)]
 //! # Errors
 //!
 //! There is one [`Error`]. Its [`kind`](Error::kind) tells what a program may do about it, its

@@ -54,6 +54,8 @@ pub(crate) struct Inner {
 pub(crate) struct LoggedIn {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) handle: Secret,
+    /// The reference before it: what was sent with that may still come back.
+    before: Option<Secret>,
     codec: Codec,
     /// Counts logins, so that of many callers with the same dead session only one renews it.
     generation: u64,
@@ -163,6 +165,13 @@ impl Session {
         self.current().generation
     }
 
+    /// Takes the session's reference out of what the server repeated of it.
+    pub(crate) fn redact(&self, error: Error) -> Error {
+        let current = self.current();
+        let handles = [Some(&current.handle), current.before.as_ref()];
+        handles.into_iter().flatten().fold(error, |error, handle| error.redact(handle.expose()))
+    }
+
     pub(crate) fn current(&self) -> Arc<LoggedIn> {
         Arc::clone(&self.inner.current.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -220,7 +229,8 @@ impl Session {
             Words { user: &inner.user, password: &inner.password, originator: &inner.originator };
         let endpoint = Arc::clone(&current.endpoint);
         match log_in(&inner.settings, endpoint, current.codec, &words, dead + 1).await {
-            Ok(fresh) => {
+            Ok(mut fresh) => {
+                fresh.before = Some(current.handle.clone());
                 *inner.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
                 Ok(())
             }
@@ -286,7 +296,7 @@ async fn log_in(
         let error = match result.map_err(|e| e.redact(words.password.expose())) {
             Ok(Value::String(handle)) if !handle.is_empty() => {
                 let handle = Secret::new(handle);
-                return Ok(LoggedIn { endpoint, handle, codec, generation });
+                return Ok(LoggedIn { endpoint, handle, before: None, codec, generation });
             }
             Ok(_) => {
                 let words = "session.login_with_password: the answer is no session";

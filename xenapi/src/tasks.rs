@@ -177,7 +177,7 @@ impl Session {
         let record = self.wait_ended(&handle.task, options).await?;
         // The outcome is known; that the task stays behind would be the server's to clean up.
         let _ = self.call(task::destroy(&handle.task)).await;
-        outcome(&handle.task, &record)
+        outcome(&handle.task, &record).map_err(|error| self.redact(error))
     }
 
     /// Waits until a task ends and gives its record; the task stays at the server.

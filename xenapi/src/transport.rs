@@ -36,7 +36,9 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// Of kind [`Connect`](ErrorKind::Connect), [`Tls`](ErrorKind::Tls),
-    /// [`Transport`](ErrorKind::Transport) or [`TooLarge`](ErrorKind::TooLarge).
+    /// [`Transport`](ErrorKind::Transport) or [`TooLarge`](ErrorKind::TooLarge). Take `Connect`
+    /// only where nothing of the request can have been sent: every call is sent again after it,
+    /// also one that changes something.
     async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>>;
 }
 

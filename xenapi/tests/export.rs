@@ -370,6 +370,22 @@ async fn a_refusal_is_what_the_task_says() {
     }
 }
 
+#[tokio::test]
+async fn a_refused_session_or_user_is_told_apart() {
+    for (status, kind) in [
+        ("401 Unauthorised", ErrorKind::Authentication),
+        ("403 Forbidden", ErrorKind::Authentication),
+        ("501 Not Implemented", ErrorKind::Protocol),
+    ] {
+        let page = format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\n<p>no</p>");
+        let server = exporting(Reply::raw(page), "failure", json!({})).await;
+        let session = login(Client::builder(server.url())).await;
+        let error = export(&session, &options()).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{status}: {error}");
+        assert!(error.to_string().contains("no"), "{status}: {error}");
+    }
+}
+
 /// Two hosts with certificates of their own; the first sends every export to `location`.
 struct Pool {
     first: Server,

@@ -73,7 +73,7 @@ async fn early(taken: usize, status: &'static str, extra: Value) -> (Server, Ses
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(tcp.read_u8().await.unwrap());
             }
-            assert!(head.starts_with(b"PUT /import_raw_vdi?"));
+            assert!(head.starts_with(b"PUT /import"));
             tcp.write_all(ACCEPTED.as_bytes()).await.unwrap();
             let mut body = vec![0; taken];
             let _ = tcp.read_exact(&mut body).await;
@@ -111,6 +111,37 @@ async fn trap_1_early_200_on_put() {
     assert_eq!(error.kind(), ErrorKind::Transport, "{error}");
     assert!(server.methods().iter().any(|method| method == "task.cancel"));
     assert_eq!(server.methods().last().unwrap(), "task.destroy");
+}
+
+/// An archive of `SIZE` bytes whose end comes when the server has closed the connection.
+fn archive(end: usize) -> ImportSource {
+    let later = stream::once(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok(Bytes::from(vec![0; end]))
+    });
+    let begin = stream::iter([Ok(Bytes::from(vec![1; SIZE - end]))]);
+    ImportSource::from_stream(begin.chain(later), SIZE as u64)
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_the_zeros_behind_a_machine_unread_has_all_of_it() {
+    let made = "<value><array><data><value>OpaqueRef:vm</value></data></array></value>";
+    let options = options().with_sr(Ref::new("OpaqueRef:sr"));
+    let (server, session) = early(SIZE - 1024, "success", json!({"result": made})).await;
+    let machines = session.import_vm(archive(1024), &options).await.unwrap();
+    assert_eq!(machines, [Ref::new("OpaqueRef:vm")]);
+    assert!(!server.methods().iter().any(|method| method == "task.cancel"));
+    assert_eq!(server.methods().last().unwrap(), "task.destroy");
+
+    // More than zeros, or a disk: whatever the task says.
+    let (_server, session) = early(100_000, "success", json!({"result": made})).await;
+    let error = session.import_vm(archive(1 << 20), &options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transport, "{error}");
+    let (_server, session) = early(SIZE - 1024, "success", json!({})).await;
+    let vdi = Ref::new("OpaqueRef:vdi");
+    let error =
+        session.import_raw_vdi(&vdi, ExportFormat::Raw, archive(1024), &options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transport, "{error}");
 }
 
 #[tokio::test]

@@ -393,6 +393,31 @@ mod tests {
     }
 
     #[test]
+    fn every_state_of_a_store_has_its_meaning() {
+        for (word, bad) in [
+            ("UNKNOWN", false),
+            ("DOWNLOAD_ERROR", true),
+            ("NOT_DOWNLOADED", false),
+            ("DOWNLOAD_IN_PROGRESS", false),
+            ("DOWNLOADED", false),
+            ("ABANDONED", true),
+            ("UPLOADED", false),
+            ("NOT_UPLOADED", false),
+            ("UPLOAD_ERROR", true),
+            ("UPLOAD_IN_PROGRESS", false),
+            ("CREATING", false),
+            ("CREATED", false),
+            ("BYPASSED", false),
+        ] {
+            for status in [json!(null), json!(word), json!("Processing")] {
+                let row = json!({"status": status, "downloaddetails": [{"downloadState": word}]});
+                let failed = matches!(state(row), ZoneState::Failed { .. });
+                assert_eq!(failed, bad, "{word} {status}");
+            }
+        }
+    }
+
+    #[test]
     fn rows_of_zones_become_one_template() {
         let key = "0123456789abcdef0123456789abcdef";
         let rows = json!([

@@ -10,8 +10,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, Stream};
 use futures_util::{StreamExt, ready};
 
+use super::preflight::TAIL_LEN;
+use crate::error::Result;
+
 pub(super) type Producer = BoxStream<'static, io::Result<Bytes>>;
 pub(super) type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+/// A look at the last bytes, before the last piece leaves.
+pub(super) type Ending = Box<dyn Fn(&[u8]) -> Result<()> + Send>;
 
 /// What the uploading side sees of the data.
 #[derive(Clone)]
@@ -24,6 +29,9 @@ struct State {
     /// The newest chunk, kept back until the producer has shown that it goes on or ends well: so the server never has
     /// all bytes of data that turns out to be bad.
     held: Bytes,
+    /// The last bytes so far.
+    tail: Vec<u8>,
+    ending: Option<Ending>,
     /// Bytes from the producer.
     taken: u64,
     /// Bytes handed to the connection.
@@ -46,6 +54,8 @@ impl Meter {
             len,
             producer: Some(producer),
             held: Bytes::new(),
+            tail: Vec::new(),
+            ending: None,
             taken: 0,
             given: 0,
             ended: false,
@@ -83,6 +93,13 @@ impl Meter {
         }
         state.producer = (!ended).then_some(producer);
         Ok(head)
+    }
+
+    /// Has the last bytes looked at when they are there, which they may be already.
+    pub(super) fn look_at_end(&self, ending: Ending) -> io::Result<()> {
+        let mut state = self.state();
+        state.ending = Some(ending);
+        if state.ended { state.end() } else { Ok(()) }
     }
 
     pub(super) fn wire(&self) -> Wire {
@@ -125,10 +142,18 @@ impl State {
                 format!("it is longer than the declared {len} bytes"),
             )),
             _ => {
+                self.keep_tail(&chunk);
                 self.held = chunk;
                 Ok(())
             }
         }
+    }
+
+    fn keep_tail(&mut self, chunk: &[u8]) {
+        let new = &chunk[chunk.len().saturating_sub(TAIL_LEN)..];
+        let old = (self.tail.len() + new.len()).saturating_sub(TAIL_LEN);
+        self.tail.drain(..old);
+        self.tail.extend_from_slice(new);
     }
 
     fn end(&self) -> io::Result<()> {
@@ -137,7 +162,10 @@ impl State {
                 io::ErrorKind::UnexpectedEof,
                 format!("it ended after {} of the declared {len} bytes", self.taken),
             )),
-            _ => Ok(()),
+            _ => match &self.ending {
+                Some(ending) => ending(&self.tail).map_err(io::Error::other),
+                None => Ok(()),
+            },
         }
     }
 
@@ -268,6 +296,31 @@ mod tests {
         assert!(meter(Some(1), vec![Ok(b"ab")]).peek(512).await.is_err());
         assert!(meter(Some(3), vec![Ok(b"ab")]).peek(512).await.is_err());
         assert!(meter(None, vec![Err(io::Error::other("x"))]).peek(512).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_end_is_looked_at_before_it_leaves() {
+        let data: Vec<u8> = (0..2000).map(|n| (n % 251) as u8).collect();
+        for size in [1, 100, 511, 512, 513, 2000] {
+            for peek in [0, 3000] {
+                let chunks: Vec<_> =
+                    data.chunks(size).map(Bytes::copy_from_slice).map(Ok).collect();
+                let meter = Meter::new(None, stream::iter(chunks).boxed(), None);
+                meter.peek(peek).await.unwrap();
+                let end = data[2000 - TAIL_LEN..].to_vec();
+                let ending = move |tail: &[u8]| {
+                    assert_eq!(tail, end);
+                    Err(crate::Error::protocol("odd end"))
+                };
+                let told = meter.look_at_end(Box::new(ending)).err();
+                assert_eq!(told.is_some(), peek > 0);
+                if told.is_none() {
+                    let (sent, whole) = drain(&meter).await;
+                    assert!(!whole && sent.len() < 2000, "{size}");
+                    assert!(meter.failure().unwrap().to_string().contains("odd end"));
+                }
+            }
+        }
     }
 
     #[tokio::test]

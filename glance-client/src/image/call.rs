@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use serde_json::{Map, Value, json};
-use url::{Url, form_urlencoded};
 
 use super::patch::ImagePatch;
 use super::record::{ContainerFormat, DiskFormat, Image, Visibility};
-use crate::call::{Answer, Call, encode, segment};
+use crate::call::{Answer, Call, segment};
 use crate::error::{Error, Result};
 
 /// An image to be made.
@@ -26,6 +25,8 @@ pub struct NewImage {
     pub id: Option<String>,
     /// Who sees it. Glance's own default would be `shared`.
     pub visibility: Visibility,
+    /// The id of the project that is to own it; only administrators may name another than their own.
+    pub owner: Option<String>,
     /// The least disk, in GiB.
     pub min_disk: Option<u64>,
     /// The least memory, in MiB.
@@ -53,6 +54,7 @@ impl NewImage {
             container_format,
             id: None,
             visibility: Visibility::Private,
+            owner: None,
             min_disk: None,
             min_ram: None,
             protected: false,
@@ -73,6 +75,13 @@ impl NewImage {
     #[must_use]
     pub fn with_visibility(mut self, visibility: Visibility) -> Self {
         self.visibility = visibility;
+        self
+    }
+
+    /// The id of the project that is to own it.
+    #[must_use]
+    pub fn with_owner(mut self, project: impl Into<String>) -> Self {
+        self.owner = Some(project.into());
         self
     }
 
@@ -118,10 +127,11 @@ impl NewImage {
         self
     }
 
-    /// Sets what a [profile](super::profile) says: properties, and the least disk.
+    /// Sets what a [profile](super::profile) says: properties, owner, the least disk and memory.
     #[must_use]
     pub fn with_profile(mut self, profile: &super::profile::Profile) -> Self {
         self.properties.extend(profile.properties.clone());
+        self.owner = profile.owner.clone().or(self.owner);
         self.min_disk = profile.min_disk.or(self.min_disk);
         self.min_ram = profile.min_ram.or(self.min_ram);
         self
@@ -138,6 +148,7 @@ impl NewImage {
         map.insert("visibility".into(), self.visibility.as_str().into());
         let optional = [
             ("id", self.id.clone().map(Value::from)),
+            ("owner", self.owner.clone().map(Value::from)),
             ("min_disk", self.min_disk.map(Value::from)),
             ("min_ram", self.min_ram.map(Value::from)),
             ("protected", self.protected.then_some(true.into())),
@@ -200,16 +211,17 @@ fn one(answer: &Answer<'_>) -> Result<Image> {
         .map_err(|error| error.with_answer(answer.status, answer.headers))
 }
 
-/// A call about one image.
-pub(super) fn on_image<T>(
+/// A call about one image, or about what is below it (`rest`: `/members`).
+pub(crate) fn on_image<T>(
     verb: &str,
     id: &str,
+    rest: &str,
     method: Method,
     parse: fn(&Answer<'_>) -> Result<T>,
 ) -> Call<T> {
     let what = format!("image {id}: {verb}");
     match segment(id) {
-        Some(id) => Call::new(what, method, format!("images/{id}"), parse),
+        Some(id) => Call::new(what, method, format!("images/{id}{rest}"), parse),
         None => Call::new(what, method, "images", parse)
             .with_problem(format!("{id:?} is not an image id")),
     }
@@ -233,123 +245,26 @@ pub fn create(image: &NewImage) -> Call<Image> {
 /// Gets an image: `GET /v2/images/{id}`.
 #[must_use]
 pub fn get(id: &str) -> Call<Image> {
-    on_image("get", id, Method::GET, one)
+    on_image("get", id, "", Method::GET, one)
 }
 
 /// Deletes an image: `DELETE /v2/images/{id}`, 204. A protected image is
 /// [`Forbidden`](crate::ErrorKind::Forbidden), one in use [`Conflict`](crate::ErrorKind::Conflict).
 #[must_use]
 pub fn delete(id: &str) -> Call<()> {
-    on_image("delete", id, Method::DELETE, |_| Ok(()))
+    on_image("delete", id, "", Method::DELETE, |_| Ok(()))
 }
 
 /// Changes fields and properties: `PATCH /v2/images/{id}` with a JSON patch of Glance's version 2.1.
 #[must_use]
 pub fn update(id: &str, patch: &ImagePatch) -> Call<Image> {
     const TYPE: &str = "application/openstack-images-v2.1-json-patch";
-    let call = on_image("update", id, Method::PATCH, one).with_json_as(TYPE, &patch.operations());
+    let call =
+        on_image("update", id, "", Method::PATCH, one).with_json_as(TYPE, &patch.operations());
     match patch.problem() {
         Some(problem) => call.with_problem(problem),
         None => call,
     }
-}
-
-/// Which images, in which order, how many at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ListQuery {
-    /// The query parameters, in order.
-    pub parameters: Vec<(String, String)>,
-}
-
-impl ListQuery {
-    /// All images that the project sees.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Only those with this value of a field or property. Glance understands `in:a,b` for some fields and
-    /// `gte:`, `lt:`… for sizes and times.
-    #[must_use]
-    pub fn with_filter(mut self, field: impl Into<String>, value: impl Into<String>) -> Self {
-        self.parameters.push((field.into(), value.into()));
-        self
-    }
-
-    /// Only those with this name.
-    #[must_use]
-    pub fn with_name(self, name: impl Into<String>) -> Self {
-        self.with_filter("name", name)
-    }
-
-    /// Only those with this tag; several tags must all be there.
-    #[must_use]
-    pub fn with_tag(self, tag: impl Into<String>) -> Self {
-        self.with_filter("tag", tag)
-    }
-
-    /// Sorts by a field: `created_at:desc`.
-    #[must_use]
-    pub fn with_sort(self, sort: impl Into<String>) -> Self {
-        self.with_filter("sort", sort)
-    }
-
-    /// At most so many at once; servers allow 1000 at most.
-    #[must_use]
-    pub fn with_limit(self, limit: u32) -> Self {
-        self.with_filter("limit", limit.to_string())
-    }
-}
-
-/// A part of a list.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct ImagePage {
-    /// The images. One that cannot be read is left out.
-    pub images: Vec<Image>,
-    /// How to ask for the next part.
-    pub next: Option<ListQuery>,
-}
-
-/// Lists images: `GET /v2/images`.
-#[must_use]
-pub fn list(query: &ListQuery) -> Call<ImagePage> {
-    let pairs: Vec<_> = query
-        .parameters
-        .iter()
-        .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
-        .collect();
-    let path =
-        if pairs.is_empty() { "images".to_owned() } else { format!("images?{}", pairs.join("&")) };
-    Call::new("images: list", Method::GET, path, page)
-}
-
-fn page(answer: &Answer<'_>) -> Result<ImagePage> {
-    let document: Value = answer.json()?;
-    let list = document["images"].as_array().ok_or_else(|| {
-        Error::protocol("images: list: the answer has no list")
-            .with_answer(answer.status, answer.headers)
-    })?;
-    let images = list.iter().filter_map(|image| Image::from_json(image.clone()).ok()).collect();
-    let next = document["next"].as_str().map(next_query).transpose()?;
-    Ok(ImagePage { images, next })
-}
-
-/// The query of a `next` link. The link itself is never followed: it comes from the body, and the token would go
-/// wherever it points.
-fn next_query(link: &str) -> Result<ListQuery> {
-    let refused =
-        || Error::protocol("images: list: the link to the next page leads away from the list");
-    let root = Url::parse("http://list.invalid/").map_err(|_| refused())?;
-    let url = root.join(link).map_err(|_| refused())?;
-    if url.origin() != root.origin() || !url.path().trim_end_matches('/').ends_with("/images") {
-        return Err(refused());
-    }
-    let pairs = form_urlencoded::parse(url.query().unwrap_or_default().as_bytes());
-    Ok(ListQuery {
-        parameters: pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
-    })
 }
 
 /// What this cloud's Glance accepts.

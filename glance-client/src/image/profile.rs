@@ -58,6 +58,66 @@ impl OsType {
     }
 }
 
+/// How a guest under KVM sees its disk (`hw_disk_bus`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DiskBus {
+    /// virtio-blk.
+    Virtio,
+    /// SCSI, with the controller that Nova chooses unless `hw_scsi_model` says otherwise.
+    Scsi,
+    /// SATA.
+    Sata,
+    /// IDE; not on q35 machines, and so not with UEFI here.
+    Ide,
+}
+
+impl DiskBus {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::Scsi => "scsi",
+            Self::Sata => "sata",
+            Self::Ide => "ide",
+        }
+    }
+}
+
+/// The network card of a guest under KVM (`hw_vif_model`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VifModel {
+    /// virtio-net.
+    Virtio,
+    /// Intel's 82540EM, for which nearly every system has a driver.
+    E1000,
+    /// Intel's 82574L.
+    E1000e,
+    /// Realtek's 8139, for very old systems.
+    Rtl8139,
+}
+
+impl VifModel {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::E1000 => "e1000",
+            Self::E1000e => "e1000e",
+            Self::Rtl8139 => "rtl8139",
+        }
+    }
+}
+
+/// The name by which Nova knows an architecture that goes by several.
+fn architecture_of(name: &str) -> String {
+    match name.to_ascii_lowercase().as_str() {
+        "amd64" | "x86-64" | "x64" => "x86_64".to_owned(),
+        "x86" | "i386" | "i486" | "i586" => "i686".to_owned(),
+        "arm64" => "aarch64".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 /// What is known of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -78,6 +138,16 @@ pub struct Guest {
     pub min_ram: Option<u64>,
     /// Whether virtio drivers are in the guest; `None`: as usual for its operating system.
     pub virtio: Option<bool>,
+    /// The distribution, by its short id in libosinfo: `debian`, `rhel`, `windows`…
+    pub os_distro: Option<String>,
+    /// The id of the project that is to own the image. Glance lets only administrators name another than their own.
+    pub owner: Option<String>,
+    /// Whether the guest needs a configuration drive, because it asks no metadata service.
+    pub config_drive: bool,
+    /// How the disk is seen under KVM; `None`: as `virtio` says.
+    pub disk_bus: Option<DiskBus>,
+    /// The network card under KVM; `None`: as `virtio` says.
+    pub vif_model: Option<VifModel>,
 }
 
 impl Guest {
@@ -93,6 +163,11 @@ impl Guest {
             disk_bytes: None,
             min_ram: None,
             virtio: None,
+            os_distro: None,
+            owner: None,
+            config_drive: false,
+            disk_bus: None,
+            vif_model: None,
         }
     }
 
@@ -145,13 +220,59 @@ impl Guest {
         self
     }
 
+    /// The distribution, by its short id in libosinfo.
+    #[must_use]
+    pub fn with_os_distro(mut self, id: impl Into<String>) -> Self {
+        self.os_distro = Some(id.into());
+        self
+    }
+
+    /// The id of the project that is to own the image.
+    #[must_use]
+    pub fn with_owner(mut self, project: impl Into<String>) -> Self {
+        self.owner = Some(project.into());
+        self
+    }
+
+    /// Whether the guest needs a configuration drive.
+    #[must_use]
+    pub fn with_config_drive(mut self, needed: bool) -> Self {
+        self.config_drive = needed;
+        self
+    }
+
+    /// How the disk is seen under KVM.
+    #[must_use]
+    pub fn with_disk_bus(mut self, bus: DiskBus) -> Self {
+        self.disk_bus = Some(bus);
+        self
+    }
+
+    /// The network card under KVM.
+    #[must_use]
+    pub fn with_vif_model(mut self, model: VifModel) -> Self {
+        self.vif_model = Some(model);
+        self
+    }
+
+    /// What is the same for every hypervisor.
     fn profile(&self) -> Profile {
-        Profile {
+        let mut profile = Profile {
+            owner: self.owner.clone(),
             min_disk: self.disk_bytes.map(|bytes| bytes.div_ceil(1 << 30)),
             min_ram: self.min_ram,
-            properties: BTreeMap::new(),
-            warnings: Vec::new(),
+            ..Profile::default()
+        };
+        if let Some(os) = self.os_type {
+            profile.set("os_type", os.as_str());
         }
+        if let Some(distro) = &self.os_distro {
+            profile.set("os_distro", distro);
+        }
+        if self.config_drive {
+            profile.set("img_config_drive", "mandatory");
+        }
+        profile
     }
 }
 
@@ -161,6 +282,8 @@ impl Guest {
 pub struct Profile {
     /// The properties.
     pub properties: BTreeMap<String, String>,
+    /// The project that is to own the image.
+    pub owner: Option<String>,
     /// The least disk in GiB, rounded up.
     pub min_disk: Option<u64>,
     /// The least memory in MiB.
@@ -195,11 +318,8 @@ pub fn xen(guest: &Guest) -> Profile {
     );
     // The partitions of a clone are as they are; the driver resizes only a single one anyway.
     profile.set("auto_disk_config", "False");
-    if let Some(os) = guest.os_type {
-        profile.set("os_type", os.as_str());
-    }
     if let Some(architecture) = &guest.architecture {
-        profile.set("architecture", architecture);
+        profile.set("architecture", &architecture_of(architecture));
     }
     if guest.firmware == Firmware::Uefi {
         profile.warn("Nova's XenServer driver starts guests with a BIOS: this one boots by UEFI");
@@ -227,24 +347,25 @@ pub fn kvm(guest: &Guest) -> Profile {
         }
         (false, _) => {}
     }
-    if let Some(os) = guest.os_type {
-        profile.set("os_type", os.as_str());
-    }
     if let Some(architecture) = &guest.architecture {
-        profile.set("hw_architecture", architecture);
+        profile.set("hw_architecture", &architecture_of(architecture));
     }
     // Linux kernels bring virtio; Windows without its drivers does not find its disk.
     let virtio = guest.virtio.or_else(|| guest.os_type.map(|os| os == OsType::Linux));
-    match virtio {
-        Some(true) => {
-            profile.set("hw_disk_bus", "virtio");
-            profile.set("hw_vif_model", "virtio");
-        }
-        Some(false) => {
-            profile.set("hw_disk_bus", "sata");
-            profile.set("hw_vif_model", "e1000");
-        }
-        None => {}
+    let (bus, card) = match virtio {
+        Some(true) => (Some(DiskBus::Virtio), Some(VifModel::Virtio)),
+        Some(false) => (Some(DiskBus::Sata), Some(VifModel::E1000)),
+        None => (None, None),
+    };
+    let bus = guest.disk_bus.or(bus);
+    if let Some(bus) = bus {
+        profile.set("hw_disk_bus", bus.as_str());
+    }
+    if let Some(card) = guest.vif_model.or(card) {
+        profile.set("hw_vif_model", card.as_str());
+    }
+    if bus == Some(DiskBus::Ide) && guest.firmware == Firmware::Uefi {
+        profile.warn("a q35 machine, on which UEFI runs, has no IDE: use SATA");
     }
     if guest.mode == VirtMode::Pv {
         profile.warn("a paravirtualised guest may have neither a boot loader nor drivers for a machine that is not Xen");
@@ -274,6 +395,49 @@ mod tests {
         assert!(hvm.properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).eq(expected));
         assert!(hvm.warnings.is_empty());
         assert_eq!(xen(&Guest::new(VirtMode::Hvm).with_firmware(Firmware::Uefi)).warnings.len(), 1);
+    }
+
+    #[test]
+    fn what_is_the_same_for_both() {
+        let guest = Guest::new(VirtMode::Hvm)
+            .with_os_type(OsType::Linux)
+            .with_os_distro("debian")
+            .with_owner("0123abcd")
+            .with_architecture("AMD64")
+            .with_config_drive(true)
+            .with_disk_bytes(1)
+            .with_min_ram(512);
+        for (profile, architecture) in
+            [(xen(&guest), "architecture"), (kvm(&guest), "hw_architecture")]
+        {
+            for (name, value) in [
+                ("os_type", "linux"),
+                ("os_distro", "debian"),
+                ("img_config_drive", "mandatory"),
+                (architecture, "x86_64"),
+            ] {
+                assert_eq!(profile.properties[name], value);
+            }
+            assert_eq!((profile.min_disk, profile.min_ram), (Some(1), Some(512)));
+            assert_eq!(profile.owner.as_deref(), Some("0123abcd"));
+            // The owner is a field of the image's own and no property.
+            assert!(!profile.properties.contains_key("owner"));
+        }
+        let whole = kvm(&Guest::new(VirtMode::Hvm).with_disk_bytes(5 << 30));
+        assert_eq!(whole.min_disk, Some(5));
+        assert!(!whole.properties.contains_key("img_config_drive"));
+    }
+
+    #[test]
+    fn devices_are_chosen_by_name_or_by_drivers() {
+        let linux = Guest::new(VirtMode::Hvm).with_os_type(OsType::Linux);
+        let chosen =
+            kvm(&linux.clone().with_disk_bus(DiskBus::Scsi).with_vif_model(VifModel::E1000e));
+        assert_eq!(chosen.properties["hw_disk_bus"], "scsi");
+        assert_eq!(chosen.properties["hw_vif_model"], "e1000e");
+        let ide = linux.with_disk_bus(DiskBus::Ide);
+        assert!(kvm(&ide).warnings.is_empty());
+        assert!(kvm(&ide.with_firmware(Firmware::Uefi)).warnings[0].contains("no IDE"));
     }
 
     #[test]

@@ -1,53 +1,15 @@
 //! What Glance says of an image.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
+use super::location::Location;
 use crate::error::{Error, Result};
-use crate::keystone::timestamp;
-
-/// Defines an enum of wire words that keeps the words it does not know.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum $name {
-            $($(#[$variant_doc])* $variant,)*
-            /// A word that this crate does not know.
-            Other(String),
-        }
-
-        impl $name {
-            /// The word on the wire.
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                match self {
-                    $(Self::$variant => $word,)*
-                    Self::Other(word) => word,
-                }
-            }
-        }
-
-        impl From<&str> for $name {
-            fn from(word: &str) -> Self {
-                match word {
-                    $($word => Self::$variant,)*
-                    other => Self::Other(other.to_owned()),
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
+use crate::secret::Secret;
+use crate::take::Take;
+use crate::words::words;
 
 words! {
     /// Where an image is in its life.
@@ -185,6 +147,10 @@ pub struct Image {
     pub created_at: Option<SystemTime>,
     /// When it was changed.
     pub updated_at: Option<SystemTime>,
+    /// Where the best store keeps the data; only some clouds show it. It may hold a password.
+    pub direct_url: Option<Secret>,
+    /// Where the stores keep the data; only some clouds show it.
+    pub locations: Vec<Location>,
     /// All other properties: those of the user and of the services.
     pub properties: BTreeMap<String, String>,
     /// What is neither known nor a string.
@@ -207,9 +173,10 @@ impl Image {
         let Value::Object(mut map) = value else {
             return Err(Error::protocol("image: the answer is not an object"));
         };
-        for key in ["self", "file", "schema", "direct_url", "locations"] {
+        for key in ["self", "file", "schema"] {
             map.remove(key);
         }
+        let locations = Location::list(&map.remove("locations").unwrap_or_default());
         let mut take = Take(&mut map);
         let mut image = Self {
             id: take.text("id").unwrap_or_default(),
@@ -238,8 +205,10 @@ impl Image {
                 .text("stores")
                 .map(|list| list.split(',').map(str::to_owned).collect())
                 .unwrap_or_default(),
-            created_at: take.text("created_at").and_then(|text| timestamp(&text)),
-            updated_at: take.text("updated_at").and_then(|text| timestamp(&text)),
+            created_at: take.time("created_at"),
+            updated_at: take.time("updated_at"),
+            direct_url: take.text("direct_url").map(Secret::new),
+            locations,
             properties: BTreeMap::new(),
             other: Map::new(),
         };
@@ -260,6 +229,12 @@ impl Image {
         Ok(image)
     }
 
+    /// The task that imports into the image now (`os_glance_import_task`).
+    #[must_use]
+    pub fn import_task(&self) -> Option<&str> {
+        self.properties.get("os_glance_import_task").map(String::as_str)
+    }
+
     /// The stores for which an import is still running (`os_glance_importing_to_stores`).
     #[must_use]
     pub fn importing_to(&self) -> Vec<&str> {
@@ -278,38 +253,6 @@ impl Image {
     }
 }
 
-struct Take<'a>(&'a mut Map<String, Value>);
-
-impl Take<'_> {
-    fn text(&mut self, key: &str) -> Option<String> {
-        match self.0.remove(key)? {
-            Value::String(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    fn number(&mut self, key: &str) -> Option<u64> {
-        match self.0.remove(key)? {
-            Value::Number(number) => number.as_u64(),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        }
-    }
-
-    fn flag(&mut self, key: &str) -> bool {
-        matches!(self.0.remove(key), Some(Value::Bool(true)))
-    }
-
-    fn list(&mut self, key: &str) -> Vec<String> {
-        match self.0.remove(key) {
-            Some(Value::Array(list)) => {
-                list.iter().filter_map(|tag| tag.as_str().map(str::to_owned)).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,7 +264,7 @@ mod tests {
             "id": "1", "name": null, "status": "frozen", "visibility": "shared", "size": 3, "virtual_size": null,
             "disk_format": "vhd", "container_format": "ovf", "min_disk": 10, "protected": true, "os_hidden": false,
             "tags": ["a", 1], "stores": "fast,slow", "created_at": "2026-11-23T09:00:00Z", "hw_disk_bus": "virtio",
-            "locations": [], "self": "/v2/images/1", "os_glance_failed_import": "slow,", "odd": [1]
+            "locations": [{"url": "swift://u:pass@h/1", "metadata": {"store": "fast"}}, 1], "self": "/v2/images/1", "os_glance_failed_import": "slow,", "odd": [1]
         }))
         .unwrap();
         assert_eq!(image.status, ImageStatus::Other("frozen".into()));
@@ -333,6 +276,9 @@ mod tests {
         assert_eq!(image.properties["hw_disk_bus"], "virtio");
         assert_eq!(image.other["odd"], json!([1]));
         assert!(image.created_at.is_some() && image.protected);
+        assert_eq!(image.locations.len(), 1);
+        assert_eq!(image.locations[0].store.as_deref(), Some("fast"));
+        assert!(!format!("{image:?}").contains("pass"), "{image:?}");
         assert!(Image::from_json(json!({"name": "x"})).is_err());
         assert!(Image::from_json(json!([])).is_err());
     }

@@ -11,9 +11,11 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::body::{Meter, Producer, Progress};
-use super::call::{get, on_image};
-use super::preflight::{HEAD_LEN, preflight};
+use super::call::get;
+use super::digest::{Hashing, hashing};
+use super::preflight::{HEAD_LEN, TAIL_LEN, preflight, preflight_ends};
 use super::record::{Image, ImageStatus};
+use super::verify::Digests;
 use crate::call::segment;
 use crate::error::{Error, ErrorKind, Result, from_answer};
 use crate::keystone::{ServiceClient, Token};
@@ -33,7 +35,12 @@ pub struct Upload {
     pub len: Option<u64>,
     source: Source,
     store: Option<String>,
+    target: Target,
     preflight: Preflight,
+    tail: Option<bytes::Bytes>,
+    digests: bool,
+    /// The last attempt's data all went out, but no answer came.
+    whole: Option<Uploaded>,
     estimate: Option<Duration>,
     limits: Limits,
     progress: Option<Progress>,
@@ -44,6 +51,31 @@ struct Limits {
     stall: Duration,
     answer: Duration,
     cancel: Option<Arc<AtomicBool>>,
+}
+
+/// What the data is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The image itself.
+    File,
+    /// The place from which an import takes it.
+    Stage,
+}
+
+impl Target {
+    fn path(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Stage => "stage",
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::File => "upload",
+            Self::Stage => "stage",
+        }
+    }
 }
 
 enum Source {
@@ -70,6 +102,8 @@ pub struct Uploaded {
     pub bytes: u64,
     /// The server's request id.
     pub request_id: Option<String>,
+    /// The digests of what was sent, if they [were wanted](Upload::with_digests).
+    pub digests: Digests,
 }
 
 impl Upload {
@@ -88,7 +122,9 @@ impl Upload {
     pub fn from_bytes(data: impl Into<bytes::Bytes>) -> Self {
         let data = data.into();
         let len = data.len() as u64;
+        let tail = data.slice(data.len().saturating_sub(TAIL_LEN)..);
         Self::replayable(Some(len), move || futures_util::stream::iter([Ok(data.clone())]).boxed())
+            .with_tail(tail)
     }
 
     fn of(len: Option<u64>, source: Source) -> Self {
@@ -96,7 +132,11 @@ impl Upload {
             len,
             source,
             store: None,
+            target: Target::File,
             preflight: Preflight::default(),
+            tail: None,
+            digests: false,
+            whole: None,
             estimate: None,
             limits: Limits {
                 stall: Duration::from_secs(300),
@@ -114,7 +154,22 @@ impl Upload {
         self
     }
 
-    /// Whether the start of the data is checked first.
+    /// The last [`TAIL_LEN`](super::TAIL_LEN) bytes of the data, for the [check of the formats](super::preflight_ends).
+    #[must_use]
+    pub fn with_tail(mut self, tail: impl Into<bytes::Bytes>) -> Self {
+        self.tail = Some(tail.into());
+        self
+    }
+
+    /// Computes MD5 and SHA-512 of the data while it is sent, each on a thread of its own: what
+    /// [`verify`](super::verify()) compares with Glance's `checksum` and `os_hash_value`.
+    #[must_use]
+    pub fn with_digests(mut self) -> Self {
+        self.digests = true;
+        self
+    }
+
+    /// Whether the data is checked first.
     #[must_use]
     pub fn with_preflight(mut self, preflight: Preflight) -> Self {
         self.preflight = preflight;
@@ -157,21 +212,62 @@ impl Upload {
         self
     }
 
+    /// Sends the data to where an import takes it from.
+    pub(super) fn to(mut self, target: Target) -> Self {
+        self.target = target;
+        self
+    }
+
     fn needed(&self) -> Duration {
         const PESSIMISTIC: u64 = 20_000_000;
         self.estimate.unwrap_or_else(|| Duration::from_secs(self.len.unwrap_or(0) / PESSIMISTIC))
     }
 
-    fn can_repeat(&self) -> bool {
+    /// What was sent in an attempt of which only the answer was lost.
+    pub(super) fn take_whole(&mut self) -> Option<Uploaded> {
+        self.whole.take()
+    }
+
+    pub(super) fn can_repeat(&self) -> bool {
         matches!(self.source, Source::Again(_))
     }
 
-    fn open(&mut self) -> Option<Meter> {
+    fn open(&mut self) -> Option<(Meter, Option<Hashing>)> {
         let producer = match &mut self.source {
             Source::Once(producer) => producer.take()?,
             Source::Again(make) => make(),
         };
-        Some(Meter::new(self.len, producer, self.progress.clone()))
+        let (producer, digests) = match self.digests {
+            true => {
+                let (producer, digests) = hashing(producer);
+                (producer, Some(digests))
+            }
+            false => (producer, None),
+        };
+        Some((Meter::new(self.len, producer, self.progress.clone()), digests))
+    }
+
+    /// Compares the data with the image's formats: the start, and the end now or when it is there.
+    fn check(&self, image: &Image, head: &[u8], meter: &Meter) -> Result<()> {
+        let (Preflight::Enforce, Some(disk), Some(container)) =
+            (self.preflight, &image.disk_format, &image.container_format)
+        else {
+            return Ok(());
+        };
+        let Some(tail) = &self.tail else {
+            preflight(disk, container, head)?;
+            let (disk, container) = (disk.clone(), container.clone());
+            // A copy, so that the first piece is not kept for as long as the upload lasts.
+            let start = head[..head.len().min(HEAD_LEN)].to_vec();
+            let ending = move |tail: &[u8]| preflight_ends(&disk, &container, &start, tail);
+            let looked = meter.look_at_end(Box::new(ending));
+            return looked.map_err(|error| {
+                let other =
+                    |error: std::io::Error| Error::new(ErrorKind::Source, error.to_string());
+                error.downcast().unwrap_or_else(other)
+            });
+        };
+        preflight_ends(disk, container, head, tail)
     }
 
     /// The request's headers. `Content-Range` is never among them: Glance ignores it and takes the piece for the whole.
@@ -200,10 +296,15 @@ impl fmt::Debug for Upload {
     }
 }
 
+/// Sends data to where an import takes it from.
+pub(crate) async fn stage(client: &ServiceClient, id: &str, data: Upload) -> Result<Uploaded> {
+    upload(client, id, &mut data.to(Target::Stage)).await
+}
+
 pub(crate) async fn upload(
     client: &ServiceClient,
     id: &str,
-    mut upload: Upload,
+    upload: &mut Upload,
 ) -> Result<Uploaded> {
     // One cheap call finds a refused token, a missing image and a wrong state before the data starts to flow.
     let image = client.call(get(id)).await?;
@@ -217,7 +318,7 @@ pub(crate) async fn upload(
     let mut token = client.session().token_for(upload.needed()).await?;
     let mut repeated = false;
     loop {
-        let result = attempt(client, id, &image, &mut upload, &token).await;
+        let result = attempt(client, id, &image, upload, &token).await;
         match result {
             Err(error)
                 if error.status() == Some(StatusCode::UNAUTHORIZED)
@@ -244,43 +345,68 @@ async fn attempt(
 ) -> Result<Uploaded> {
     let headers = upload.headers()?;
     let limits = upload.limits.clone();
-    let meter = upload.open().ok_or_else(|| {
+    let (meter, digests) = upload.open().ok_or_else(|| {
         Error::new(ErrorKind::Source, format!("image {id}: the data can be sent only once"))
     })?;
     let stop = Stop(meter.clone());
     let head = watched(&limits, &meter, id, meter.peek(HEAD_LEN))
         .await?
         .map_err(|error| bad_data(id, error))?;
-    if let (Preflight::Enforce, Some(disk), Some(container)) =
-        (upload.preflight, &image.disk_format, &image.container_format)
-    {
-        preflight(disk, container, &head).map_err(|error| {
-            Error::new(error.kind(), format!("image {id}: {error}; nothing was sent"))
-        })?;
-    }
-    let body = Body::Stream { len: upload.len, stream: meter.wire().boxed() };
-    let path = format!("images/{}/file", segment(id).unwrap_or_default());
-    let what = format!("image {id}: upload");
-    let send = client.send_raw(&what, Method::PUT, &path, headers, body, token);
-    let answer = match watched(&limits, &meter, id, send).await? {
-        Ok(answer) => answer,
-        Err(error) => {
-            return Err(match meter.failure() {
-                Some(failure) => bad_data(id, failure),
-                None => error.with_hint(&format!("{} bytes were on their way", meter.given())),
-            });
-        }
-    };
+    upload.check(image, &head, &meter).map_err(|error| {
+        Error::new(error.kind(), format!("image {id}: {error}; nothing was sent"))
+    })?;
+    let result =
+        exchange(client, id, (upload.target, upload.len), headers, &limits, &meter, token).await;
     // Whatever the answer is, no more data is wanted.
     drop(stop);
-    let refused_before = !image.stores.is_empty();
-    finish(id, &what, answer, &meter).await.map_err(|error| match error.kind() {
-        // Glance keeps the location of data that it has refused, and fails over it with each upload that follows.
-        ErrorKind::Server if refused_before => error.with_hint(
-            "an earlier upload to it was refused, after which Glance takes no other: delete the image and make a new one",
-        ),
-        _ => error,
-    })
+    let digests = match digests {
+        Some(digests) if meter.is_finished() => digests.finish().await,
+        _ => Digests::new(),
+    };
+    let mut sent = Uploaded { bytes: meter.given(), request_id: None, digests };
+    match result {
+        Ok(request_id) => {
+            sent.request_id = request_id;
+            Ok(sent)
+        }
+        Err(error) => {
+            upload.whole = meter.is_finished().then_some(sent);
+            // Glance keeps the location of data that it has refused, and fails over it with each upload that follows.
+            if error.kind() == ErrorKind::Server && !image.stores.is_empty() {
+                return Err(error.with_hint(
+                    "an earlier upload to it was refused, after which Glance takes no other: delete the image and make \
+                     a new one",
+                ));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Sends the data and reads the answer; gives the request id.
+async fn exchange(
+    client: &ServiceClient,
+    id: &str,
+    (target, len): (Target, Option<u64>),
+    headers: HeaderMap,
+    limits: &Limits,
+    meter: &Meter,
+    token: &Token,
+) -> Result<Option<String>> {
+    let body = Body::Stream { len, stream: meter.wire().boxed() };
+    let path = format!("images/{}/{}", segment(id).unwrap_or_default(), target.path());
+    let what = format!("image {id}: {}", target.verb());
+    let send = client.send_raw(&what, Method::PUT, &path, headers, body, token);
+    match watched(limits, meter, id, send).await? {
+        Ok(answer) => {
+            meter.stop();
+            finish(id, &what, answer, meter).await
+        }
+        Err(error) => Err(match meter.failure() {
+            Some(failure) => bad_data(id, failure),
+            None => error.with_hint(&format!("{} bytes were on their way", meter.given())),
+        }),
+    }
 }
 
 async fn finish(
@@ -288,7 +414,7 @@ async fn finish(
     what: &str,
     answer: http::Response<BodyStream>,
     meter: &Meter,
-) -> Result<Uploaded> {
+) -> Result<Option<String>> {
     let (parts, body) = answer.into_parts();
     if !parts.status.is_success() {
         // The server may send a text and never end it.
@@ -313,7 +439,7 @@ async fn finish(
         return Err(Error::protocol(text).with_answer(parts.status, &parts.headers));
     }
     let request_id = parts.headers.get("x-openstack-request-id").and_then(|id| id.to_str().ok());
-    Ok(Uploaded { bytes: meter.given(), request_id: request_id.map(str::to_owned) })
+    Ok(request_id.map(str::to_owned))
 }
 
 /// Stops the producer on every way out.
@@ -326,8 +452,16 @@ impl Drop for Stop {
 }
 
 fn bad_data(id: &str, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Source, format!("image {id}: the data to be sent is bad: {error}"))
-        .with_source(error)
+    match error.downcast::<Error>() {
+        Ok(error) => Error::new(
+            error.kind(),
+            format!("image {id}: {error}; the last of the data was not sent"),
+        ),
+        Err(error) => {
+            let text = format!("image {id}: the data to be sent is bad: {error}");
+            Error::new(ErrorKind::Source, text).with_source(error)
+        }
+    }
 }
 
 /// Runs `work` under the upload's cancel flag and time limits.
@@ -358,56 +492,6 @@ async fn watched<T>(
         if Instant::now().saturating_duration_since(meter.moved()) > limit {
             let text = format!("image {id}: {what} for {} s", limit.as_secs_f32());
             return Err(Error::new(ErrorKind::Timeout, text));
-        }
-    }
-}
-
-/// The data of an image on its way to us.
-#[non_exhaustive]
-pub struct Download {
-    /// The number of bytes, where the server told it.
-    pub len: Option<u64>,
-    /// The data.
-    pub stream: BodyStream,
-}
-
-impl fmt::Debug for Download {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Download").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-pub(crate) async fn download(client: &ServiceClient, id: &str) -> Result<Download> {
-    // The id is checked the way every call about an image checks it.
-    on_image("download", id, Method::GET, |_| Ok(())).url(client.base())?;
-    let path = format!("images/{}/file", segment(id).unwrap_or_default());
-    let what = format!("image {id}: download");
-    let send = |token: Arc<Token>| {
-        let (path, what) = (path.clone(), what.clone());
-        async move {
-            client.send_raw(&what, Method::GET, &path, HeaderMap::new(), Body::Empty, &token).await
-        }
-    };
-    let token = client.session().token().await?;
-    let mut answer = send(Arc::clone(&token)).await?;
-    if answer.status() == StatusCode::UNAUTHORIZED
-        && let Ok(token) = client.session().replace(&token).await
-    {
-        answer = send(token).await?;
-    }
-    let (parts, body) = answer.into_parts();
-    match parts.status {
-        StatusCode::OK => {
-            let len = parts.headers.get(http::header::CONTENT_LENGTH);
-            Ok(Download { len: len.and_then(|len| len.to_str().ok()?.parse().ok()), stream: body })
-        }
-        StatusCode::NO_CONTENT => {
-            Err(Error::new(ErrorKind::NotFound, format!("{what}: the image has no data"))
-                .with_answer(parts.status, &parts.headers))
-        }
-        status => {
-            let text = read_some(body, 64 << 10).await;
-            Err(from_answer(&what, status, &parts.headers, &text).without(token.secret()))
         }
     }
 }

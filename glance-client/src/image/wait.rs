@@ -151,7 +151,7 @@ pub(crate) async fn wait(client: &ServiceClient, id: &str, options: &WaitOptions
 }
 
 /// Sleeps, but not through a cancellation.
-async fn sleep(pause: Duration, cancel: Option<&AtomicBool>, id: &str) -> Result<()> {
+pub(super) async fn sleep(pause: Duration, cancel: Option<&AtomicBool>, id: &str) -> Result<()> {
     let end = Instant::now() + pause;
     loop {
         if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {

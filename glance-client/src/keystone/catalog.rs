@@ -125,18 +125,64 @@ pub struct EndpointQuery {
     pub region: Option<String>,
 }
 
+/// Official types with the others under which clouds list them, the newest first.
+const ALIASES: &[(&str, &[&str])] = &[
+    ("alarm", &["alarming"]),
+    ("application-container", &["container"]),
+    ("baremetal", &["bare-metal"]),
+    ("block-storage", &["volumev3", "volumev2", "volume", "block-store"]),
+    ("clustering", &["resource-cluster", "cluster"]),
+    ("container-infrastructure-management", &["container-infrastructure", "container-infra"]),
+    ("event", &["events"]),
+    ("instance-ha", &["ha"]),
+    ("message", &["messaging"]),
+    ("meter", &["metering", "telemetry"]),
+    ("operator-policy", &["policy"]),
+    ("resource-optimization", &["infra-optim"]),
+    ("root-cause-analysis", &["rca"]),
+    ("shared-file-system", &["sharev2", "share"]),
+    ("workflow", &["workflowv2"]),
+];
+
+/// Projects with the type of their service, for those who know it by that name.
+const PROJECTS: &[(&str, &str)] = &[
+    ("barbican", "key-manager"),
+    ("cinder", "block-storage"),
+    ("designate", "dns"),
+    ("glance", "image"),
+    ("heat", "orchestration"),
+    ("ironic", "baremetal"),
+    ("keystone", "identity"),
+    ("magnum", "container-infrastructure-management"),
+    ("manila", "shared-file-system"),
+    ("neutron", "network"),
+    ("nova", "compute"),
+    ("octavia", "load-balancer"),
+    ("swift", "object-store"),
+    ("trove", "database"),
+];
+
 impl EndpointQuery {
-    /// The service of this type, with the aliases that clouds in the field use for it.
+    /// The service of this official type, with the aliases that clouds in the field use for it (OpenStack's Service Types
+    /// Authority). The name of the project that makes the service (`glance`, `cinder`) may stand for the type.
+    ///
+    /// ```
+    /// use glance_client::keystone::EndpointQuery;
+    /// let query = EndpointQuery::new("glance");
+    /// assert_eq!((query.service_type.as_str(), query.aliases.as_slice()), ("image", &["glance".to_owned()][..]));
+    /// ```
     #[must_use]
     pub fn new(service_type: impl Into<String>) -> Self {
-        let service_type = service_type.into();
-        let known: &[&str] = match service_type.as_str() {
-            "block-storage" => &["block-store", "volumev3", "volumev2", "volume"],
-            "shared-file-system" => &["sharev2", "share"],
-            "workflow" => &["workflowv2"],
-            _ => &[],
-        };
-        let aliases = known.iter().map(|&alias| alias.to_owned()).collect();
+        let given = service_type.into();
+        let project = PROJECTS.iter().find(|(name, official)| *name == given || *official == given);
+        let service_type = project.map_or(given, |(_, official)| (*official).to_owned());
+        let family = ALIASES.iter().find(|(official, _)| *official == service_type);
+        let mut aliases: Vec<_> = family
+            .into_iter()
+            .flat_map(|(_, aliases)| *aliases)
+            .map(|&alias| alias.to_owned())
+            .collect();
+        aliases.extend(project.map(|(name, _)| (*name).to_owned()));
         Self { service_type, aliases, interfaces: Vec::new(), region: None }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -12,7 +13,7 @@ use super::catalog::Interface;
 use super::environment::Environment;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
-use crate::transport::TlsOptions;
+use crate::transport::{Proxy, TlsOptions};
 
 /// Where a cloud's Keystone is, who logs in, and which region and interface to use.
 ///
@@ -50,6 +51,8 @@ pub struct CloudConfig {
     pub service_types: BTreeMap<String, String>,
     /// Whom to trust.
     pub tls: TlsOptions,
+    /// Which proxy to use.
+    pub proxy: Proxy,
     /// How long one call may take; uploads have limits of their own.
     pub timeout: Duration,
     /// How long a connection may take to be made.
@@ -67,6 +70,7 @@ impl CloudConfig {
             interfaces: Vec::new(),
             overrides: Vec::new(),
             tls: TlsOptions::default(),
+            proxy: Proxy::default(),
             timeout: None,
         }
     }
@@ -104,6 +108,7 @@ pub struct CloudConfigBuilder {
     interfaces: Vec<Interface>,
     overrides: Vec<(String, String)>,
     tls: TlsOptions,
+    proxy: Proxy,
     timeout: Option<Duration>,
 }
 
@@ -178,7 +183,7 @@ impl CloudConfigBuilder {
 
     /// Trusts the certificates of this PEM file in place of the system's.
     #[must_use]
-    pub fn with_ca_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+    pub fn with_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca_file = Some(path.into());
         self
     }
@@ -187,6 +192,24 @@ impl CloudConfigBuilder {
     #[must_use]
     pub fn danger_accept_any_certificate(mut self) -> Self {
         self.tls.danger_accept_any = true;
+        self
+    }
+
+    /// Shows this certificate (PEM, with its chain) to servers that ask for one; the key is in `key`, or in the same file.
+    #[must_use]
+    pub fn with_client_certificate(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Self {
+        (self.tls.client_cert, self.tls.client_key) = (Some(certificate.into()), key);
+        self
+    }
+
+    /// The proxy; without this, that of the environment.
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = proxy;
         self
     }
 
@@ -220,6 +243,7 @@ impl CloudConfigBuilder {
             endpoint_overrides: overrides.collect::<Result<_>>()?,
             service_types: BTreeMap::new(),
             tls: self.tls,
+            proxy: self.proxy,
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             connect_timeout: CONNECT_TIMEOUT,
         })
@@ -299,6 +323,7 @@ impl Entry<'_> {
                 .filter_map(|(service, value)| Some((service, text(value)?)))
                 .collect(),
             tls: self.tls()?,
+            proxy: Proxy::default(),
             timeout: self.timeout()?,
             connect_timeout: CONNECT_TIMEOUT,
         };
@@ -483,7 +508,7 @@ impl Entry<'_> {
             }
         }
         let off = self.flag("verify") == Some(false) || self.flag("insecure") == Some(true);
-        let path = |key: &str| self.entry.get(key).and_then(text).map(Into::into);
+        let path = |key: &str| self.entry.get(key).and_then(text).map(expand_home);
         Ok(TlsOptions {
             ca_file: path("cacert"),
             danger_accept_any: off,
@@ -502,6 +527,14 @@ impl Entry<'_> {
             .filter(|seconds| *seconds > 0.0)
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .ok_or_else(|| self.wrong("api_timeout must be a number of seconds"))
+    }
+}
+
+/// A path whose `~` is the user's home, as a shell would have it.
+fn expand_home(path: String) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => path.into(),
     }
 }
 

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 ///
 /// The search is that of the other OpenStack clients: the file that `OS_CLIENT_CONFIG_FILE` names, else `clouds.yaml`,
 /// `clouds.yml` or `clouds.json` in the current folder, the user's and the system's configuration folder. `secure.yaml`
-/// (`OS_CLIENT_SECURE_FILE`) is found the same way and merged over it, entry by entry. Vendor profiles are not read.
+/// (`OS_CLIENT_SECURE_FILE`) is found the same way and merged over it, entry by entry. A cloud with a `profile` is laid
+/// over that entry of `public-clouds` in `clouds-public.yaml`, which is searched in the same folders; no vendor is built in.
 ///
 /// ```
 /// use glance_client::keystone::Environment;
@@ -122,18 +123,37 @@ impl Environment {
                 known()
             )));
         };
-        let mut entry = entry.clone();
-        if let Some(profile) = entry.get("profile").and_then(Value::as_str)
-            && entry.get("auth").and_then(|auth| auth.get("auth_url")).is_none()
-        {
-            return Err(Error::config(format!(
-                "cloud {name:?}: the vendor profile {profile:?} is not built in: write its auth_url into clouds.yaml"
-            )));
-        }
+        let mut entry = self.with_profile(&name, entry.clone())?;
         if let Some(region) = self.variable("OS_REGION_NAME") {
             entry.insert("region_name".to_owned(), region.into());
         }
+        let entry = with_region_values(entry);
         CloudConfig::from_entry(&name, &entry)
+    }
+
+    /// The entry over its vendor profile from `clouds-public.yaml`.
+    fn with_profile(&self, name: &str, entry: Map<String, Value>) -> Result<Map<String, Value>> {
+        // `cloud` is the old word.
+        let profile = entry.get("profile").or_else(|| entry.get("cloud")).and_then(Value::as_str);
+        let Some(profile) = profile.map(str::to_owned) else { return Ok(entry) };
+        let public = self.search("clouds-public")?;
+        let known = public.and_then(|(_, mut document)| {
+            match document.get_mut("public-clouds")?.get_mut(&profile)?.take() {
+                Value::Object(found) => Some(found),
+                _ => None,
+            }
+        });
+        match known {
+            Some(mut below) => {
+                merge(&mut below, entry);
+                Ok(below)
+            }
+            None if entry.get("auth").and_then(|auth| auth.get("auth_url")).is_some() => Ok(entry),
+            None => Err(Error::config(format!(
+                "cloud {name:?}: the profile {profile:?} is in no clouds-public.yaml, and none is built in: write its \
+                 auth_url into clouds.yaml"
+            ))),
+        }
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
@@ -179,6 +199,10 @@ impl Environment {
             })?;
             return Ok(Some((path, document)));
         }
+        self.search(stem)
+    }
+
+    fn search(&self, stem: &str) -> Result<Option<(PathBuf, Value)>> {
         for folder in &self.folders {
             for ending in ["yaml", "yml", "json"] {
                 let path = folder.join(format!("{stem}.{ending}"));
@@ -264,6 +288,23 @@ fn clouds_of(mut document: Value) -> Map<String, Value> {
         Some(Value::Object(clouds)) => clouds,
         _ => Map::new(),
     }
+}
+
+/// An entry with what it says for its region alone (`regions: [{name: …, values: {…}}]`).
+fn with_region_values(mut entry: Map<String, Value>) -> Map<String, Value> {
+    let chosen = entry.get("region_name").and_then(Value::as_str).map(str::to_owned);
+    let regions = entry.get("regions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let only = regions.len() == 1;
+    let found = regions.into_iter().find(|region| {
+        let name = region.get("name").and_then(Value::as_str);
+        name.is_some() && (name == chosen.as_deref() || (only && chosen.is_none()))
+    });
+    if let Some(Value::Object(values)) =
+        found.and_then(|mut region| Some(region.get_mut("values")?.take()))
+    {
+        merge(&mut entry, values);
+    }
+    entry
 }
 
 /// Lays `over` upon `base`: objects key by key, everything else as a whole.

@@ -181,7 +181,8 @@ fn every_way_to_log_in() {
         error("auth: {auth_url: 'ftp://h', username: u, password: p}").contains("http or https")
     );
     assert!(
-        error("profile: vexxhost\nauth: {username: u, password: p}").contains("vendor profile")
+        error("profile: vexxhost\nauth: {username: u, password: p}")
+            .contains("\"vexxhost\" is in no clouds-public.yaml")
     );
 }
 
@@ -288,4 +289,54 @@ fn one_odd_cloud_does_not_change_the_texts_of_the_others() {
     assert!(error.contains("\"none\" in") && error.contains("has no settings"), "{error}");
     let error = refusal(&[("clouds.yaml", "")], &[], Some("x"));
     assert!(error.ends_with("it has none"), "{error}");
+}
+
+#[test]
+fn a_profile_of_the_public_clouds_is_laid_below() {
+    let public = "
+public-clouds:
+  acme:
+    auth: {auth_url: 'https://acme.example/v3', user_domain_name: Acme}
+    interface: internal
+    regions:
+      - name: north
+      - name: south
+        values: {auth: {auth_url: 'https://south.acme.example/v3'}, image_endpoint_override: 'https://images.south'}
+";
+    let clouds = "
+clouds:
+  own: {profile: acme, region_name: north, auth: {username: u, password: p, project_name: x}}
+  old: {cloud: acme, interface: public, region_name: south, auth: {username: u, password: p}}
+  other: {profile: acme, auth: {username: u, password: p}}
+  lost: {profile: nobody, auth: {username: u, password: p}}
+  known: {profile: nobody, auth: {auth_url: 'http://h', username: u, password: p}}
+";
+    let files = [("clouds.yaml", clouds), ("clouds-public.yaml", public)];
+    let own = load(&files, &[], Some("own")).unwrap();
+    assert_eq!(own.auth_url.as_str(), "https://acme.example/v3");
+    assert_eq!(own.interfaces, [Interface::Internal]);
+    let Auth::Password { user, .. } = &own.auth else { panic!() };
+    assert_eq!(*user, named("u", Domain::Name("Acme".into())));
+
+    let old = load(&files, &[], Some("old")).unwrap();
+    assert_eq!(old.interfaces, [Interface::Public], "the cloud's own word counts");
+    assert_eq!(old.auth_url.as_str(), "https://south.acme.example/v3");
+    assert_eq!(old.endpoint_overrides["image"].as_str(), "https://images.south/");
+
+    assert!(refusal(&files, &[], Some("other")).contains("one of north, south"));
+    let chosen = load(&files, &[("OS_REGION_NAME", "south")], Some("other")).unwrap();
+    assert_eq!(chosen.auth_url.host_str(), Some("south.acme.example"));
+    assert!(refusal(&files, &[], Some("lost")).contains("\"nobody\" is in no clouds-public.yaml"));
+    assert_eq!(load(&files, &[], Some("known")).unwrap().auth_url.as_str(), "http://h/");
+}
+
+#[test]
+fn the_home_is_found_in_paths() {
+    let config = cloud(
+        "auth: {auth_url: 'http://h', username: u, password: p}\ncacert: ~/ca.pem\ncert: /abs.pem\nkey: ~odd",
+    );
+    let tls = config.unwrap().tls;
+    assert_eq!(tls.ca_file, std::env::home_dir().map(|home| home.join("ca.pem")));
+    assert_eq!(tls.client_cert.unwrap(), std::path::Path::new("/abs.pem"));
+    assert_eq!(tls.client_key.unwrap(), std::path::Path::new("~odd"));
 }

@@ -13,9 +13,10 @@ use super::auth::auth_request;
 use super::catalog::{Catalog, EndpointQuery};
 use super::config::CloudConfig;
 use super::discovery::{self, join_version, version_of, without_version};
-use super::token::Token;
+use super::token::{self, Token};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
+use crate::secret::Secret;
 use crate::transport::{Body, BodyStream, HttpTransport, Transport, read_all, read_some};
 
 /// A token with less than this left is replaced before it is used.
@@ -48,8 +49,7 @@ impl Session {
     /// [`ErrorKind::Config`] (before anything is sent), [`ErrorKind::Unauthorized`] for wrong credentials or a scope
     /// without a role, [`ErrorKind::Transport`], [`ErrorKind::Protocol`] if there is no Keystone v3.
     pub async fn connect(config: &CloudConfig) -> Result<Self> {
-        let transport = HttpTransport::new(&config.tls, config.connect_timeout)?;
-        Self::connect_with(config, Arc::new(transport)).await
+        Self::connect_with(config, Arc::new(HttpTransport::of(config)?)).await
     }
 
     /// The same over another transport.
@@ -59,13 +59,61 @@ impl Session {
     pub async fn connect_with(config: &CloudConfig, transport: Arc<dyn Transport>) -> Result<Self> {
         let identity = find_identity(&*transport, config).await?;
         let token = log_in(&*transport, config, &identity).await?;
-        Ok(Self(Arc::new(Shared {
+        Ok(Self::of(config, identity, transport, token))
+    }
+
+    /// Goes on with a token from an earlier session, which the caller has kept ([`Token::secret`]), and logs in only if
+    /// Keystone no longer takes it, it has less than two minutes left, or it is not of the user and the scope of
+    /// `config`. So a tool that is run often does not cause a login each time.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    ///
+    /// ```no_run
+    /// # async fn example() -> glance_client::Result<()> {
+    /// use glance_client::{CloudConfig, Secret, keystone::Session};
+    /// let kept = Secret::new(std::fs::read_to_string("token").unwrap_or_default().trim());
+    /// let session = Session::resume(&CloudConfig::from_env()?, &kept).await?;
+    /// let to_keep = session.current();
+    /// // `to_keep.secret().expose()` goes into a file that only its owner can read.
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn resume(config: &CloudConfig, kept: &Secret) -> Result<Self> {
+        Self::resume_with(config, Arc::new(HttpTransport::of(config)?), kept).await
+    }
+
+    /// The same over another transport.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn resume_with(
+        config: &CloudConfig,
+        transport: Arc<dyn Transport>,
+        kept: &Secret,
+    ) -> Result<Self> {
+        let identity = find_identity(&*transport, config).await?;
+        let found = look_up(&*transport, config, &identity, kept).await?;
+        let token = match found {
+            Some(token) if token.is_for(config) && !is_old(&token, Duration::ZERO) => token,
+            _ => log_in(&*transport, config, &identity).await?,
+        };
+        Ok(Self::of(config, identity, transport, token))
+    }
+
+    fn of(
+        config: &CloudConfig,
+        identity: Url,
+        transport: Arc<dyn Transport>,
+        token: Token,
+    ) -> Self {
+        Self(Arc::new(Shared {
             config: config.clone(),
             identity,
             transport,
             token: RwLock::new(Arc::new(token)),
             login: tokio::sync::Mutex::new(()),
-        })))
+        }))
     }
 
     /// The configuration.
@@ -97,24 +145,23 @@ impl Session {
     /// # Errors
     /// What the login says; [`ErrorKind::Unauthorized`] if a given token has expired, which nothing can renew.
     pub async fn token(&self) -> Result<Arc<Token>> {
-        self.token_for(MARGIN).await
+        self.token_for(Duration::ZERO).await
     }
 
-    /// A token with at least `needed` left, or, where the cloud's tokens do not live that long, one that has lost at
-    /// most a tenth of its life.
+    /// A token with at least `needed` left, and two minutes at least; where the cloud's tokens do not live that long, one
+    /// that has lost at most a tenth of its life (for two minutes: half of it).
     ///
     /// # Errors
     /// As [`token`](Self::token).
     pub async fn token_for(&self, needed: Duration) -> Result<Arc<Token>> {
         let token = self.current();
-        let left = token.remaining();
-        if left >= needed.max(MARGIN).min(token.lifetime() * 9 / 10) {
+        if !is_old(&token, needed) {
             return Ok(token);
         }
         if self.0.config.auth.is_renewable() {
             return self.renew(&token).await;
         }
-        if left.is_zero() {
+        if token.remaining().is_zero() {
             return Err(cannot_renew("the token has expired"));
         }
         Ok(token)
@@ -151,12 +198,14 @@ impl Session {
     pub fn endpoint(&self, query: &EndpointQuery) -> Result<Url> {
         let config = &self.0.config;
         let service = &query.service_type;
-        if let Some(url) = config.endpoint_overrides.get(service) {
+        // `glance_endpoint_override` is as good as `image_endpoint_override`.
+        let mut names = std::iter::once(service).chain(&query.aliases);
+        if let Some(url) = names.clone().find_map(|name| config.endpoint_overrides.get(name)) {
             return Ok(url.clone());
         }
         let mut query = query.clone();
         if query.interfaces.is_empty() {
-            let own = config.service_interfaces.get(service);
+            let own = names.find_map(|name| config.service_interfaces.get(name));
             query.interfaces = own.unwrap_or(&config.interfaces).clone();
         }
         if query.region.is_none() {
@@ -292,26 +341,14 @@ impl ServiceClient {
     async fn send<T>(&self, call: &Call<T>, token: &Token) -> Result<Reply> {
         let mut url = call.url(&self.base)?;
         for _ in 0..=REDIRECTS {
-            let once = || async {
-                let mut headers = call.headers().clone();
-                headers.insert("x-auth-token", token.header()?);
+            let transport = &*self.session.0.transport;
+            let mut headers = call.headers().clone();
+            headers.insert("x-auth-token", token.header()?);
+            let reply = if call.method().is_safe() {
+                exchange_twice(transport, call, &url, &headers).await?
+            } else {
                 let body = Body::Bytes(call.body().clone());
-                exchange(
-                    &*self.session.0.transport,
-                    call.what(),
-                    call.method(),
-                    &url,
-                    headers,
-                    body,
-                )
-                .await
-            };
-            let reply = match once().await {
-                // A pooled connection may be closed by the server at the moment of its use.
-                Err(error) if error.kind() == ErrorKind::Transport && call.method().is_safe() => {
-                    once().await?
-                }
-                result => result?,
+                exchange(transport, call.what(), call.method(), &url, headers, body).await?
             };
             match redirect(&reply, &url, call.method())? {
                 Some(next) => url = next,
@@ -396,6 +433,13 @@ async fn exchange(
     Ok(Reply { status: parts.status, headers: parts.headers, body })
 }
 
+/// Whether a token should be replaced before it is used for so long. Where tokens live for seconds, one of half its age
+/// will do for a call: otherwise each would cause a login.
+fn is_old(token: &Token, needed: Duration) -> bool {
+    let life = token.lifetime();
+    token.remaining() < needed.min(life * 9 / 10).max(MARGIN.min(life / 2))
+}
+
 fn cannot_renew(why: &str) -> Error {
     Error::new(
         ErrorKind::Unauthorized,
@@ -447,10 +491,7 @@ async fn find_identity(transport: &dyn Transport, config: &CloudConfig) -> Resul
     let call = discovery::versions();
     let ask = async {
         let url = call.url(&root)?;
-        exchange(transport, call.what(), call.method(), &url, call.headers().clone(), Body::Empty)
-            .await?
-            .read(&call)
-            .await
+        exchange_twice(transport, &call, &url, call.headers()).await?.read(&call).await
     };
     let versions = match tokio::time::timeout(config.timeout, ask).await {
         Ok(Ok(versions)) => versions,
@@ -471,14 +512,54 @@ async fn find_identity(transport: &dyn Transport, config: &CloudConfig) -> Resul
     }
 }
 
+/// Sends a call that changes nothing that matters: once more if the connection broke, because a pooled one may be closed
+/// by the server at the moment of its use.
+async fn exchange_twice<T>(
+    transport: &dyn Transport,
+    call: &Call<T>,
+    url: &Url,
+    headers: &HeaderMap,
+) -> Result<Reply> {
+    let once = || {
+        let body = Body::Bytes(call.body().clone());
+        exchange(transport, call.what(), call.method(), url, headers.clone(), body)
+    };
+    match once().await {
+        Err(error) if error.kind() == ErrorKind::Transport => once().await,
+        result => result,
+    }
+}
+
+/// What Keystone says of a token; `None` if it is not valid.
+async fn look_up(
+    transport: &dyn Transport,
+    config: &CloudConfig,
+    identity: &Url,
+    kept: &Secret,
+) -> Result<Option<Token>> {
+    let call = token::look_up(kept);
+    // A text that cannot be a token is as good as none.
+    let Ok(url) = call.url(identity) else { return Ok(None) };
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let ask =
+        async { exchange_twice(transport, &call, &url, call.headers()).await?.read(&call).await };
+    match tokio::time::timeout(config.timeout, ask).await {
+        Ok(Ok(token)) => Ok(Some(token)),
+        Ok(Err(error)) if error.status().is_some_and(|status| status.is_client_error()) => Ok(None),
+        Ok(Err(error)) => Err(error.without(kept)),
+        Err(_) => {
+            Err(Error::new(ErrorKind::Timeout, "look the token up: Keystone does not answer"))
+        }
+    }
+}
+
 async fn log_in(transport: &dyn Transport, config: &CloudConfig, identity: &Url) -> Result<Token> {
     let call = auth_request(&config.auth, &config.scope)?;
     let work = async {
         let url = call.url(identity)?;
-        let body = Body::Bytes(call.body().clone());
-        let reply =
-            exchange(transport, call.what(), call.method(), &url, call.headers().clone(), body)
-                .await?;
+        let reply = exchange_twice(transport, &call, &url, call.headers()).await?;
         if reply.status.is_redirection() {
             return Err(Error::protocol(
                 "log in: Keystone redirects, and a password is not sent after a redirect: correct auth_url",

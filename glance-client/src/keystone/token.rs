@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use http::HeaderValue;
+use http::header::DATE;
+use http::{HeaderValue, Method};
 use serde::Deserialize;
 
+use super::auth::{Auth, Domain, Principal, Scope};
 use super::catalog::{Catalog, CatalogService};
-use crate::call::Answer;
+use super::config::CloudConfig;
+use crate::call::{Answer, Call};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 
@@ -17,6 +20,10 @@ pub struct Token {
     secret: Secret,
     received: Instant,
     lifetime: Duration,
+    /// How old it was when it came; not zero for one that was looked up.
+    age: Duration,
+    user_domain: Named,
+    project_domain: Named,
     /// When it ends, by Keystone's clock.
     pub expires_at: SystemTime,
     /// The user.
@@ -45,9 +52,33 @@ pub struct Named {
     pub name: String,
 }
 
+impl Named {
+    fn is(&self, principal: &Principal, own_domain: &Self) -> bool {
+        match principal {
+            Principal::Id(id) => self.id == *id,
+            Principal::Named { name, domain } => self.name == *name && own_domain.is_domain(domain),
+        }
+    }
+
+    fn is_domain(&self, domain: &Domain) -> bool {
+        match domain {
+            Domain::Id(id) => self.id == *id,
+            Domain::Name(name) => self.name == *name,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Envelope {
     token: Wire,
+}
+
+#[derive(Default, Deserialize)]
+struct Owned {
+    #[serde(flatten)]
+    named: Named,
+    #[serde(default)]
+    domain: Named,
 }
 
 #[derive(Deserialize)]
@@ -55,8 +86,8 @@ struct Wire {
     expires_at: Option<String>,
     issued_at: Option<String>,
     #[serde(default)]
-    user: Named,
-    project: Option<Named>,
+    user: Owned,
+    project: Option<Owned>,
     domain: Option<Named>,
     system: Option<serde_json::Value>,
     #[serde(default)]
@@ -72,8 +103,8 @@ impl Token {
         &self.secret
     }
 
-    /// How long it was valid for when it came: the difference of two times of Keystone's clock, so that a clock of
-    /// ours that is wrong does no harm.
+    /// How long it is valid in all: the difference of two times of Keystone's clock, so that a clock of ours that is
+    /// wrong does no harm.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.lifetime
@@ -82,7 +113,29 @@ impl Token {
     /// How long it is still valid.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.lifetime.saturating_sub(self.received.elapsed())
+        self.lifetime.saturating_sub(self.age).saturating_sub(self.received.elapsed())
+    }
+
+    /// Whether it is of the user and for the scope that a configuration wants, as far as the configuration tells.
+    pub(super) fn is_for(&self, config: &CloudConfig) -> bool {
+        let user = match &config.auth {
+            Auth::Password { user, .. } | Auth::NamedApplicationCredential { user, .. } => {
+                self.user.is(user, &self.user_domain)
+            }
+            Auth::ApplicationCredential { .. } | Auth::Token(_) => true,
+        };
+        let project = self.project.as_ref();
+        user && match &config.scope {
+            Scope::Unspecified => true,
+            Scope::Project(wanted) => {
+                project.is_some_and(|project| project.is(wanted, &self.project_domain))
+            }
+            Scope::Domain(wanted) => self.domain.as_ref().is_some_and(|own| own.is_domain(wanted)),
+            Scope::System => self.system,
+            // A token does not tell its trust to us.
+            Scope::Trust(_) => false,
+            Scope::Unscoped => project.is_none() && self.domain.is_none() && !self.system,
+        }
     }
 
     pub(super) fn header(&self) -> Result<HeaderValue> {
@@ -108,19 +161,46 @@ impl Token {
         })?;
         let issued_at =
             wire.issued_at.as_deref().and_then(timestamp).unwrap_or_else(SystemTime::now);
+        let (project, project_domain) =
+            wire.project.map(|project| (project.named, project.domain)).unzip();
+        let project_domain = project_domain.unwrap_or_default();
         Ok(Self {
             secret: Secret::new(token),
             received: Instant::now(),
+            age: Duration::ZERO,
             lifetime: expires_at.duration_since(issued_at).unwrap_or_default(),
             expires_at,
-            user: wire.user,
-            project: wire.project,
+            user: wire.user.named,
+            user_domain: wire.user.domain,
+            project,
+            project_domain,
             domain: wire.domain,
             system: wire.system.is_some(),
             roles: wire.roles.into_iter().map(|role| role.name).collect(),
             catalog: Catalog::new(wire.catalog.into_iter().filter_map(service).collect()),
         })
     }
+}
+
+/// Asks Keystone about a token, by that token: `GET auth/tokens` (Identity API v3, "Validate and show information for
+/// token").
+pub(super) fn look_up(token: &Secret) -> Call<Token> {
+    Call::new("look the token up", Method::GET, "auth/tokens", |answer| {
+        let mut token = Token::parse(answer)?;
+        let now = answer.headers.get(DATE).and_then(|date| http_date(date.to_str().ok()?));
+        let now = now.unwrap_or_else(SystemTime::now);
+        let left = token.expires_at.duration_since(now).unwrap_or_default();
+        token.age = token.lifetime.saturating_sub(left);
+        Ok(token)
+    })
+    .with_header("x-auth-token", token.expose())
+    .with_header("x-subject-token", token.expose())
+}
+
+/// The date of an answer, by the server's clock.
+fn http_date(text: &str) -> Option<SystemTime> {
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    Some(date.into())
 }
 
 /// A service, or nothing: an entry that is not understood must not keep anyone from logging in.
@@ -164,6 +244,22 @@ mod tests {
         let none = HeaderMap::new();
         let answer = Answer { what: "log in", status: StatusCode::OK, headers: &none, body };
         assert!(Token::parse(&answer).unwrap_err().to_string().contains("X-Subject-Token"));
+    }
+
+    #[test]
+    fn a_token_that_is_looked_up_is_as_old_as_the_servers_clock_says() {
+        let call = look_up(&Secret::new("gAAAA-secret"));
+        let mut headers = HeaderMap::new();
+        headers.insert("x-subject-token", "gAAAA-secret".parse().unwrap());
+        headers.insert("date", "Wed, 02 Jan 2030 03:00:00 GMT".parse().unwrap());
+        let body = br#"{"token":{"user":{"id":"u1","name":"demo"},"expires_at":"2030-01-02T03:04:05.000000Z",
+          "issued_at":"2030-01-02T02:04:05.000000Z"}}"#;
+        let token = call.parse(StatusCode::OK, &headers, body).unwrap();
+        assert_eq!(token.lifetime(), Duration::from_secs(3600));
+        let left = token.remaining();
+        assert!(left <= Duration::from_secs(245) && left > Duration::from_secs(200), "{left:?}");
+        headers.insert("date", "Wed, 02 Jan 2030 04:00:00 GMT".parse().unwrap());
+        assert_eq!(call.parse(StatusCode::OK, &headers, body).unwrap().remaining(), Duration::ZERO);
     }
 
     #[test]

@@ -8,15 +8,16 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use hyper_util::client::proxy::matcher::Matcher;
 
+use super::proxy::{Proxy, Via};
 use super::tls::{TlsOptions, client_config};
 use super::{Body, BodyStream, Transport, direct};
 use crate::error::{Error, Result};
+use crate::keystone::CloudConfig;
 
 /// HTTP/1.1 over TCP or TLS (rustls with ring).
 ///
 /// Calls go through reqwest's connection pool. A streamed body gets a connection of its own, because an early
-/// answer must not be lost when the server closes while the client still writes; only behind a proxy
-/// (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`) it goes through reqwest as well.
+/// answer must not be lost when the server closes while the client still writes. Both know proxies: see [`Proxy`].
 #[derive(Clone)]
 pub struct HttpTransport {
     client: reqwest::Client,
@@ -27,14 +28,28 @@ pub struct HttpTransport {
 }
 
 impl HttpTransport {
-    /// A transport that trusts by `tls` and gives up connecting after `connect_timeout`.
+    /// The transport that a configuration describes: whom to trust, the proxy, how long a connection may take.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if a certificate or key file cannot be used.
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if a certificate or key file or the proxy cannot be used.
+    pub fn of(config: &CloudConfig) -> Result<Self> {
+        Self::behind(&config.proxy, &config.tls, config.connect_timeout)
+    }
+
+    /// A transport that trusts by `tls` and gives up connecting after `connect_timeout`. Proxies are those of the
+    /// environment.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
     pub fn new(tls: &TlsOptions, connect_timeout: Duration) -> Result<Self> {
+        Self::behind(&Proxy::Environment, tls, connect_timeout)
+    }
+
+    fn behind(proxy: &Proxy, tls: &TlsOptions, connect_timeout: Duration) -> Result<Self> {
         let config = client_config(tls)?;
         let user_agent = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
-        let client = reqwest::Client::builder()
+        let client = proxy
+            .set_up(reqwest::Client::builder())?
             .tls_backend_preconfigured(config.clone())
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(connect_timeout)
@@ -49,7 +64,7 @@ impl HttpTransport {
         Ok(Self {
             client,
             tls: Arc::new(config),
-            proxies: Arc::new(Matcher::from_env()),
+            proxies: Arc::new(proxy.matcher()?),
             connect_timeout,
             user_agent: http::HeaderValue::from_static(user_agent),
         })
@@ -71,22 +86,11 @@ impl Transport for HttpTransport {
         let body = match body {
             Body::Empty => reqwest::Body::from(Vec::new()),
             Body::Bytes(bytes) => reqwest::Body::from(bytes),
-            Body::Stream { len, stream } if self.proxies.intercept(&parts.uri).is_none() => {
-                parts.headers.insert(http::header::USER_AGENT, self.user_agent.clone());
-                return direct::send(
-                    parts,
-                    len,
-                    stream,
-                    Arc::clone(&self.tls),
-                    self.connect_timeout,
-                )
-                .await;
-            }
             Body::Stream { len, stream } => {
-                if let Some(len) = len {
-                    parts.headers.insert(http::header::CONTENT_LENGTH, len.into());
-                }
-                reqwest::Body::wrap_stream(stream)
+                parts.headers.insert(http::header::USER_AGENT, self.user_agent.clone());
+                let via = self.proxies.intercept(&parts.uri).as_ref().map(Via::of).transpose()?;
+                let tls = Arc::clone(&self.tls);
+                return direct::send(parts, len, stream, via, tls, self.connect_timeout).await;
             }
         };
         let request = reqwest::Request::try_from(http::Request::from_parts(parts, body))

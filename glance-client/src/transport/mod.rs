@@ -2,6 +2,7 @@
 
 mod direct;
 mod http_transport;
+mod proxy;
 mod tls;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use futures_util::stream::{self, BoxStream};
 use crate::error::{Error, Result};
 
 pub use http_transport::HttpTransport;
+pub use proxy::Proxy;
 pub use tls::TlsOptions;
 
 /// The body of an answer, as it arrives.

@@ -9,36 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use glance_client::image::{
-    ContainerFormat, Digests, DiskFormat, Image, ImagePatch, ImageStatus, ListQuery, NewImage,
-    Preflight, Visibility, create, delete, get, list, preflight, profile, update, verify,
+    ContainerFormat, Digests, DiskFormat, DownloadOptions, Image, ImagePatch, ImageStatus,
+    ListQuery, NewImage, Preflight, StoreOptions, Visibility, create, delete, get, list, preflight,
+    profile, update, verify,
 };
 use glance_client::keystone::{Auth, EndpointQuery, Principal, Scope, Session};
 use glance_client::{Call, CloudConfig, ErrorKind, Glance, Upload, WaitOptions};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha512};
 
-fn unique() -> String {
-    uuid::Uuid::new_v4().to_string()
-}
-
-fn raw(name: &str) -> NewImage {
-    NewImage::new(name, DiskFormat::Raw, ContainerFormat::Bare).with_id(unique())
-}
-
-async fn glance(config: &CloudConfig) -> Glance {
-    Glance::connect(&Session::connect(config).await.unwrap()).await.unwrap()
-}
-
-fn digests(data: &[u8]) -> Digests {
-    Digests::new()
-        .with_md5(hex::encode(md5::Md5::digest(data)))
-        .with_sha512(hex::encode(Sha512::digest(data)))
-}
-
-/// Bytes that look like no image format.
-fn data(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * i % 251) as u8 | 1).collect()
-}
+use super::help::{data, digests, glance, raw, unique};
 
 pub(crate) async fn log_in_and_find_services(config: &CloudConfig) {
     let session = Session::connect(config).await.unwrap();
@@ -259,7 +238,7 @@ pub(crate) async fn images_are_made_changed_and_deleted(config: &CloudConfig) {
 
     let waiting = glance.wait(&id, &WaitOptions::default()).await.unwrap_err();
     assert_eq!(waiting.kind(), ErrorKind::Failed);
-    assert!(glance.download(&id).await.unwrap_err().is_not_found());
+    assert!(glance.download(&id, &DownloadOptions::new()).await.unwrap_err().is_not_found());
     glance.call(delete(&id)).await.unwrap();
     assert!(glance.call(get(&id)).await.unwrap_err().is_not_found());
     assert!(glance.call(delete(&id)).await.unwrap_err().is_not_found());
@@ -336,7 +315,7 @@ pub(crate) async fn data_is_sent_verified_and_read_back(config: &CloudConfig) {
 
     let error = glance.upload(&image.id, Upload::from_bytes("again")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    let mut download = glance.download(&image.id).await.unwrap();
+    let mut download = glance.download(&image.id, &DownloadOptions::new()).await.unwrap();
     assert_eq!(download.len, Some(3_000_001));
     let mut back = Vec::new();
     while let Some(chunk) = download.stream.next().await {
@@ -449,8 +428,31 @@ pub(crate) async fn the_local_format_check_agrees_with_the_server(config: &Cloud
         (head[15], head[23], head[31], head[79]) = (backing, 16, 1, features);
         head
     };
+    let mut both = qcow2(0, 0);
+    both[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let disc = |start: &[u8]| {
+        let mut disc = vec![0; 1 << 20];
+        disc[..start.len()].copy_from_slice(start);
+        disc[32768..32774].copy_from_slice(b"\x01CD001");
+        disc
+    };
+    let description = |kind: &str, file: &str| {
+        format!(
+            "# Disk DescriptorFile\nversion=1\ncreateType=\"{kind}\"\nRW 2048 SPARSE \"{file}\"\nddb.x = \"1\"\n"
+        )
+    };
+    let vmdk = |kind: &str, file: &str| {
+        let (mut head, text) = (vec![0; 65536], description(kind, file));
+        head[..5].copy_from_slice(b"KDMV\x01");
+        (head[13], head[28], head[36]) = (8, 1, 20);
+        head[512..512 + text.len()].copy_from_slice(text.as_bytes());
+        head
+    };
+    let mut luks = vec![0; 65536];
+    luks[..8].copy_from_slice(b"LUKS\xba\xbe\0\x02");
+    let text = description("monolithicFlat", "a-flat.vmdk").repeat(3);
     let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\0\0\0".repeat(100);
-    let cases: [(&str, DiskFormat, ContainerFormat, Vec<u8>); 15] = [
+    let cases: [(&str, DiskFormat, ContainerFormat, Vec<u8>); 25] = [
         ("zeros", DiskFormat::Raw, ContainerFormat::Bare, vec![0; 1 << 20]),
         ("MBR", DiskFormat::Raw, ContainerFormat::Bare, sector(&linux)),
         ("GPT", DiskFormat::Raw, ContainerFormat::Bare, sector(&gpt)),
@@ -466,6 +468,21 @@ pub(crate) async fn the_local_format_check_agrees_with_the_server(config: &Cloud
         ("fixed VHD", DiskFormat::Vhd, ContainerFormat::Bare, vec![0; 1 << 20]),
         ("tgz as vhd", DiskFormat::Vhd, ContainerFormat::Bare, gzip.clone()),
         ("tgz in ovf", DiskFormat::Vhd, ContainerFormat::Ovf, gzip),
+        ("disc", DiskFormat::Iso, ContainerFormat::Bare, disc(&[])),
+        ("disc as raw", DiskFormat::Raw, ContainerFormat::Bare, disc(&[])),
+        ("bootable disc", DiskFormat::Iso, ContainerFormat::Bare, disc(&sector(&linux)[..512])),
+        ("zeros as disc", DiskFormat::Iso, ContainerFormat::Bare, vec![0; 1 << 20]),
+        ("qcow2 with a table", DiskFormat::Qcow2, ContainerFormat::Bare, both),
+        ("LUKS 2", DiskFormat::Raw, ContainerFormat::Bare, luks),
+        ("VMDK", DiskFormat::Vmdk, ContainerFormat::Bare, vmdk("monolithicSparse", "a.vmdk")),
+        ("VMDK, flat", DiskFormat::Vmdk, ContainerFormat::Bare, vmdk("monolithicFlat", "a.vmdk")),
+        (
+            "VMDK, path",
+            DiskFormat::Vmdk,
+            ContainerFormat::Bare,
+            vmdk("monolithicSparse", "/etc/passwd"),
+        ),
+        ("VMDK, text", DiskFormat::Vmdk, ContainerFormat::Bare, text.into_bytes()),
     ];
     let mut disagreements = Vec::new();
     for (name, disk, container, data) in cases {
@@ -489,4 +506,37 @@ pub(crate) async fn the_local_format_check_agrees_with_the_server(config: &Cloud
         glance.call(delete(&image.id)).await.unwrap();
     }
     assert!(disagreements.is_empty(), "{}", disagreements.join("\n"));
+}
+
+pub(crate) async fn data_is_stored_or_nothing_is_left(config: &CloudConfig) {
+    let glance = glance(config).await;
+    let data = data(2_000_003);
+    let body = data.clone();
+    let upload = Upload::replayable(Some(2_000_003), move || {
+        let pieces: Vec<_> = body.chunks(50_000).map(Bytes::copy_from_slice).map(Ok).collect();
+        stream::iter(pieces).boxed()
+    });
+    let new = raw("stored");
+    let stored = glance.store(&new, upload, &StoreOptions::default()).await.unwrap();
+    assert_eq!((stored.bytes, stored.compared.as_str(), stored.attempts), (2_000_003, "sha512", 1));
+    assert_eq!(stored.digests, digests(&data));
+    assert_eq!(stored.image.checksum, stored.digests.md5);
+    glance.call(delete(&stored.image.id)).await.unwrap();
+
+    // Refused by the server after the whole body, and while sending.
+    let refused = raw("refused");
+    let odd = Upload::from_bytes(sector(&[])).with_preflight(Preflight::Off);
+    let error = glance.store(&refused, odd, &StoreOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnsupportedFormat, "{error}");
+    let large = raw("large");
+    let chunk = Bytes::from(vec![7; 1 << 16]);
+    let endless = Upload::replayable(Some(1 << 50), move || {
+        let chunk = chunk.clone();
+        stream::repeat_with(move || Ok(chunk.clone())).boxed()
+    });
+    let error = glance.store(&large, endless, &StoreOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    for image in [refused, large] {
+        assert!(glance.call(get(image.id.as_ref().unwrap())).await.unwrap_err().is_not_found());
+    }
 }

@@ -21,7 +21,9 @@ pub const PASSWORD: &str = "hunter2-password";
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub method: String,
+    /// Without the origin that a request to a proxy has in front.
     pub path: String,
+    pub origin: String,
     pub headers: BTreeMap<String, String>,
     pub body: Vec<u8>,
 }
@@ -187,12 +189,17 @@ async fn head(tcp: &mut TcpStream) -> Option<(Seen, Vec<u8>)> {
     let text = String::from_utf8_lossy(&data[..end]).into_owned();
     let mut lines = text.split("\r\n");
     let mut first = lines.next()?.split(' ');
-    let (method, path) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let at = match target.strip_prefix("http://") {
+        Some(rest) => rest.find('/').map_or(target.len(), |at| at + "http://".len()),
+        None => 0,
+    };
+    let (origin, path) = (target[..at].to_owned(), target[at..].to_owned());
     let headers = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    Some((Seen { method, path, headers, body: Vec::new() }, data[end + 4..].to_vec()))
+    Some((Seen { method, path, origin, headers, body: Vec::new() }, data[end + 4..].to_vec()))
 }
 
 fn usual(request: &Seen, url: &str, ttl: i64, logins: &AtomicUsize) -> Vec<u8> {

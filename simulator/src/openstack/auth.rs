@@ -222,6 +222,10 @@ fn scope_of(state: &Shared, who: &Identity, scope: &Value, base: &str) -> Result
             return Ok(Scope::Project);
         }
     }
+    // As if the operator had given the administrator a role on the domain, too.
+    if scope.get("domain").is_some_and(|domain| is_domain(state, domain)) && user.is_admin() {
+        return Ok(Scope::Domain);
+    }
     if scope["system"]["all"] == true && user.is_admin() {
         return Ok(Scope::System);
     }
@@ -247,6 +251,7 @@ pub(super) fn show(state: &Shared, token: &Token, base: &str, with_catalog: bool
             shown["project"] = json!({"domain": domain, "id": project.id, "name": project.name});
             shown["is_domain"] = json!(false);
         }
+        Scope::Domain => shown["domain"] = domain,
         Scope::System => shown["system"] = json!({"all": true}),
     }
     shown["roles"] = user
@@ -255,7 +260,8 @@ pub(super) fn show(state: &Shared, token: &Token, base: &str, with_catalog: bool
         .map(|role| json!({"id": super::state::stable_id("role", role), "name": role}))
         .collect();
     if with_catalog {
-        shown["catalog"] = catalog(state, base, &project.id);
+        let project = (token.scope == Scope::Project).then_some(project.id.as_str());
+        shown["catalog"] = catalog(state, base, project);
     }
     if let Some(id) = &token.credential {
         let tables = state.tables();

@@ -8,15 +8,18 @@ use super::{Fault, server};
 /// The second region's name under the fault `two-regions`.
 pub(super) const SECOND_REGION: &str = "RegionTwo";
 
-/// The `catalog` array: identity, image and compute, each with three interfaces per region.
-pub(super) fn catalog(state: &Shared, base: &str, project_id: &str) -> Value {
+/// The `catalog` array: identity, image and compute, each with three interfaces per region. An
+/// endpoint whose URL holds a project's id is left out of tokens that have none.
+pub(super) fn catalog(state: &Shared, base: &str, project_id: Option<&str>) -> Value {
     let mut regions = vec![state.config.region.as_str()];
     if state.faults.on(&Fault::TwoRegions) {
         regions.push(SECOND_REGION);
     }
     let identity = vec![format!("{base}{}/v3", server::IDENTITY); regions.len()];
     let image = server::IMAGE.map(|mount| format!("{base}{mount}{}", image_suffix(state)));
-    let compute = vec![format!("{base}/compute/v2.1/{project_id}"); regions.len()];
+    let compute = project_id
+        .map(|id| vec![format!("{base}/compute/v2.1/{id}"); regions.len()])
+        .unwrap_or_default();
     let mut services = vec![service("identity", "keystone", &regions, &identity)];
     if !state.faults.on(&Fault::NoImageEndpoint) {
         services.push(service("image", "glance", &regions, &image));

@@ -25,7 +25,7 @@ pub(super) async fn create(
         Some(_) => return Ok(glance_error(req, 500, ERRED, "")),
         None => return Ok(glance_error(req, 400, "Malformed JSON in request body.", "")),
     };
-    if let Err(refusal) = check_names(req, &wanted) {
+    if let Err(refusal) = check_names(req, caller, &wanted) {
         return Ok(*refusal);
     }
     for (key, value) in &wanted {
@@ -50,13 +50,17 @@ pub(super) async fn create(
 }
 
 /// Read-only and reserved names are refused before any value is looked at.
-fn check_names(req: &Req, wanted: &serde_json::Map<String, Value>) -> Result<(), Box<Reply>> {
+fn check_names(
+    req: &Req,
+    caller: &Caller,
+    wanted: &serde_json::Map<String, Value>,
+) -> Result<(), Box<Reply>> {
     for key in wanted.keys() {
         if key != "id" && READ_ONLY.contains(&key.as_str()) {
             let said = format!("Attribute '{key}' is read-only.");
             return Err(Box::new(glance_error(req, 403, &said, "")));
         }
-        if RESERVED.contains(&key.as_str()) || key.starts_with("os_glance_") {
+        if RESERVED.contains(&key.as_str()) || is_reserved(key, caller) {
             let said = "Access was denied to this resource.";
             let detail = format!("Attribute '{key}' is reserved.");
             return Err(Box::new(glance_error(req, 403, said, &detail)));
@@ -67,6 +71,11 @@ fn check_names(req: &Req, wanted: &serde_json::Map<String, Value>) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Names of the service's own, and those that the operator keeps for administrators.
+pub(super) fn is_reserved(key: &str, caller: &Caller) -> bool {
+    key.starts_with("os_glance_") || (key.starts_with("x_locked") && !caller.admin)
 }
 
 /// What only an administrator may choose, and the limits.
@@ -103,5 +112,6 @@ fn store(state: &Shared, req: &Req, image: Image) -> Reply {
     let location = format!("{}{}/v2/images/{id}", req.base, IMAGE[req.region]);
     Reply::json(201, &shown)
         .with_header("location", location)
-        .with_header("openstack-image-store-ids", "fast")
+        .with_header("openstack-image-store-ids", super::store::ids().join(","))
+        .with_header("openstack-image-import-methods", super::store::METHODS.join(","))
 }

@@ -7,6 +7,7 @@ use super::glance::{Caller, find};
 use super::http::{Reply, Req, glance_error};
 use super::image::Status;
 use super::state::Shared;
+use super::{Fault, store};
 
 pub(super) fn download(state: &Shared, req: &Req, caller: &Caller, id: &str) -> Reply {
     let image = match find(&mut state.tables(), req, caller, id) {
@@ -17,6 +18,12 @@ pub(super) fn download(state: &Shared, req: &Req, caller: &Caller, id: &str) -> 
         let said = "The requested image has been deactivated. Image data download is forbidden.";
         return glance_error(req, 403, said, "");
     }
+    let mut preferred = req.query("prefer").unwrap_or_default().split(',').map(str::trim);
+    if let Some(store) = preferred.find(|store| !store.is_empty() && !store::ids().contains(store))
+    {
+        let said = format!("The selected store {store} is not available on this node.");
+        return glance_error(req, 400, &said, "");
+    }
     let (Some(path), Some(size)) = (&image.file, image.size) else {
         // The real server stumbles here too.
         return match req.header("range") {
@@ -24,10 +31,11 @@ pub(super) fn download(state: &Shared, req: &Req, caller: &Caller, id: &str) -> 
             None => Reply::empty(204),
         };
     };
-    if req.header("range").is_some_and(|range| range.contains(',')) {
+    let ranged = req.header("range").filter(|_| !state.faults.on(&Fault::NoRange));
+    if ranged.is_some_and(|range| range.contains(',')) {
         return glance_error(req, 400, "Multiple ranges are not supported.", "");
     }
-    let (start, len) = match req.header("range").map(|text| parse_range(text, size)) {
+    let (start, len) = match ranged.map(|text| parse_range(text, size)) {
         None => (0, size),
         Some(Some(range)) => range,
         Some(None) => {
@@ -42,8 +50,12 @@ pub(super) fn download(state: &Shared, req: &Req, caller: &Caller, id: &str) -> 
     let Ok(file) = opened else {
         return glance_error(req, 404, &format!("The data of image {id} are gone."), "");
     };
-    let partial = req.header("range").is_some();
-    let mut reply = Reply::file(if partial { 206 } else { 200 }, file, len);
+    let partial = ranged.is_some();
+    let close = state.faults.take(|fault| match fault {
+        Fault::DownloadClose(after) => Some(*after),
+        _ => None,
+    });
+    let mut reply = Reply::file(if partial { 206 } else { 200 }, file, len, close);
     if partial {
         let end = start + len.saturating_sub(1);
         reply = reply.with_header("content-range", format!("bytes {start}-{end}/{size}"));

@@ -74,6 +74,26 @@ pub enum Fault {
     NoSizeHeader,
     /// `no-format-check`: bare images are not inspected, as before 2025.
     NoFormatCheck,
+    /// `no-import`: the cloud takes uploads only.
+    NoImport,
+    /// `one-store`: the cloud tells of no stores, and registers no locations.
+    OneStore,
+    /// `import-fails`: an import gets no data, and its task says no more than that it failed.
+    ImportFails,
+    /// `store-fails=STORE`: an import fails in this store, and all of it unless it may be partial.
+    StoreFails(String),
+    /// `slow-import=MILLISECONDS`: an import takes so long.
+    SlowImport(Duration),
+    /// `stuck-import`: an import never ends, and never moves.
+    StuckImport,
+    /// `refuse-loopback`: URLs to this machine are refused, as a server does by default.
+    RefuseLoopback,
+    /// `no-image-tasks`: the tasks of an image are not shown, as before 2020.3.
+    NoImageTasks,
+    /// `download-close=BYTES`: the server drops the connection after so many bytes of a download.
+    DownloadClose(u64),
+    /// `no-range`: a range is ignored, and all of the data come.
+    NoRange,
 }
 
 /// Which request a [`Fault::FailNth`] or [`Fault::DropAfterEffect`] strikes.
@@ -117,7 +137,7 @@ impl Nth {
 }
 
 /// Name and shape of every fault, for messages and `--help`.
-const SHAPES: [(&str, &str); 22] = [
+const SHAPES: [(&str, &str); 32] = [
     ("token-ttl", "=SECONDS"),
     ("expire-after", "=REQUESTS"),
     ("quota", "=BYTES"),
@@ -140,6 +160,16 @@ const SHAPES: [(&str, &str); 22] = [
     ("no-checksum", ""),
     ("no-size-header", ""),
     ("no-format-check", ""),
+    ("no-import", ""),
+    ("one-store", ""),
+    ("import-fails", ""),
+    ("store-fails", "=STORE"),
+    ("slow-import", "=MILLISECONDS"),
+    ("stuck-import", ""),
+    ("refuse-loopback", ""),
+    ("no-image-tasks", ""),
+    ("download-close", "=BYTES"),
+    ("no-range", ""),
 ];
 
 impl Fault {
@@ -170,6 +200,9 @@ impl Fault {
             }
             "slow-activate" => Self::SlowActivate(Duration::from_millis(number()?)),
             "upload-close" => Self::UploadClose(number()?),
+            "slow-import" => Self::SlowImport(Duration::from_millis(number()?)),
+            "download-close" => Self::DownloadClose(number()?),
+            "store-fails" if !arg.is_empty() => Self::StoreFails(arg.to_owned()),
             "fail-nth" => Self::FailNth(parse_nth(arg)?),
             "drop-after-effect" if arg.is_empty() => {
                 Self::DropAfterEffect(Nth::new(1, "*", "/v2/images"))
@@ -189,6 +222,13 @@ impl Fault {
             "no-checksum" => Self::NoChecksum,
             "no-size-header" => Self::NoSizeHeader,
             "no-format-check" => Self::NoFormatCheck,
+            "no-import" => Self::NoImport,
+            "one-store" => Self::OneStore,
+            "import-fails" => Self::ImportFails,
+            "stuck-import" => Self::StuckImport,
+            "refuse-loopback" => Self::RefuseLoopback,
+            "no-image-tasks" => Self::NoImageTasks,
+            "no-range" => Self::NoRange,
             _ => return None,
         })
     }

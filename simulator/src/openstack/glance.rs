@@ -10,7 +10,7 @@ use super::http::{Outcome, Reply, Req, glance_error};
 use super::image::{Image, Status};
 use super::server::{IDENTITY, IMAGE};
 use super::state::{Scope, Shared, Tables, Token};
-use super::{Fault, create, download, list, patch, schema, upload};
+use super::{Fault, create, download, import, list, member, patch, schema, store, task, upload};
 
 /// Who asks, as far as the image service cares.
 #[derive(Debug, Clone)]
@@ -54,7 +54,16 @@ async fn route(state: &Arc<Shared>, req: &mut Req, caller: &Caller) -> Outcome {
         _ if req.slash => glance_error(req, 404, "The resource could not be found.", ""),
         (&Method::GET, ["v2", "schemas", "image"]) => Reply::json(200, &schema::image()),
         (&Method::GET, ["v2", "schemas", "images"]) => Reply::json(200, &schema::images()),
-        (&Method::GET, ["v2", "info", topic]) => info(state, req, caller, topic),
+        (&Method::GET, ["v2", "schemas", name]) => match store::schema(name) {
+            Some(schema) => Reply::json(200, &schema),
+            None => glance_error(req, 404, "The resource could not be found.", ""),
+        },
+        (&Method::GET, ["v2", "info", topic @ ..]) => store::info(state, req, caller, topic),
+        (&Method::DELETE, ["v2", "stores", store, id]) => {
+            store::remove(state, req, caller, store, id)
+        }
+        (&Method::GET, ["v2", "tasks"]) => task::get(state, req, caller, None),
+        (&Method::GET, ["v2", "tasks", id]) => task::get(state, req, caller, Some(id)),
         (&Method::GET, ["v2", "images"]) => list::list(state, req, caller),
         (&Method::POST, ["v2", "images"]) => create::create(state, req, caller).await?,
         (&Method::GET, ["v2", "images", id]) => get(state, req, caller, id),
@@ -63,6 +72,26 @@ async fn route(state: &Arc<Shared>, req: &mut Req, caller: &Caller) -> Outcome {
         (&Method::GET, ["v2", "images", id, "file"]) => download::download(state, req, caller, id),
         (&Method::PUT, ["v2", "images", id, "file"]) => {
             upload::upload(state, req, caller, id).await?
+        }
+        (&Method::PUT, ["v2", "images", id, "stage"]) => {
+            upload::stage(state, req, caller, id).await?
+        }
+        (&Method::POST, ["v2", "images", id, "import"]) => {
+            import::import(state, req, caller, id).await?
+        }
+        (&Method::POST, ["v2", "images", id, "locations"]) => {
+            import::locate(state, req, caller, id).await?
+        }
+        (&Method::GET, ["v2", "images", _, "locations"]) => {
+            let said = "You are not authorized to complete fetch_image_location action.";
+            glance_error(req, 403, said, "")
+        }
+        (&Method::GET, ["v2", "images", id, "tasks"]) => task::of_image(state, req, caller, id),
+        (_, ["v2", "images", id, "members"]) => {
+            member::handle(state, req, caller, id, None).await?
+        }
+        (_, ["v2", "images", id, "members", project]) => {
+            member::handle(state, req, caller, id, Some(project)).await?
         }
         (&Method::PUT | &Method::DELETE, ["v2", "images", id, "tags", tag]) => {
             tag_image(state, req, caller, id, tag)
@@ -86,11 +115,14 @@ fn allowed(path: &[&str]) -> &'static str {
         ["v2", "images"] => "GET, POST",
         ["v2", "images", _] => "GET, PATCH, DELETE",
         ["v2", "images", _, "file"] => "GET, PUT",
+        ["v2", "images", _, "stage"] => "PUT",
+        ["v2", "images", _, "import"] => "POST",
+        ["v2", "images", _, "locations"] => "GET, POST",
+        ["v2", "images", _, "tasks"] => "GET",
+        ["v2", "stores", _, _] => "DELETE",
         ["v2", "images", _, "tags", _] => "PUT, DELETE",
         ["v2", "images", _, "actions", "deactivate" | "reactivate"] => "POST",
-        ["v2", "schemas", "image" | "images"] | ["v2", "info", "import" | "usage" | "stores"] => {
-            "GET"
-        }
+        ["v2", "schemas", _] | ["v2", "info", "import" | "usage" | "stores"] => "GET",
         _ => "",
     }
 }
@@ -108,38 +140,6 @@ fn versions(req: &Req) -> Value {
         })
     };
     json!({"versions": minors.iter().map(version).collect::<Vec<_>>()})
-}
-
-fn info(state: &Shared, req: &Req, caller: &Caller, topic: &str) -> Reply {
-    match topic {
-        "import" => Reply::json(
-            200,
-            &json!({"import-methods": {
-                "description": "Import methods available.", "type": "array", "value": [],
-            }}),
-        ),
-        "stores" => Reply::json(
-            200,
-            &json!({"stores": [{"id": "fast", "description": "the only store", "default": "true"}]}),
-        ),
-        "usage" => {
-            let tables = state.tables();
-            let own = || tables.images.iter().filter(|image| image.owner == caller.project);
-            let mib = |bytes: u64| bytes >> 20;
-            let used: u64 = own().filter_map(|image| image.size).sum();
-            let busy = own().filter(|image| image.status == Status::Saving).count();
-            Reply::json(
-                200,
-                &json!({"usage": {
-                    "image_size_total": {"usage": mib(used), "limit": mib(quota(state))},
-                    "image_stage_total": {"usage": 0, "limit": 1_048_576},
-                    "image_count_total": {"usage": own().count(), "limit": 10_000},
-                    "image_count_uploading": {"usage": busy, "limit": 100},
-                }}),
-            )
-        }
-        _ => glance_error(req, 404, "The resource could not be found.", ""),
-    }
 }
 
 /// The bytes that a project's images may hold together: 1 TiB unless a fault says less.
@@ -169,7 +169,29 @@ pub(super) fn find<'a>(
 
 pub(super) fn sees(req: &Req, caller: &Caller, image: &Image) -> bool {
     let open = matches!(image.visibility.as_str(), "public" | "community");
-    image.region == req.region && (caller.admin || open || image.owner == caller.project)
+    let shared = image.visibility == "shared"
+        && image.members.iter().any(|member| member.project == caller.project);
+    image.region == req.region && (caller.admin || open || shared || image.owner == caller.project)
+}
+
+/// Whether a list shows an image that the caller may see: of what others own only what is public, what was asked for, and
+/// what the caller's project has taken.
+pub(super) fn lists(req: &Req, caller: &Caller, image: &Image) -> bool {
+    if image.owner == caller.project {
+        return true;
+    }
+    let asked = req.query("visibility");
+    match image.visibility.as_str() {
+        "public" => true,
+        "community" => matches!(asked, Some("community" | "all")),
+        "shared" => {
+            let wanted = req.query("member_status").unwrap_or("accepted");
+            let fits = |status: &str| wanted == "all" || wanted == status;
+            let own = image.members.iter().find(|member| member.project == caller.project);
+            own.map_or(caller.admin, |member| fits(&member.status))
+        }
+        _ => caller.admin,
+    }
 }
 
 fn get(state: &Shared, req: &Req, caller: &Caller, id: &str) -> Reply {
@@ -200,7 +222,7 @@ fn delete(state: &Shared, req: &Req, caller: &Caller, id: &str) -> Reply {
     tables.images.retain(|other| other.id != id);
     tables.deleted.insert(id.to_owned());
     drop(tables);
-    if let Some(file) = image.file {
+    for file in [image.file, image.staged].into_iter().flatten() {
         // A download in progress keeps its handle.
         let _ = std::fs::remove_file(file);
     }
@@ -208,15 +230,29 @@ fn delete(state: &Shared, req: &Req, caller: &Caller, id: &str) -> Reply {
 }
 
 fn tag_image(state: &Shared, req: &Req, caller: &Caller, id: &str, tag: &str) -> Reply {
+    if tag.contains('/') {
+        // The routes end at a slash, also at an escaped one.
+        return glance_error(req, 404, "The resource could not be found.", "");
+    }
     let mut tables = state.tables();
     let image = match find(&mut tables, req, caller, id) {
         Ok(image) => image,
         Err(refusal) => return *refusal,
     };
+    if !caller.admin && image.owner != caller.project {
+        let said = "You are not authorized to complete modify_image action.";
+        return glance_error(req, 403, said, "");
+    }
+    // The gateway takes each byte of the path for a letter.
+    let tag: &str = &tag.bytes().map(char::from).collect::<String>();
     let known = image.tags.iter().position(|known| known == tag);
     match (req.method == Method::PUT, known) {
         (true, _) if tag.chars().count() > 255 => {
             return glance_error(req, 400, "Tags may have at most 255 characters.", "");
+        }
+        (true, None) if image.tags.len() >= create::MOST => {
+            let said = "The limit has been exceeded on the number of allowed image tags.";
+            return glance_error(req, 413, said, "");
         }
         (true, None) => image.tags.push(tag.to_owned()),
         (true, Some(_)) => {}
@@ -238,6 +274,10 @@ fn act(state: &Shared, req: &Req, caller: &Caller, id: &str, action: &str) -> Re
         "reactivate" => (Status::Active, Status::Deactivated),
         _ => return glance_error(req, 404, "The resource could not be found.", ""),
     };
+    if !caller.admin && image.owner != caller.project {
+        let said = format!("You are not authorized to complete {action} action.");
+        return glance_error(req, 403, &said, "");
+    }
     if image.status != from && image.status != target {
         let status = image.status.as_str();
         let said = format!("Not allowed to {action} image in status '{status}'");

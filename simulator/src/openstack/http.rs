@@ -112,10 +112,10 @@ impl Reply {
         reply
     }
 
-    /// `len` bytes of a file from where it stands.
-    pub(super) fn file(status: u16, file: File, len: u64) -> Self {
+    /// `len` bytes of a file from where it stands; the connection is dropped after `close` of them.
+    pub(super) fn file(status: u16, file: File, len: u64, close: Option<u64>) -> Self {
         let mut reply = Self::empty(status).with_header("content-type", "application/octet-stream");
-        reply.body = ReplyBody::file(file, len);
+        reply.body = ReplyBody::file(file, len, close);
         reply
     }
 
@@ -139,22 +139,35 @@ impl Reply {
 pub(super) struct ReplyBody {
     first: Option<Bytes>,
     rest: Option<mpsc::Receiver<std::io::Result<Bytes>>>,
+    /// The error that comes next: hyper throws away what it has not written when it sees one.
+    failure: Option<std::io::Error>,
     left: u64,
 }
 
 impl ReplyBody {
     fn bytes(bytes: Bytes) -> Self {
         let left = bytes.len() as u64;
-        Self { first: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: None, left }
+        Self {
+            first: Some(bytes).filter(|bytes| !bytes.is_empty()),
+            rest: None,
+            failure: None,
+            left,
+        }
     }
 
-    fn file(file: File, len: u64) -> Self {
+    fn file(file: File, len: u64, close: Option<u64>) -> Self {
         let (send, receive) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
-            let mut file = file.take(len);
+            let mut file = file.take(close.map_or(len, |close| len.min(close)));
             loop {
                 let mut block = vec![0; 1 << 18];
                 let item = match file.read(&mut block) {
+                    // An error ends the connection, where an end would leave it to the client to wait.
+                    Ok(0) if close.is_some_and(|close| close < len) => {
+                        // What has been read so far is to leave first.
+                        std::thread::sleep(std::time::Duration::from_millis(50));
+                        Err(std::io::Error::other("the connection is dropped on purpose"))
+                    }
                     Ok(0) => return,
                     Ok(count) => {
                         block.truncate(count);
@@ -168,7 +181,7 @@ impl ReplyBody {
                 }
             }
         });
-        Self { first: None, rest: Some(receive), left: len }
+        Self { first: None, rest: Some(receive), failure: None, left: len }
     }
 }
 
@@ -180,11 +193,20 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
         let item = match (self.first.take(), &mut self.rest) {
             (Some(bytes), _) => Some(Ok(bytes)),
             (None, Some(rest)) => std::task::ready!(rest.poll_recv(cx)),
             (None, None) => None,
         };
+        if let Some(Err(failure)) = item {
+            // Now it writes what it has, and asks again.
+            self.failure = Some(failure);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let Some(Ok(bytes)) = &item {
             self.left = self.left.saturating_sub(bytes.len() as u64);
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::member::Member;
 use super::state::glance_time;
 
 /// What an operator's default configuration accepts; `tgz` is not among them.
@@ -56,6 +57,8 @@ pub(super) const WRITABLE: [&str; 10] = [
 pub(super) enum Status {
     Queued,
     Saving,
+    Uploading,
+    Importing,
     Active,
     Killed,
     Deactivated,
@@ -66,6 +69,8 @@ impl Status {
         match self {
             Self::Queued => "queued",
             Self::Saving => "saving",
+            Self::Uploading => "uploading",
+            Self::Importing => "importing",
             Self::Active => "active",
             Self::Killed => "killed",
             Self::Deactivated => "deactivated",
@@ -94,8 +99,16 @@ pub(super) struct Image {
     pub(super) checksum: Option<String>,
     /// Algorithm and value of the multihash.
     pub(super) hash: Option<(&'static str, String)>,
-    /// A store took data once, perhaps in vain.
-    pub(super) stored: bool,
+    /// The stores that took data, perhaps in vain.
+    pub(super) stores: Vec<String>,
+    /// Data that wait for their import.
+    pub(super) staged: Option<PathBuf>,
+    pub(super) members: Vec<Member>,
+    /// The task that holds the image.
+    pub(super) lock: Option<String>,
+    /// The stores of the last import: those that it still has to fill, and those that failed.
+    pub(super) importing: Option<Vec<String>>,
+    pub(super) failed: Option<Vec<String>>,
     /// The format check refused an upload: the store keeps the object, so no other can follow.
     pub(super) refused: bool,
     pub(super) file: Option<PathBuf>,
@@ -127,7 +140,12 @@ impl Image {
             virtual_size: None,
             checksum: None,
             hash: None,
-            stored: false,
+            stores: Vec::new(),
+            staged: None,
+            members: Vec::new(),
+            lock: None,
+            importing: None,
+            failed: None,
             refused: false,
             file: None,
             active_at: None,
@@ -174,8 +192,19 @@ impl Image {
             "file": format!("/v2/images/{}/file", self.id),
             "schema": "/v2/schemas/image",
         });
-        if self.stored && self.status != Status::Deactivated {
-            shown["stores"] = json!("fast");
+        if !self.stores.is_empty() && self.status != Status::Deactivated {
+            shown["stores"] = json!(self.stores.join(","));
+        }
+        for (key, stores) in [
+            ("os_glance_importing_to_stores", &self.importing),
+            ("os_glance_failed_import", &self.failed),
+        ] {
+            if let Some(stores) = stores {
+                shown[key] = json!(stores.join(","));
+            }
+        }
+        if let Some(task) = &self.lock {
+            shown["os_glance_import_task"] = json!(task);
         }
         for (key, value) in &self.properties {
             shown[key.as_str()] = json!(value);

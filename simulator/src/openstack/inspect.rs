@@ -49,9 +49,8 @@ fn matches(format: &str, head: &[u8]) -> bool {
         "qcow2" => sector && head.starts_with(b"QFI\xfb"),
         "vhd" => head.starts_with(b"conectix"),
         "vhdx" => head.starts_with(b"vhdxfile"),
-        "vmdk" => {
-            sector && (head.starts_with(b"KDMV") || head.starts_with(b"# Disk DescriptorFile"))
-        }
+        // A text is a descriptor if it tells a type; one that goes on behind the head is not followed.
+        "vmdk" => sector && (head.starts_with(b"KDMV") || text_type(head).is_some()),
         "vdi" => sector && head[0x40..0x44] == [0x7f, 0x10, 0xda, 0xbe],
         "qed" => sector && head.starts_with(b"QED\0"),
         "iso" => {
@@ -101,6 +100,8 @@ fn safety(format: &str, head: &[u8], declared: &str) -> Result<(), String> {
     let safe = match format {
         "qcow2" => qcow2_is_safe(head),
         "qed" => false,
+        "vmdk" => vmdk_is_safe(head),
+        "luks" => head[6..8] == [0, 1],
         "vhd" if head.len() < 512 => {
             return Err("Incomplete file cannot be safety checked".to_owned());
         }
@@ -119,6 +120,51 @@ fn qcow2_is_safe(head: &[u8]) -> bool {
     // Version 2 has no feature bits; that the real server reads bit 2 there too is kept.
     let known = version == 2 || (version == 3 && features & !0xf == 0);
     be64(head, 8) == 0 && features & external_data == 0 && known
+}
+
+/// The type that the text of a descriptor without a disk tells.
+fn text_type(head: &[u8]) -> Option<String> {
+    let plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    head[..512].iter().all(plain).then(|| vmdk_type(&lower(head)))?
+}
+
+fn lower(text: &[u8]) -> String {
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    String::from_utf8_lossy(&text[..end]).to_lowercase()
+}
+
+fn vmdk_type(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("createtype=\"")?;
+    Some(rest.split_once('"')?.0.to_owned()).filter(|kind| kind.len() < 64)
+}
+
+/// One file with a descriptor in its second sector, which names no path and says nothing odd.
+fn vmdk_is_safe(head: &[u8]) -> bool {
+    let sparse = head.starts_with(b"KDMV");
+    let text = if sparse {
+        let (version, sector, sectors) = (le(head, 4, 4), le(head, 28, 8), le(head, 36, 8));
+        if !(1..=3).contains(&version) || sector != 1 {
+            return false;
+        }
+        let end = usize::try_from(sectors).unwrap_or(usize::MAX).saturating_mul(512);
+        lower(&head[512..end.saturating_add(512).min(head.len())])
+    } else {
+        lower(head)
+    };
+    let known = matches!(vmdk_type(&text).as_deref(), Some("monolithicsparse" | "streamoptimized"));
+    let mut extents = 0;
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let setting = line.split_once('=').is_some_and(|(name, _)| !name.contains(' '));
+        if line.starts_with('#') || line.starts_with("ddb") || setting {
+            continue;
+        }
+        let access = line.split(' ').next().unwrap_or_default();
+        if !["rw", "rdonly", "noaccess"].contains(&access) || line.contains('/') {
+            return false;
+        }
+        extents += 1;
+    }
+    known && extents > 0
 }
 
 /// The partition table rules of the real check: flags, at least one partition, and a protective
@@ -248,5 +294,26 @@ mod tests {
     fn formats_that_cannot_be_inspected_pass_when_nothing_is_recognised() {
         assert_eq!(size(b"kernel", "aki"), Ok(None));
         assert!(size(&qcow2(3, 0, 0), "ami").is_err());
+    }
+
+    #[test]
+    fn a_vmdk_is_one_file_and_luks_of_version_1() {
+        let vmdk = |kind: &str, extent: &str| {
+            let text =
+                format!("createType=\"{kind}\"\nRW 2048 SPARSE \"{extent}\"\nddb.a = \"1\"\n");
+            let mut head = vec![0; 4096];
+            head[..5].copy_from_slice(b"KDMV\x01");
+            (head[12], head[28], head[36]) = (8, 1, 4);
+            head[512..512 + text.len()].copy_from_slice(text.as_bytes());
+            head
+        };
+        assert_eq!(size(&vmdk("streamOptimized", "a.vmdk"), "vmdk"), Ok(Some(4096)));
+        assert!(size(&vmdk("twoGbMaxExtentSparse", "a.vmdk"), "vmdk").is_err());
+        assert!(size(&vmdk("monolithicSparse", "/etc/shadow"), "vmdk").is_err());
+        let mut luks = vec![0; 4096];
+        luks[..8].copy_from_slice(b"LUKS\xba\xbe\0\x02");
+        assert!(size(&luks, "raw").is_err());
+        luks[7] = 1;
+        assert_eq!(size(&luks, "raw"), Ok(Some(4096)));
     }
 }

@@ -82,6 +82,7 @@ async fn authenticated(state: &Shared, req: &mut Req, caller: &Token, path: &[&s
         (&Method::GET, ["auth", "catalog"]) => {
             let project = &state.projects[state.users[caller.user].project].id;
             let links = json!({"self": format!("{}{IDENTITY}/v3/auth/catalog", req.base)});
+            let project = (caller.scope == Scope::Project).then_some(project.as_str());
             let catalog = catalog(state, &req.base, project);
             Ok(Reply::json(200, &json!({"catalog": catalog, "links": links})))
         }

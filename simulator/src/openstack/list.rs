@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::glance::{Caller, sees};
+use super::glance::{Caller, lists, sees};
 use super::http::{Reply, Req, glance_error};
 use super::image::{Image, VISIBILITIES};
 use super::state::Shared;
@@ -39,7 +39,7 @@ fn page(state: &Shared, req: &Req, caller: &Caller) -> Result<Reply, String> {
         image.settle();
     }
     for image in &tables.images {
-        if sees(req, caller, image) && fits(image, &filters) {
+        if sees(req, caller, image) && lists(req, caller, image) && fits(image, &filters) {
             found.push(image);
         }
     }
@@ -202,19 +202,25 @@ fn filters(req: &Req) -> Result<Vec<Filter>, String> {
             "visibility" if !VISIBILITIES.contains(&value.as_str()) => {
                 return Err(format!("Invalid visibility value: {value}"));
             }
-            _ => filters.push(Filter::Any(key.clone(), alternatives(key, value))),
+            _ => filters.push(Filter::Any(key.clone(), alternatives(key, value)?)),
         }
     }
     filters.push(Filter::Flag("os_hidden", hidden));
     Ok(filters)
 }
 
-/// `in:a,b` where the attribute knows it; a value with a comma may stand in quotes.
-fn alternatives(key: &str, value: &str) -> Vec<String> {
-    let several = matches!(key, "id" | "name" | "status" | "container_format" | "disk_format");
-    match value.strip_prefix("in:").filter(|_| several) {
-        Some(list) => list.split(',').map(|one| one.trim_matches('"').to_owned()).collect(),
-        None => vec![value.to_owned()],
+/// `in:a,b` or `eq:a` where the attribute knows operators: there every colon ends one. A value with a comma may stand in
+/// quotes.
+fn alternatives(key: &str, value: &str) -> Result<Vec<String>, String> {
+    let knows = matches!(key, "id" | "name" | "status" | "container_format" | "disk_format");
+    match value.split_once(':').filter(|_| knows) {
+        Some(("in", list)) => {
+            Ok(list.split(',').map(|one| one.trim_matches('"').to_owned()).collect())
+        }
+        Some(("eq", exact)) => Ok(vec![exact.to_owned()]),
+        Some(_) if value.parse::<Timestamp>().is_ok() => Ok(vec![value.to_owned()]),
+        Some((operator, _)) => Err(format!("Unable to filter by unknown operator '{operator}'.")),
+        None => Ok(vec![value.to_owned()]),
     }
 }
 

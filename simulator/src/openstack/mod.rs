@@ -7,8 +7,8 @@
 //! token exchange that renews nothing, a format check that refuses after the whole body. What a
 //! well-behaved cloud does not show is switched on by [`Faults`].
 //!
-//! Left out: image import and staging, members, locations, metadata definitions, several
-//! stores, signatures, and the tables of VHDX (such images show no `virtual_size`).
+//! Left out: metadata definitions, signatures, the cache, downloads by https, and the tables of VHDX
+//! (such images show no `virtual_size`).
 //!
 //! ```
 //! use simulator::openstack::{OpenStack, OpenStackConfig};
@@ -35,14 +35,18 @@ mod fault;
 mod glance;
 mod http;
 mod image;
+mod import;
 mod inspect;
 mod keystone;
 mod list;
+mod member;
 mod patch;
 mod schema;
 mod server;
 mod sink;
 mod state;
+mod store;
+mod task;
 mod upload;
 
 pub use crate::fault::ParseFaultError;

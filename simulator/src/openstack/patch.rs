@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::create::permit;
+use super::create::{is_reserved, permit};
 use super::glance::{Caller, find};
 use super::http::{Reply, Req, glance_error};
 use super::image::{Image, READ_ONLY, RESERVED, Status, WRITABLE, check};
@@ -74,7 +74,7 @@ fn apply(
 ) -> Result<(), Refused> {
     let mut changes = Vec::new();
     for operation in operations {
-        changes.push(read(operation, media_type)?);
+        changes.push(read(operation, caller, media_type)?);
     }
     for change in changes {
         carry_out(image, caller, &change)?;
@@ -83,7 +83,7 @@ fn apply(
 }
 
 /// Reads one operation and refuses what no image allows.
-fn read(operation: &Value, media_type: &str) -> Result<Change, Refused> {
+fn read(operation: &Value, caller: &Caller, media_type: &str) -> Result<Change, Refused> {
     let bad = |said: String| Err((400, said, false));
     if !operation.is_object() {
         return bad("Operations must be JSON objects.".to_owned());
@@ -117,7 +117,7 @@ fn read(operation: &Value, media_type: &str) -> Result<Change, Refused> {
     if READ_ONLY.contains(&key.as_str()) {
         return Err((403, format!("Attribute '{key}' is read-only."), false));
     }
-    if RESERVED.contains(&key.as_str()) || key.starts_with("os_glance_") {
+    if RESERVED.contains(&key.as_str()) || is_reserved(&key, caller) {
         return Err((403, format!("Attribute '{key}' is reserved."), false));
     }
     let value = match (op.as_str(), operation.get("value")) {

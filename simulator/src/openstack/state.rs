@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::image::Image;
+use super::task::Task;
 use super::{Fault, Faults, OpenStackConfig};
 
 /// Everything that connections share.
@@ -36,6 +37,8 @@ pub(super) struct Tables {
     pub(super) images: Vec<Image>,
     /// Ids of deleted images: a row stays behind, so such an id is never free again.
     pub(super) deleted: HashSet<String>,
+    /// Oldest first.
+    pub(super) tasks: Vec<Task>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +67,8 @@ impl User {
 pub(super) enum Scope {
     Unscoped,
     Project,
+    /// The one domain.
+    Domain,
     System,
 }
 
@@ -108,6 +113,7 @@ impl Shared {
         let users = vec![
             user(&config.username, &["member", "reader"], 0),
             user("admin", &["admin", "manager", "member", "reader"], 1),
+            user("other", &["member", "reader"], 2),
         ];
         Self {
             config,

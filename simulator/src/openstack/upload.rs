@@ -13,6 +13,7 @@ use super::image::{Image, Status};
 use super::inspect::judge;
 use super::sink::{Sink, Stored};
 use super::state::Shared;
+use super::store::{DEFAULT, imports, writable};
 use super::{Fault, inspect};
 use crate::net::Hangup;
 
@@ -22,6 +23,40 @@ pub(super) async fn upload(
     caller: &Caller,
     id: &str,
 ) -> Outcome {
+    let named = req.header("x-image-meta-store").unwrap_or(DEFAULT).to_owned();
+    if !writable().contains(&named.as_str()) {
+        return Ok(glance_error(req, 400, &format!("Unknown scheme '{named}'"), ""));
+    }
+    take(state, req, caller, id, Goal::Store(named)).await
+}
+
+/// `PUT /v2/images/{id}/stage`.
+pub(super) async fn stage(
+    state: &Arc<Shared>,
+    req: &mut Req,
+    caller: &Caller,
+    id: &str,
+) -> Outcome {
+    if !imports(state) {
+        let said = "'glance-direct' method is not available at this site.";
+        return Ok(glance_error(req, 404, said, ""));
+    }
+    take(state, req, caller, id, Goal::Stage).await
+}
+
+/// Where the data go.
+enum Goal {
+    Store(String),
+    Stage,
+}
+
+async fn take(
+    state: &Arc<Shared>,
+    req: &mut Req,
+    caller: &Caller,
+    id: &str,
+    goal: Goal,
+) -> Outcome {
     let declared = match check_headers(state, req) {
         Ok(declared) => declared,
         Err(refusal) => return Ok(*refusal),
@@ -30,7 +65,7 @@ pub(super) async fn upload(
     if declared.unwrap_or(0) > room {
         return Ok(too_large(req, "the quota of the project"));
     }
-    let mut saving = match begin(state, req, caller, id) {
+    let mut saving = match begin(state, req, caller, id, goal) {
         Ok(saving) => saving,
         Err(refusal) => return Ok(*refusal),
     };
@@ -53,9 +88,6 @@ fn check_headers(state: &Shared, req: &Req) -> Result<Option<u64>, Box<Reply>> {
         let detail = format!("Invalid content type {media_type}");
         return Err(Box::new(glance_error(req, 415, &said, &detail)));
     }
-    if let Some(store) = req.header("x-image-meta-store").filter(|store| *store != "fast") {
-        return Err(Box::new(glance_error(req, 400, &format!("Unknown scheme '{store}'"), "")));
-    }
     let header = req.header("x-openstack-image-size");
     let size = match header.filter(|_| !state.faults.on(&Fault::NoSizeHeader)) {
         Some(text) => text.trim().parse().map(Some),
@@ -72,10 +104,20 @@ fn too_large(req: &Req, limit: &str) -> Reply {
 }
 
 /// The bytes that the project may still store.
-fn room(state: &Shared, caller: &Caller) -> u64 {
+pub(super) fn room(state: &Shared, caller: &Caller) -> u64 {
     let tables = state.tables();
     let own = tables.images.iter().filter(|image| image.owner == caller.project);
-    quota(state).saturating_sub(own.filter_map(|image| image.size).sum())
+    quota(state).saturating_sub(own.map(super::store::used).sum())
+}
+
+impl Goal {
+    /// The status of an image on the way.
+    fn status(&self) -> Status {
+        match self {
+            Self::Store(_) => Status::Saving,
+            Self::Stage => Status::Uploading,
+        }
+    }
 }
 
 /// What ends an upload before its body does.
@@ -149,11 +191,18 @@ struct Saving {
     id: String,
     region: usize,
     path: PathBuf,
+    goal: Goal,
     done: bool,
 }
 
 /// Takes the image from `queued` to `saving`: only one upload can do that.
-fn begin(state: &Arc<Shared>, req: &Req, caller: &Caller, id: &str) -> Result<Saving, Box<Reply>> {
+fn begin(
+    state: &Arc<Shared>,
+    req: &Req,
+    caller: &Caller,
+    id: &str,
+    goal: Goal,
+) -> Result<Saving, Box<Reply>> {
     let mut tables = state.tables();
     let image = find(&mut tables, req, caller, id)?;
     if !caller.admin && image.owner != caller.project {
@@ -162,10 +211,12 @@ fn begin(state: &Arc<Shared>, req: &Req, caller: &Caller, id: &str) -> Result<Sa
     }
     if image.status != Status::Queued {
         let status = image.status.as_str();
-        let said = format!("Image status transition from {status} to saving is not allowed");
+        let to = goal.status().as_str();
+        let said = format!("Image status transition from {status} to {to} is not allowed");
         return Err(Box::new(glance_error(req, 409, &said, "")));
     }
-    if image.disk_format.is_none() || image.container_format.is_none() {
+    let formats = image.disk_format.is_some() && image.container_format.is_some();
+    if !formats && matches!(goal, Goal::Store(_)) {
         let said = "Properties disk_format, container_format must be set prior to saving data.";
         return Err(Box::new(glance_error(req, 400, said, "")));
     }
@@ -173,14 +224,16 @@ fn begin(state: &Arc<Shared>, req: &Req, caller: &Caller, id: &str) -> Result<Sa
         // The store still knows the data that were refused: the id is burnt for uploads.
         return Err(Box::new(glance_error(req, 500, ERRED, "")));
     }
-    image.status = Status::Saving;
+    image.status = goal.status();
     image.updated = Timestamp::now();
-    let path = state.dir.join(format!("{}-{id}", image.region));
+    let ending = if matches!(goal, Goal::Stage) { ".staged" } else { "" };
+    let path = state.dir.join(format!("{}-{id}{ending}", image.region));
     Ok(Saving {
         state: Arc::clone(state),
         id: id.to_owned(),
         region: req.region,
         path,
+        goal,
         done: false,
     })
 }
@@ -195,7 +248,7 @@ impl Drop for Saving {
         let mut tables = self.state.tables();
         let own = |image: &&mut Image| image.id == id && image.region == region;
         let Some(image) = tables.images.iter_mut().find(own) else { return };
-        if image.status == Status::Saving {
+        if image.status == self.goal.status() {
             image.status = Status::Queued;
             image.updated = Timestamp::now();
         }
@@ -226,7 +279,15 @@ impl Saving {
             );
             return Ok(glance_error(req, 410, &said, ""));
         };
-        let checked = record(&state, image, &stored);
+        let Goal::Store(store) = &self.goal else {
+            // What it is will be looked at by the import.
+            image.size = Some(size);
+            image.staged = Some(self.path.clone());
+            image.updated = Timestamp::now();
+            self.done = true;
+            return Ok(Reply::empty(204));
+        };
+        let checked = record(&state, image, &stored, store);
         let verdict = match checked {
             Ok(passed) => passed,
             Err(why) => {
@@ -250,7 +311,12 @@ impl Saving {
 }
 
 /// Notes the digests, which stay even when the data are then refused, and judges the data.
-fn record(state: &Shared, image: &mut Image, stored: &Stored) -> Result<inspect::Passed, String> {
+pub(super) fn record(
+    state: &Shared,
+    image: &mut Image,
+    stored: &Stored,
+    store: &str,
+) -> Result<inspect::Passed, String> {
     let wrong = |digest: &str| {
         // Another first digit: still a digest, but not of these data.
         let first = if digest.starts_with('0') { '1' } else { '0' };
@@ -262,7 +328,7 @@ fn record(state: &Shared, image: &mut Image, stored: &Stored) -> Result<inspect:
     }
     image.checksum = Some(md5).filter(|_| !state.faults.on(&Fault::NoChecksum));
     image.hash = Some((algorithm, hash));
-    image.stored = true;
+    image.stores = vec![store.to_owned()];
     let bare = image.container_format.as_deref() == Some("bare");
     if bare && !state.faults.on(&Fault::NoFormatCheck) {
         judge(&stored.head, stored.size, image.disk_format.as_deref())

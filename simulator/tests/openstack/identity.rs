@@ -74,6 +74,34 @@ async fn a_wrong_scope_is_401_and_unscoped_has_nothing() {
 }
 
 #[tokio::test]
+async fn a_domain_and_the_system_have_scopes_of_their_own() {
+    let session = Session::open().await;
+    let mut admin = session.password();
+    admin["auth"]["identity"]["password"]["user"]["name"] = json!("admin");
+    for (scope, kind) in [
+        (json!({"domain": {"id": "default"}}), "domain"),
+        (json!({"domain": {"name": "Default"}}), "domain"),
+        (json!({"system": {"all": true}}), "system"),
+        (json!({"project": {"name": "admin", "domain": {"id": "default"}}}), "project"),
+    ] {
+        let answer = session.authenticate(&scoped(admin.clone(), &scope)).await;
+        assert_eq!(answer.status, 201, "{scope}");
+        let token = &answer.json()["token"];
+        for other in ["domain", "system", "project"] {
+            assert_eq!(token.get(other).is_some(), other == kind, "{scope}: {other}");
+        }
+        let services = token["catalog"].as_array().unwrap();
+        let compute = services.iter().find(|service| service["type"] == "compute").unwrap();
+        // Its URL holds the id of a project.
+        assert_eq!(compute["endpoints"] == json!([]), kind != "project", "{scope}");
+        let image = services.iter().find(|service| service["type"] == "image").unwrap();
+        assert_eq!(image["endpoints"].as_array().unwrap().len(), 3);
+    }
+    let unknown = scoped(admin, &json!({"domain": {"id": "other"}}));
+    assert_eq!(session.authenticate(&unknown).await.status, 401);
+}
+
+#[tokio::test]
 async fn malformed_requests_are_400_and_wrong_credentials_401() {
     let session = Session::open().await;
     for body in [json!({}), json!({"auth": {"identity": {"methods": ["password"]}}})] {

@@ -6,4 +6,6 @@ mod client;
 mod data;
 mod faults;
 mod identity;
+mod imports;
 mod records;
+mod sharing;

@@ -62,7 +62,7 @@ async fn a_chosen_id_is_taken_once_and_never_free_again() {
     let made = session.post(IMAGES, &body).await;
     assert_eq!(made.status, 201);
     assert!(made.header("location").unwrap().ends_with(&format!("/image/v2/images/{id}")));
-    assert_eq!(made.header("openstack-image-store-ids"), Some("fast"));
+    assert_eq!(made.header("openstack-image-store-ids"), Some("fast,slow,web"));
     let shown = made.json();
     assert_eq!(shown["status"], "queued");
     assert_eq!(shown["hw_disk_bus"], "virtio");

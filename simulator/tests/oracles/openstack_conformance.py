@@ -113,7 +113,7 @@ def shape(tree):
 
 def pick(tree, path):
     for step in path.split("."):
-        tree = tree[int(step)] if isinstance(tree, list) else tree.get(step)
+        tree = next(iter(tree[int(step):]), None) if isinstance(tree, list) else tree.get(step)
         if tree is None:
             return None
     return sorted(tree) if isinstance(tree, list) else tree
@@ -511,6 +511,147 @@ def lists(c):
     c.log.append(("pages", seen))
 
 
+def other(c, name):
+    """The same cloud as a user with the same password and a project of the same name."""
+    second = Cloud(c.auth, name, c.password, name)
+    scope = {"project": {"name": name, "domain": {"id": "default"}}}
+    status, headers, data = second.send("POST", c.auth + "/auth/tokens", password(second, scope=scope))
+    assert status == 201, data
+    second.token, second.image, second.log = headers["x-subject-token"], c.image, c.log
+    return second, json.loads(data)["token"]["project"]["id"]
+
+
+def sharing(c):
+    second, project = other(c, "other")
+    image = c.new(visibility="shared")
+    members = image + "/members"
+    mine = members + "/" + project
+    values = ["status", "members.0.status"]
+    c.ask("members, none", "GET", members, keys=False)
+    for name, body in {"no body": None, "empty": {"member": ""}, "nonsense": {"who": "x"}, "text": "x"}.items():
+        c.ask("member add, " + name, "POST", members, json.dumps(body).encode() if name == "text" else body)
+    c.ask("member add", "POST", members, {"member": project}, values=values)
+    c.ask("member add again", "POST", members, {"member": project})
+    c.ask("members", "GET", members, values=values)
+    c.ask("member", "GET", mine, values=values)
+    c.ask("member missing", "GET", members + "/nobody")
+    c.ask("member answered by the owner", "PUT", mine, {"status": "accepted"})
+    for name in ("pending", "accepted", "rejected", "all"):
+        second.ask("shared and " + name + ", before", "GET", f"{c.image}/v2/images?visibility=shared&member_status={name}&id={image[-36:]}", keys=False, values=["images.0.name"])
+    second.ask("seen by a member", "GET", image, values=["status"])
+    second.ask("members seen by a member", "GET", members, values=values)
+    second.ask("member add by a member", "POST", members, {"member": "x"})
+    second.ask("member removed by itself", "DELETE", mine)
+    for name, body in {"nonsense": {"status": "maybe"}, "nothing": {"a": "b"}, "accepted": {"status": "accepted"}}.items():
+        second.ask("member answers " + name, "PUT", mine, body, values=values)
+    second.ask("listed once accepted", "GET", f"{c.image}/v2/images?id={image[-36:]}", keys=False, values=["images.0.name"])
+    second.ask("changed by a member", "PATCH", image, b'[{"op":"add","path":"/a","value":"b"}]', {"Content-Type": "application/openstack-images-v2.1-json-patch"})
+    second.ask("deleted by a member", "DELETE", image)
+    second.ask("tagged by a member", "PUT", image + "/tags/x")
+    second.ask("uploaded by a member", "PUT", image + "/file", b"x", {"Content-Type": "application/octet-stream"})
+    second.ask("staged by a member", "PUT", image + "/stage", b"x", {"Content-Type": "application/octet-stream"})
+    second.ask("imported by a member", "POST", image + "/import", {"method": {"name": "web-download", "uri": "http://example.org/x"}})
+    c.ask("member removed", "DELETE", mine)
+    c.ask("member removed again", "DELETE", mine)
+    second.ask("no longer seen", "GET", image)
+    private = c.new(visibility="private")
+    c.ask("members of a private image", "GET", private + "/members")
+    c.ask("member add to a private image", "POST", private + "/members", {"member": project})
+    community = c.new(visibility="community")
+    second.ask("community image by id", "GET", community, values=["visibility"])
+    for query in ("", "&visibility=community", "&visibility=all", "&visibility=public"):
+        second.ask("community image listed" + query, "GET", f"{c.image}/v2/images?id={community[-36:]}{query}", keys=False, values=["images.0.name"])
+    second.ask("community image deleted by another", "DELETE", community)
+    second.ask("deactivated by another", "POST", community + "/actions/deactivate")
+    tagged = c.new(tags=[])
+    c.ask("tag of bytes", "PUT", tagged + "/tags/%C3%A4")
+    c.ask("tag of bytes seen", "GET", tagged, values=["tags"])
+    c.ask("tag with a slash", "PUT", tagged + "/tags/a%2Fb")
+    c.ask("list, name with an operator", "GET", c.image + "/v2/images?name=web:1", keys=False)
+    c.ask("list, name with eq", "GET", c.image + "/v2/images?name=eq:no:such", keys=False)
+    for kind in ("member", "members", "task", "tasks", "nonsense"):
+        c.ask("schema of " + kind, "GET", c.image + "/v2/schemas/" + kind, values=["name"], keys=False)
+
+
+def imports(c):
+    admin, _ = other(c, "admin")
+    octets = {"Content-Type": "application/octet-stream"}
+    def ended(image):
+        for _ in range(300):
+            status, _, data = c.send("GET", image)
+            tree = json.loads(data)
+            if "os_glance_import_task" not in tree:
+                return
+            time.sleep(0.1)
+    def direct(**more):
+        return {"method": {"name": "glance-direct"}, **more}
+    web = lambda uri, **more: {"method": {"name": "web-download", "uri": uri}, **more}
+    far = lambda **more: {"method": {"name": "glance-download", **more}}
+    shown = ["status", "size", "stores", "os_glance_importing_to_stores", "os_glance_failed_import", "checksum", "os_hash_value"]
+    image = c.new(container_format="bare")
+    c.ask("stage without a type", "PUT", image + "/stage", b"x", {"Content-Type": "text/plain"})
+    for name, body in {
+        "nothing": {}, "no method": {"method": {}}, "unknown method": {"method": {"name": "telepathy"}}, "nothing staged": direct(),
+        "no uri": {"method": {"name": "web-download"}}, "scheme": web("ftp://example.org/x"), "file": web("file:///etc/passwd"),
+        "loopback": web("http://127.0.0.2/x"), "link local": web("http://169.254.169.254/x"), "copy of nothing": {"method": {"name": "copy-image"}},
+        "no region": far(glance_image_id=str(uuid.uuid4())), "no image": far(glance_region="x"), "bad image": far(glance_region="x", glance_image_id="x"),
+        "unknown store": web("http://example.org/x", stores=["nonsense"]),
+    }.items():
+        c.ask("import, " + name, "POST", image + "/import", body)
+    c.ask("image after refused imports", "GET", image, values=shown)
+    c.ask("tasks, none", "GET", image + "/tasks", keys=False, values=["tasks.0.status"])
+    c.ask("stage", "PUT", image + "/stage", b"abc" * 1000, octets)
+    c.ask("staged", "GET", image, values=shown)
+    c.ask("stage again", "PUT", image + "/stage", b"abc", octets)
+    c.ask("upload of a staged image", "PUT", image + "/file", b"abc", octets)
+    c.ask("download of a staged image", "GET", image + "/file")
+    c.ask("import into two stores", "POST", image + "/import", direct(stores=["fast", "slow"]))
+    ended(image)
+    c.ask("imported into two stores", "GET", image, values=shown[1:])
+    c.ask("import of an active image", "POST", image + "/import", web("http://example.org/x"))
+    time.sleep(1)
+    c.ask("tasks of an import", "GET", image + "/tasks", keys=False, values=["tasks.0.status", "tasks.0.type", "tasks.0.message"])
+    c.ask("range of an import", "GET", image + "/file", None, {"Range": "bytes=2-5"})
+    c.ask("removed from a store", "DELETE", f"{c.image}/v2/stores/slow/{image[-36:]}")
+    c.ask("removed from an unknown store", "DELETE", f"{c.image}/v2/stores/nonsense/{image[-36:]}")
+    admin.ask("removed by an administrator", "DELETE", f"{c.image}/v2/stores/slow/{image[-36:]}")
+    admin.ask("removed where it is not", "DELETE", f"{c.image}/v2/stores/slow/{image[-36:]}")
+    c.ask("left in one store", "GET", image, values=["stores"])
+    c.ask("copied by its owner", "POST", image + "/import", {"method": {"name": "copy-image"}, "stores": ["slow"]})
+    admin.ask("copied to where it is", "POST", image + "/import", {"method": {"name": "copy-image"}, "stores": ["fast"]})
+    admin.ask("copied", "POST", image + "/import", {"method": {"name": "copy-image"}, "stores": ["slow"]})
+    ended(image)
+    c.ask("copied, seen", "GET", image, values=shown)
+    c.ask("prefer", "GET", image + "/file?prefer=slow")
+    c.ask("prefer an unknown store", "GET", image + "/file?prefer=nonsense")
+    lost = c.new(container_format="bare")
+    c.ask("import of what is not there", "POST", lost + "/import", web("http://127.0.0.1:1/x"))
+    ended(lost)
+    c.ask("import of what is not there, seen", "GET", lost, values=shown)
+    time.sleep(1)
+    c.ask("tasks of a failed import", "GET", lost + "/tasks", keys=False, values=["tasks.0.status", "tasks.0.message"])
+    nowhere = c.new(container_format="bare")
+    c.ask("import from nowhere", "POST", nowhere + "/import", far(glance_region="nonsense", glance_image_id=str(uuid.uuid4())))
+    ended(nowhere)
+    c.ask("import from nowhere, seen", "GET", nowhere, values=shown)
+    odd = c.new(container_format="bare", disk_format="qcow2")
+    c.send("PUT", odd + "/stage", b"no qcow2", octets)
+    c.ask("import of another format", "POST", odd + "/import", direct())
+    ended(odd)
+    c.ask("import of another format, seen", "GET", odd, values=shown[:5])
+    place = c.new(container_format="bare")
+    for name, body in {"nothing": {}, "file": {"url": "file:///etc/passwd"}, "loopback": {"url": "http://127.0.0.2/x"}}.items():
+        c.ask("location, " + name, "POST", place + "/locations", body)
+    c.ask("locations", "GET", place + "/locations")
+    c.ask("location of an active image", "POST", image + "/locations", {"url": "http://example.org/x"})
+    c.ask("tasks", "GET", c.image + "/v2/tasks")
+    c.ask("task", "GET", c.image + "/v2/tasks/" + str(uuid.uuid4()))
+    admin.ask("task missing", "GET", c.image + "/v2/tasks/" + str(uuid.uuid4()))
+    admin.ask("tasks for an administrator", "GET", c.image + "/v2/tasks?limit=1")
+    c.ask("store details", "GET", c.image + "/v2/info/stores/detail")
+    admin.ask("store details for an administrator", "GET", c.image + "/v2/info/stores/detail", keys=False)
+
+
 def clean(c):
     for image in c.made:
         url = c.image + "/v2/images/" + image
@@ -528,6 +669,8 @@ def run(arguments):
         records(cloud)
         data(cloud)
         lists(cloud)
+        sharing(cloud)
+        imports(cloud)
     finally:
         if cloud.image:
             clean(cloud)

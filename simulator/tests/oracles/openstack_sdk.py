@@ -2,6 +2,8 @@
 import hashlib, os, sys, tempfile, uuid
 
 import openstack
+from keystoneauth1 import session
+from keystoneauth1.identity import v3
 
 AUTH, USER, PASSWORD, PROJECT = sys.argv[1:5]
 MARK = "sdk-" + uuid.uuid4().hex
@@ -58,6 +60,56 @@ def cycle(cloud, disk_format="raw", container_format="bare", size=3_000_000):
     expect(openstack.exceptions.NotFoundException, lambda: cloud.image.get_image(image.id))
 
 
+def chunked(cloud, size=2_000_000):
+    """Data that comes from a generator travels in chunks, with no length declared."""
+    data = os.urandom(size)
+    image = cloud.image.create_image(MARK, disk_format="raw", container_format="bare")
+    image.data = (data[at:at + 70_000] for at in range(0, size, 70_000))
+    assert image.upload(cloud.image).status_code == 204
+    image = cloud.image.get_image(image.id)
+    assert image.status == "active" and image.size == size, image
+    assert image.hash_value == hashlib.sha512(data).hexdigest()
+    assert cloud.image.download_image(image).content == data
+    # Once only.
+    image.data = b"again"
+    assert image.upload(cloud.image).status_code == 409
+    cloud.image.delete_image(image, ignore_missing=False)
+
+
+def tags(cloud):
+    image = cloud.image.create_image(MARK, disk_format="raw", container_format="bare", tags=["a", "b c"])
+    cloud.image.add_tag(image, "d.e")
+    cloud.image.remove_tag(image, "a")
+    assert sorted(cloud.image.get_image(image.id).tags) == ["b c", "d.e"]
+    assert [one.id for one in cloud.image.images(tag="b c", name=MARK)] == [image.id]
+    cloud.image.delete_image(image, ignore_missing=False)
+
+
+def logins(cloud):
+    """A token that is handed on, one without a scope, and the scopes of an administrator."""
+    token = cloud.session.get_token()
+    exchanged = connect(auth_type="v3token", auth=dict(
+        token=token, project_name=PROJECT, project_domain_name="Default"))
+    assert exchanged.current_project_id == cloud.current_project_id
+    list(exchanged.image.images(limit=1))
+    unscoped = session.Session(auth=v3.Password(
+        AUTH, username=USER, password=PASSWORD, user_domain_name="Default", unscoped=True))
+    assert unscoped.auth.get_access(unscoped).project_id is None
+    for scope in (dict(system_scope="all"), dict(domain_name="Default"),
+                  dict(project_name="admin", project_domain_name="Default")):
+        admin = connect(auth=dict(username="admin", password=PASSWORD, user_domain_name="Default",
+                                  **scope))
+        access = admin.session.auth.get_access(admin.session)
+        assert access.system_scoped == ("system_scope" in scope)
+        assert access.domain_scoped == ("domain_name" in scope), scope
+        assert access.project_scoped == ("project_name" in scope), scope
+        assert admin.session.get_endpoint(service_type="identity", interface="public")
+    # A name without its domain is nobody.
+    expect(Exception, connect(auth=dict(username="nobody", password=PASSWORD, project_name=PROJECT,
+                                        user_domain_name="Default",
+                                        project_domain_name="Default")).authorize)
+
+
 def pages(cloud):
     made = [cloud.image.create_image(f"{MARK}-{n}", allow_duplicates=True, disk_format="raw",
                                      container_format="ovf", mark=MARK).id for n in range(7)]
@@ -88,6 +140,9 @@ def main():
     cloud = password()
     cycle(cloud)
     cycle(cloud, "vhd", "ovf")
+    chunked(cloud)
+    tags(cloud)
+    logins(cloud)
     pages(cloud)
     errors(cloud)
     made = cloud.identity.create_application_credential(cloud.current_user_id, MARK)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::pipe::after;
 use super::rfb::{Rfb, RfbOptions};
 use super::terminal::Terminal;
 use super::{Console, ConsoleStream};
@@ -57,7 +58,7 @@ impl Session {
         options: &RfbOptions,
         patience: Duration,
     ) -> Result<Rfb<ConsoleStream>> {
-        let deadline = Instant::now() + patience;
+        let deadline = after(patience);
         loop {
             let attempt = async {
                 let stream = self.open_console_of(vm, &ConsoleProtocol::Rfb).await?;
@@ -80,7 +81,7 @@ impl Session {
         vm: &Ref<Vm>,
         patience: Duration,
     ) -> Result<Terminal<ConsoleStream>> {
-        let deadline = Instant::now() + patience;
+        let deadline = after(patience);
         loop {
             match within(deadline, self.open_console_of(vm, &ConsoleProtocol::Vt100)).await {
                 Err(e) if may_mend(&e, deadline) => tokio::time::sleep(PAUSE).await,

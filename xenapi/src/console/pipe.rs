@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,8 +32,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Pipe<S> {
     /// Moves bytes; ends when any were received, or when all was sent.
     ///
     /// Both directions at once: a server that is stuck with its pictures would not read keys.
-    pub(super) async fn moved(&mut self) -> Result<()> {
+    async fn moved(&mut self) -> Result<()> {
         poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// As [`moved`](Self::moved), until a time at most; true while there is time left. A stream
+    /// that has always more to give never lets a timer have its turn, so the clock is asked.
+    pub(super) async fn moved_until(&mut self, until: Instant) -> Result<bool> {
+        match timeout_at(until, self.moved()).await {
+            Ok(moved) => moved.map(|()| Instant::now() < until),
+            Err(_) => Ok(false),
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -73,6 +83,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Pipe<S> {
         }
         Ok(false)
     }
+}
+
+/// When a time limit that begins now is over: one that no clock can hold, in thirty years.
+pub(super) fn after(limit: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    let now = Instant::now();
+    now.checked_add(limit).unwrap_or(now + FAR)
 }
 
 pub(super) fn closed() -> Error {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::BufMut as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::boot::{BootCommand, Step};
 use super::decode::{COPY_RECT, DESKTOP_SIZE, Decoder, RAW, Told};
 use super::handshake::{self, RfbVersion};
 use super::keys::KeyEvent;
-use super::pipe::{Pipe, late};
+use super::pipe::{Pipe, after, late};
 use super::screen::{Screen, Screenshot};
 use crate::error::Result;
 
@@ -219,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Rfb<S> {
     /// [`Transport`](crate::ErrorKind::Transport) when the console is closed, and what
     /// [hostile servers](Self) can do.
     pub async fn screenshot(&mut self) -> Result<Screenshot> {
-        self.refresh(Instant::now() + self.options.answer_timeout).await?;
+        self.refresh(after(self.options.answer_timeout)).await?;
         Ok(self.screen.picture())
     }
 
@@ -231,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Rfb<S> {
     /// [`Timeout`](crate::ErrorKind::Timeout) when it does not come to rest, and as
     /// [`screenshot`](Self::screenshot).
     pub async fn wait_stable(&mut self, quiet: Duration, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
+        let deadline = after(limit);
         self.refresh(deadline).await?;
         let mut seen = [self.look(); 2];
         let mut since = Instant::now();
@@ -240,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Rfb<S> {
                 self.ask(true);
             }
             let before = self.updates;
-            let end = (since + quiet).min(deadline);
+            let end = since.checked_add(quiet).map_or(deadline, |end| end.min(deadline));
             self.drive(end, move |me| me.updates != before && me.is_whole()).await?;
             let look = self.look();
             if !seen.contains(&look) {
@@ -257,7 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Rfb<S> {
 
     /// Does nothing for a time, but takes in what the server sends.
     async fn pause(&mut self, time: Duration) -> Result<()> {
-        self.drive(Instant::now() + time, |_| false).await.map(drop)
+        self.drive(after(time), |_| false).await.map(drop)
     }
 
     async fn refresh(&mut self, deadline: Instant) -> Result<()> {
@@ -303,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Rfb<S> {
     async fn flush(&mut self) -> Result<()> {
         let limit = self.options.answer_timeout;
         let flushed = |me: &Self| me.pipe.is_flushed();
-        if self.drive(Instant::now() + limit, flushed).await? {
+        if self.drive(after(limit), flushed).await? {
             return Ok(());
         }
         Err(late("the console's server takes nothing", limit))
@@ -311,15 +311,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Rfb<S> {
 
     /// Sends and receives until `done`, which gives true, or until a time, which gives false.
     async fn drive(&mut self, until: Instant, done: impl Fn(&Self) -> bool + Send) -> Result<bool> {
+        let mut is_time = true;
         loop {
             self.absorb()?;
             if done(self) {
                 return Ok(true);
             }
-            match timeout_at(until, self.pipe.moved()).await {
-                Ok(moved) => moved?,
-                Err(_) => return Ok(false),
+            if !is_time {
+                return Ok(false);
             }
+            is_time = self.pipe.moved_until(until).await?;
         }
     }
 

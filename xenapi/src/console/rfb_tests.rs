@@ -188,3 +188,10 @@ async fn silence_and_the_end_are_errors() {
     let e = Rfb::connect(near, &options()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Timeout);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_no_clock_holds_is_none() {
+    let (mut rfb, mut far) = pair(1 << 16).await;
+    far.write_all(&full(7)).await.unwrap();
+    rfb.wait_stable(Duration::from_secs(1), Duration::MAX).await.unwrap();
+}

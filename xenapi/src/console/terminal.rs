@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::pipe::{Pipe, late};
+use super::pipe::{Pipe, after, late};
 use crate::error::Result;
 
 const ROWS: NonZeroU16 = NonZeroU16::MIN.saturating_add(23);
@@ -41,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Terminal<S> {
     /// [`Timeout`](crate::ErrorKind::Timeout) when the other side takes nothing.
     pub async fn send_text(&mut self, text: &str) -> Result<()> {
         self.pipe.output.put_slice(text.replace("\r\n", "\r").replace('\n', "\r").as_bytes());
-        if self.drive(Instant::now() + SEND_TIMEOUT, |me| me.pipe.is_flushed()).await? {
+        if self.drive(after(SEND_TIMEOUT), |me| me.pipe.is_flushed()).await? {
             return Ok(());
         }
         Err(late("the console takes nothing", SEND_TIMEOUT))
@@ -59,7 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Terminal<S> {
     /// # Errors
     /// [`Transport`](crate::ErrorKind::Transport) when the console is closed.
     pub async fn listen(&mut self, time: Duration) -> Result<()> {
-        self.drive(Instant::now() + time, |_| false).await.map(drop)
+        self.drive(after(time), |_| false).await.map(drop)
     }
 
     /// Waits until the screen shows a text; for `limit` at most.
@@ -68,7 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Terminal<S> {
     /// [`Timeout`](crate::ErrorKind::Timeout) when it does not, and as [`listen`](Self::listen).
     pub async fn wait_for(&mut self, text: &str, limit: Duration) -> Result<()> {
         let shown = |me: &Self| me.parser.screen().contents().contains(text);
-        if self.drive(Instant::now() + limit, shown).await? {
+        if self.drive(after(limit), shown).await? {
             return Ok(());
         }
         Err(late(&format!("the console does not show {text:?}"), limit))
@@ -79,9 +79,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Terminal<S> {
     /// # Errors
     /// As [`wait_for`](Self::wait_for).
     pub async fn wait_stable(&mut self, quiet: Duration, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
+        let deadline = after(limit);
         loop {
-            let end = (Instant::now() + quiet).min(deadline);
+            let end = after(quiet).min(deadline);
             let before = self.parser.screen().contents();
             let news = move |me: &Self| me.parser.screen().contents() != before;
             if !self.drive(end, news).await? && Instant::now() < deadline {
@@ -95,16 +95,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Terminal<S> {
 
     /// Sends and receives until `done`, which gives true, or until a time, which gives false.
     async fn drive(&mut self, until: Instant, done: impl Fn(&Self) -> bool + Send) -> Result<bool> {
+        let mut is_time = true;
         loop {
             let came = self.pipe.input.split();
             self.parser.process(&came);
             if done(self) {
                 return Ok(true);
             }
-            match timeout_at(until, self.pipe.moved()).await {
-                Ok(moved) => moved?,
-                Err(_) => return Ok(false),
+            if !is_time {
+                return Ok(false);
             }
+            is_time = self.pipe.moved_until(until).await?;
         }
     }
 }
@@ -117,8 +118,12 @@ impl<S> fmt::Debug for Terminal<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use proptest::prelude::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 
     use super::*;
     use crate::ErrorKind;
@@ -158,6 +163,43 @@ mod tests {
         assert_eq!(terminal.wait_for("x", limit).await.unwrap_err().kind(), ErrorKind::Timeout);
         drop(far);
         assert_eq!(terminal.listen(quiet).await.unwrap_err().kind(), ErrorKind::Transport);
+    }
+
+    /// Has always more to give, for two seconds.
+    struct Flood(Instant);
+
+    impl AsyncRead for Flood {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.0.elapsed() < Duration::from_secs(2) {
+                buffer.put_slice(b"more ");
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_does_not_outlast_the_limit() {
+        let stream = tokio::io::join(Flood(Instant::now()), tokio::io::sink());
+        let mut terminal = Terminal::new(stream);
+        let limit = Duration::from_millis(50);
+        terminal.listen(limit).await.unwrap();
+        let late = terminal.wait_for("less", limit).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_no_clock_holds_is_none() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut terminal = Terminal::new(near);
+        far.write_all(b"login: ").await.unwrap();
+        terminal.wait_for("login:", Duration::MAX).await.unwrap();
+        terminal.wait_stable(Duration::from_secs(1), Duration::MAX).await.unwrap();
+        drop(far);
+        terminal.listen(Duration::MAX).await.unwrap_err();
     }
 
     proptest! {

@@ -20,7 +20,7 @@ use super::connect::{self, Body, url_authority};
 use super::ending::Ending;
 use super::pace::{Meter, Throttle};
 use super::redirect::{self, Errand};
-use super::{ExportFormat, ExportOptions, XvaCompression, sniff};
+use super::{ExportFormat, ExportOptions, XvaCompression, sniff, upload};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
@@ -56,9 +56,10 @@ impl Session {
     ///
     /// # Errors
     /// Of kind [`TaskFailed`](ErrorKind::TaskFailed) or [`Api`](ErrorKind::Api) with the server's
-    /// code when it refuses, [`Redirect`](ErrorKind::Redirect) when it sends us where we must not
-    /// go, and the kinds for connections and trust. The task is removed again then; only if this
-    /// future is dropped half way can one stay, findable by its label.
+    /// code when it refuses, [`Authentication`](ErrorKind::Authentication) when it does so without
+    /// one, [`Redirect`](ErrorKind::Redirect) when it sends us where we must not go, and the kinds
+    /// for connections and trust. The task is removed again then; only if this future is dropped
+    /// half way can one stay, findable by its label.
     pub async fn export_raw_vdi(
         &self,
         vdi: &Ref<Vdi>,
@@ -120,7 +121,8 @@ impl Session {
         match self.open_export(errand, &query, options).await {
             Ok(response) => Ok(Export::new(self.clone(), task, response, ending, options)),
             Err(error) => {
-                let error = self.explain(&task, error).await;
+                // Pages of servers may repeat what they were asked with.
+                let error = self.redact(self.explain(&task, error).await);
                 // The first error is the one to tell.
                 let _ = self.discard(&task, REFUSED_GRACE).await;
                 Err(error)
@@ -241,9 +243,7 @@ async fn refusal(url: &Url, response: Response<Body>) -> Error {
     };
     // The page is a nicety; a server that does not end it must not hold us.
     let _ = tokio::time::timeout(Duration::from_secs(10), reading).await;
-    let said = sniff::strip_tags(&String::from_utf8_lossy(&page));
-    let words = format!("{} refuses with status {status} {said}", url_authority(url));
-    Error::new(ErrorKind::Protocol, words)
+    upload::refused(&url_authority(url), status, &page)
 }
 
 /// The bytes of a disk as they come: a `Stream` of `Result<Bytes>`.
@@ -384,7 +384,7 @@ impl Export {
             }
             Err(error) => {
                 let _ = self.session.discard(&self.task, ABORT_GRACE).await;
-                Err(error)
+                Err(self.session.redact(error))
             }
         }
     }
@@ -427,7 +427,7 @@ impl Export {
     fn second_answer_error(&self) -> Error {
         let said = sniff::error_text(&self.held);
         let words = format!("the server reports a failure in the place of the disk: {said}");
-        Error::new(ErrorKind::Protocol, words)
+        self.session.redact(Error::new(ErrorKind::Protocol, words))
     }
 
     /// The body has ended as a body may.

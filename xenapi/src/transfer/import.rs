@@ -1,5 +1,6 @@
 //! The import of a disk or of a machine.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -28,6 +29,9 @@ const METADATA: Errand = Errand { what: "import", path: "/import_metadata" };
 const MOST_REDIRECTS: usize = 4;
 /// How long a task may take to say why its import broke.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How much of an archive a server may leave unread that has all of its machine: the zeros at its
+/// end, and what was going out with them.
+const LONGEST_TAIL: u64 = 128 * 1024;
 /// How often a new disk is tried to be removed, with pauses that double: 51 s in all.
 const MOST_REMOVALS: u32 = 9;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -75,8 +79,9 @@ impl Session {
     /// [`import_raw_vdi`](Self::import_raw_vdi) does. The disk is removed again when that fails.
     ///
     /// `virtual_size` is the guest's view: the length of a raw image, the size in the header of
-    /// another one. Servers round it up. Only if this future is dropped half way does the disk
-    /// stay, findable by its `name_label`.
+    /// another one. Servers round it up. Only if this future is dropped half way, or if the
+    /// connection breaks before `VDI.create` is answered, does the disk stay, findable by its
+    /// `name_label`.
     ///
     /// # Errors
     /// Those of [`import_raw_vdi`](Self::import_raw_vdi), and of `VDI.create`. A disk that could
@@ -113,7 +118,9 @@ impl Session {
     /// 4.0). The archive may be compressed: the server looks at its first bytes.
     ///
     /// Where the disks go and what the machines keep of what they were is told by `options`. The
-    /// rest is as for [`import_raw_vdi`](Self::import_raw_vdi); of an import that fails the server
+    /// rest is as for [`import_raw_vdi`](Self::import_raw_vdi), with one difference: servers need not
+    /// read the zeros at the end of an archive, so that a connection which they close before these
+    /// are out is no failure when the task has succeeded. Of an import that fails the server
     /// removes what it made.
     ///
     /// # Errors
@@ -137,7 +144,8 @@ impl Session {
 
     /// Makes the machines that an archive describes, with disks that are in the pool already
     /// (`PUT /import_metadata`, since XenServer 5.5). With `dry_run` the server only looks whether
-    /// it could; the references that it gives then name nothing.
+    /// it could; the references that it gives then name nothing. Storage in `options` is not looked
+    /// at.
     ///
     /// # Errors
     /// Those of [`import_raw_vdi`](Self::import_raw_vdi).
@@ -175,7 +183,7 @@ impl Session {
     ) -> Result<T> {
         let create = task::create(&options.task_label, &options.task_description);
         let task = self.call(create).await?;
-        let total = Some(source.length());
+        let (total, written) = (Some(source.length()), AtomicU64::new(0));
         let meter = Meter::start(self, &task, total, options.tell.as_ref());
         let terms = Terms {
             connect: self.inner.settings.connect_timeout,
@@ -183,6 +191,7 @@ impl Session {
             patience: options.task_timeout,
             throttle: options.throttle.as_ref(),
             meter: meter.as_ref(),
+            sent: &written,
         };
         let query = query(pairs, &task);
         let sent = {
@@ -197,10 +206,16 @@ impl Session {
         };
         let result = match sent {
             Ok(()) => self.result(&task, options).await,
-            Err(error) => Err(self.reason(&task, error).await),
+            Err(error) => {
+                // The pieces of disks in an archive say how many they are: a server that has made
+                // the machine closes the connection without a look at what follows them.
+                let left = source.length().saturating_sub(written.load(Ordering::Relaxed));
+                let has_all = errand.path != DISK.path && left <= LONGEST_TAIL;
+                self.reason(&task, error, has_all).await
+            }
         };
         // Pages of servers may repeat what they were asked with.
-        let result = result.map_err(|error| error.redact(self.current().handle.expose()));
+        let result = result.map_err(|error| self.redact(error));
         match result {
             Ok(value) => {
                 // The outcome is known; that the task stays would be the server's to clean up.
@@ -209,7 +224,10 @@ impl Session {
             }
             Err(error) => {
                 // A refusal is told at once; what was cut off needs a while to end.
-                let refused = matches!(error.kind(), ErrorKind::Connect | ErrorKind::Tls);
+                let refused = matches!(
+                    error.kind(),
+                    ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Redirect | ErrorKind::TooLarge
+                );
                 let grace = if refused { REFUSED_GRACE } else { ABORT_GRACE };
                 // The first error is the one to tell.
                 let _ = self.discard(&task, grace).await;
@@ -255,21 +273,30 @@ impl Session {
     }
 
     /// Prefers what the task says to what the connection looked like, unless it was us who ended
-    /// it.
-    async fn reason(&self, task: &Ref<Task>, error: Error) -> Error {
+    /// it. That it has succeeded counts only if the server can have all it wants.
+    async fn reason<T: FromValue>(
+        &self,
+        task: &Ref<Task>,
+        error: Error,
+        has_all: bool,
+    ) -> Result<T> {
         if matches!(
             error.kind(),
             ErrorKind::Authentication | ErrorKind::Protocol | ErrorKind::Transport
         ) {
             // The server fails the task a little after it has closed the connection.
             let waiting = WaitOptions::new().with_timeout(LAST_WORDS);
-            if let Ok(record) = self.wait_ended(task, &waiting).await
-                && let Err(said) = outcome::<Value>(task, &record)
-            {
-                return said.with_source(error);
+            if let Ok(record) = self.wait_ended(task, &waiting).await {
+                match outcome::<T>(task, &record) {
+                    Err(said) => return Err(said.with_source(error)),
+                    Ok(value) if has_all && error.kind() == ErrorKind::Transport => {
+                        return Ok(value);
+                    }
+                    Ok(_) => {}
+                }
             }
         }
-        error
+        Err(error)
     }
 
     /// Removes a disk, which stays in use for a while after an import.

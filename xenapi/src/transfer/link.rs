@@ -85,31 +85,50 @@ impl Head {
 }
 
 /// Reads an answer's head; what came behind it stays in `buffer`. May be dropped and called again.
+/// Interim answers (1xx), which anything on the way may send unasked, are passed over.
 pub(super) async fn read_head(
     link: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
     server: &str,
 ) -> Result<Head> {
+    let mut passed = 0;
+    loop {
+        let bytes = read_to_blank(link, buffer, LONGEST_ANSWER - passed, server).await?;
+        let head = Head::parse(&bytes).ok_or_else(|| {
+            let said = crate::wire::excerpt(&bytes);
+            Error::new(ErrorKind::Protocol, format!("{server}: the answer is not HTTP but {said}"))
+        })?;
+        if head.status == 101 || !(100..200).contains(&head.status) {
+            return Ok(head);
+        }
+        passed = LONGEST_ANSWER.min(passed + bytes.len());
+    }
+}
+
+/// Everything to the blank line that ends a head, in not much more than `limit` bytes.
+async fn read_to_blank(
+    link: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    limit: usize,
+    server: &str,
+) -> Result<BytesMut> {
     let broke = |e: io::Error| {
         let words = format!("{server}: the connection broke before there was an answer");
         Error::new(ErrorKind::Transport, words).with_source(e)
     };
-    let head = loop {
-        if let Some(at) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-            break buffer.split_to(at + 4);
-        }
-        if buffer.len() > LONGEST_ANSWER {
+    loop {
+        let end = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n").map(|at| at + 4);
+        if end.unwrap_or(buffer.len()) > limit {
             let words = format!("{server}: the head of the answer has no end");
             return Err(Error::new(ErrorKind::TooLarge, words));
+        }
+        if let Some(end) = end {
+            return Ok(buffer.split_to(end));
         }
         if link.read_buf(buffer).await.map_err(broke)? == 0 {
             return Err(broke(io::ErrorKind::UnexpectedEof.into()));
         }
-    };
-    Head::parse(&head).ok_or_else(|| {
-        let said = crate::wire::excerpt(&head);
-        Error::new(ErrorKind::Protocol, format!("{server}: the answer is not HTTP but {said}"))
-    })
+    }
 }
 
 /// The status in `HTTP/1.x 200 …`.
@@ -171,6 +190,20 @@ mod tests {
         {
             assert_eq!(status(bad.as_bytes()), None, "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_interim_answer_is_passed_over() {
+        let mut link = &b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nX: y\r\n\r\n\
+                          HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\nrest"[..];
+        let mut buffer = BytesMut::new();
+        let head = read_head(&mut link, &mut buffer, "xen1").await.unwrap();
+        assert_eq!((head.status, head.location.as_deref()), (302, Some("/x")));
+        assert_eq!(buffer, b"rest"[..]);
+        // However many there are, they are one head.
+        let many = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000);
+        let error = read_head(&mut &many[..], &mut BytesMut::new(), "xen1").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
     }
 
     #[test]

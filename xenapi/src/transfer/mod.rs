@@ -169,6 +169,7 @@ impl ExportOptions {
     }
 
     /// Is told of progress: of the bytes, and of the server's task, which is watched for that.
+    /// The transfer waits for `tell` to return.
     pub fn with_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.tell = Some(Arc::new(tell));
         self
@@ -255,7 +256,8 @@ impl ImportOptions {
         self
     }
 
-    /// How long the server may take to end after the last byte; an hour unless told otherwise.
+    /// How long the server may take to end its answer after the last byte, and then the task; an
+    /// hour each unless told otherwise.
     pub fn with_task_timeout(mut self, timeout: Duration) -> Self {
         self.task_timeout = timeout;
         self
@@ -268,6 +270,7 @@ impl ImportOptions {
     }
 
     /// Is told of progress: of the bytes, and of the server's task, which is watched for that.
+    /// The transfer waits for `tell` to return.
     pub fn with_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.tell = Some(Arc::new(tell));
         self

@@ -92,12 +92,10 @@ struct Told {
 
 impl Told {
     fn change(&self, change: impl FnOnce(&mut Progress)) {
-        let now = {
-            let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut now);
-            *now
-        };
-        (self.tell)(now);
+        // Told before the next change, so that what is told never goes back.
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut now);
+        (self.tell)(*now);
     }
 
     fn waiting(self) -> WaitOptions {
@@ -137,6 +135,30 @@ impl Drop for Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_never_goes_back() {
+        let heard: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let (begun, begins) = std::sync::mpsc::channel();
+        let hear = Arc::clone(&heard);
+        let told = Told {
+            now: Arc::default(),
+            tell: Arc::new(move |now: Progress| {
+                // Whoever hears of the task takes a while; bytes move meanwhile.
+                if now.bytes == 0 {
+                    begun.send(()).unwrap();
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                hear.lock().unwrap().push(now.bytes);
+            }),
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| told.change(|now| now.task = 0.5));
+            begins.recv().unwrap();
+            told.change(|now| now.bytes = 10);
+        });
+        assert_eq!(*heard.lock().unwrap(), [0, 10]);
+    }
 
     #[test]
     fn tokens_come_at_the_rate_and_do_not_pile_up() {

@@ -3,6 +3,8 @@
 //! An export handler sends its status 200 before it opens the disk. If that fails, the server
 //! writes a second answer, `HTTP/1.1 500 …`, into what the client must take for the body.
 
+use crate::error::drop_cut_word;
+
 /// How many bytes decide.
 pub(super) const ENOUGH: usize = 12;
 
@@ -48,6 +50,7 @@ pub(super) fn strip_tags(text: &str) -> String {
             c => out.push(c),
         }
         if out.len() > 300 {
+            drop_cut_word(&mut out);
             break;
         }
     }

@@ -61,9 +61,7 @@ impl Session {
     pub async fn open_console(&self, console: &Ref<Console>) -> Result<ConsoleStream> {
         let record = self.call(console::get_record(console)).await?;
         let opened = self.open_location(&record).await;
-        opened.map_err(|e| {
-            e.redact(self.current().handle.expose()).context(format!("console {}", record.uuid))
-        })
+        opened.map_err(|e| self.redact(e).context(format!("console {}", record.uuid)))
     }
 
     async fn open_location(&self, record: &Console) -> Result<ConsoleStream> {

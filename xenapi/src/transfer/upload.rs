@@ -4,6 +4,7 @@
 //! early ends the upload, or says nothing about it.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +38,8 @@ pub(super) struct Terms<'a> {
     pub(super) patience: Duration,
     pub(super) throttle: Option<&'a Throttle>,
     pub(super) meter: Option<&'a Meter>,
+    /// How much the connection has taken.
+    pub(super) sent: &'a AtomicU64,
 }
 
 /// What became of a PUT.
@@ -136,16 +139,21 @@ async fn both_ways(
     if let Some(result) = sent {
         return result;
     }
+    let ended = || {
+        let words = format!("{server} ended the connection before it had all {total} bytes");
+        Error::new(ErrorKind::Transport, words)
+    };
+    // What goes to a closed end may look as if it had arrived.
+    if answer.closed && terms.sent.load(Ordering::Relaxed) < total {
+        return Err(ended());
+    }
     // The answer's end may be seen before the end of what it answers. One that had a length says
     // nothing of the body.
     let limit = if answer.closed { LAST_WRITE } else { Duration::MAX };
     match timeout(limit, sending).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Stop::Ours(error) | Stop::Theirs(error))) => Err(error),
-        Err(_) => {
-            let words = format!("{server} ended the connection before it had all {total} bytes");
-            Err(Error::new(ErrorKind::Transport, words))
-        }
+        Err(_) => Err(ended()),
     }
 }
 
@@ -183,6 +191,7 @@ async fn send(
             tokio::time::sleep_until(free).await;
             write(&mut writer, &piece, sent, terms, server).await?;
             sent += count;
+            terms.sent.store(sent, Ordering::Relaxed);
             if let Some(meter) = terms.meter {
                 meter.moved(sent);
             }
@@ -302,7 +311,12 @@ fn refusal(answer: &Answer, server: &str) -> Result<()> {
         let words = format!("{server} reports a failure after its answer: {said}");
         return Err(Error::new(ErrorKind::Protocol, words));
     }
-    let said = sniff::strip_tags(&String::from_utf8_lossy(&answer.page));
+    Err(refused(server, status, &answer.page))
+}
+
+/// The error for an answer that is no 200, with the words of its page.
+pub(super) fn refused(server: &str, status: u16, page: &[u8]) -> Error {
+    let said = sniff::strip_tags(&String::from_utf8_lossy(page));
     let (kind, hint) = match status {
         300..=399 => {
             (ErrorKind::Redirect, "it sends us elsewhere, and that cannot be followed now")
@@ -311,7 +325,7 @@ fn refusal(answer: &Answer, server: &str) -> Result<()> {
         403 => (ErrorKind::Authentication, "the user must not do this"),
         _ => (ErrorKind::Protocol, "see what its task says"),
     };
-    Err(Error::new(kind, format!("{server} refuses with status {status}: {hint}; {said}")))
+    Error::new(kind, format!("{server} refuses with status {status}: {hint}; {said}"))
 }
 
 fn late(server: &str, what: &str, limit: Duration) -> Error {

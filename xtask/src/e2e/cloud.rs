@@ -50,10 +50,30 @@ pub(crate) fn prepare(context: &Context<'_>) -> std::result::Result<RealCloud, S
 
 impl RealCloud {
     fn call(&self, verb: &str) -> Result<()> {
+        self.call_with(verb, &[])
+    }
+
+    fn call_with(&self, verb: &str, settings: &[(&str, &str)]) -> Result<()> {
         let mut command = script("openstack-up.sh");
-        command.arg(&self.dir).arg(verb);
+        command.arg(&self.dir).arg(verb).envs(settings.iter().copied());
         command.env("KEYSTONE_PORT", &self.ports.0).env("GLANCE_PORT", &self.ports.1);
         process::run(&mut command, &self.log, Duration::from_secs(900))?.success().map(drop)
+    }
+
+    /// Whether it is ours to stop and start.
+    pub(crate) fn is_ours(&self) -> bool {
+        !self.found
+    }
+
+    /// Starts it anew with these variables of `openstack-up.sh`. What it stores stays.
+    pub(crate) fn restart(&self, settings: &[(&str, &str)]) -> Result<()> {
+        self.call("stop")?;
+        self.call_with("up", settings)
+    }
+
+    /// The `clouds.yaml` with `demo`, `other` and `admin`.
+    pub(crate) fn clouds(&self) -> PathBuf {
+        self.dir.join("clouds.yaml")
     }
 
     /// The variables of a plain tenant.

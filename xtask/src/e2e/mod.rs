@@ -3,6 +3,7 @@
 mod chains;
 mod clone;
 mod cloud;
+mod conformance;
 mod disk;
 mod glance;
 mod leaks;
@@ -116,6 +117,12 @@ const SCENARIOS: &[Scenario] = &[
     ("glance-vhd", "the same as VHD", glance::vhd),
     ("glance-vhd-tgz", "the same as 0.vhd in a tgz", glance::vhd_tgz),
     ("glance-from-vhd", "straight from the three VHD files", glance::from_vhd),
+    (
+        "conformance",
+        "every test of glance-client for a cloud, on the real servers",
+        conformance::all,
+    ),
+    ("conformance-narrow", "the same with tokens of 2 s and a size cap", conformance::narrow),
     ("rss-20g", "peak RSS of clone_vm with a 20 GiB sparse disk, at most 96 MiB", rss::sparse),
     ("leak-success", "the pool after a clone of two disks is the pool before", leaks::success),
     ("leak-failed-upload", "the same after transfers that a server breaks", leaks::upload),

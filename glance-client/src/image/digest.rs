@@ -1,0 +1,83 @@
+//! Digests of the data while it is sent.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use md5::Md5;
+use sha2::{Digest, Sha512};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::body::Producer;
+use super::verify::Digests;
+
+/// How many chunks may wait for a digest: what is held in memory besides what the connection holds.
+const AHEAD: usize = 4;
+
+/// The digests of a stream that is on its way; each has a thread, for hashing is slower than sending.
+pub(super) struct Hashing {
+    md5: JoinHandle<String>,
+    sha512: JoinHandle<String>,
+}
+
+/// The same stream, and the digests of what it gives.
+pub(super) fn hashing(producer: Producer) -> (Producer, Hashing) {
+    let (md5, to_md5) = worker::<Md5>();
+    let (sha512, to_sha512) = worker::<Sha512>();
+    let state = (producer, [to_md5, to_sha512]);
+    let stream = stream::unfold(state, |(mut producer, queues)| async move {
+        let chunk = producer.next().await?;
+        if let Ok(chunk) = &chunk {
+            for queue in &queues {
+                // A worker ends early only with the runtime.
+                let _ = queue.send(chunk.clone()).await;
+            }
+        }
+        Some((chunk, (producer, queues)))
+    });
+    (stream.boxed(), Hashing { md5, sha512 })
+}
+
+impl Hashing {
+    /// The digests, once the stream has come to its end.
+    pub(super) async fn finish(self) -> Digests {
+        let mut digests = Digests::new();
+        digests.md5 = self.md5.await.ok();
+        digests.sha512 = self.sha512.await.ok();
+        digests
+    }
+}
+
+fn worker<D: Digest>() -> (JoinHandle<String>, mpsc::Sender<Bytes>) {
+    let (queue, mut chunks) = mpsc::channel::<Bytes>(AHEAD);
+    let work = tokio::task::spawn_blocking(move || {
+        let mut digest = D::new();
+        while let Some(chunk) = chunks.blocking_recv() {
+            digest.update(&chunk);
+        }
+        hex::encode(digest.finalize())
+    });
+    (work, queue)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_digests_are_those_of_what_went_through() {
+        let chunks = (0..100).map(|_| Ok(Bytes::from_static(&[b'a'; 10_000])));
+        let (stream, hashing) = hashing(stream::iter(chunks).boxed());
+        let sent = stream.fold(0, |sum, chunk| async move { sum + chunk.unwrap().len() }).await;
+        assert_eq!(sent, 1_000_000);
+        let digests = hashing.finish().await;
+        // `head -c 1000000 /dev/zero | tr '\0' a | md5sum`, and the same with sha512sum.
+        assert_eq!(digests.md5.as_deref(), Some("7707d6ae4e027c70eea2a935c2296f21"));
+        assert_eq!(
+            digests.sha512.as_deref(),
+            Some(
+                "e718483d0ce769644e2e42c7bc15b4638e1f98b13b2044285632a803afa973eb\
+                 de0ff244877ea60a4cb0432ce577c31beb009c5c2c49aa2e4eadb217ad8cc09b"
+            )
+        );
+    }
+}
