@@ -101,6 +101,91 @@ async fn many_callers_with_an_old_token_cause_one_login() {
 }
 
 #[tokio::test]
+async fn a_login_that_fails_is_not_tried_by_everyone_who_waits_for_it() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let logins = Arc::clone(&count);
+    let cloud = Cloud::start(3600, move |request| {
+        if request.method != "POST" || logins.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Reply::Default;
+        }
+        take(|mut tcp, _| async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let refused = answer("401 Unauthorized", &[("Connection", "close")], "locked soon");
+            tokio::io::AsyncWriteExt::write_all(&mut tcp, &refused).await.unwrap();
+        })
+    })
+    .await;
+    let session = cloud.session().await;
+    let stale = session.current();
+    let all = futures_util::future::join_all((0..20).map(|_| session.replace(&stale))).await;
+    for result in all {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+        assert_eq!(error.status().unwrap().as_u16(), 401);
+        assert!(error.to_string().contains("locked soon"), "{error}");
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 2, "users are locked out after a few");
+    // Who comes later asks anew.
+    session.replace(&stale).await.unwrap_err();
+    assert_eq!(count.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_revocation_that_is_not_answered_ends() {
+    let cloud = Cloud::start(3600, |request| match request.method.as_str() {
+        "DELETE" => take(|tcp, _| async move {
+            std::future::pending::<()>().await;
+            drop(tcp);
+        }),
+        _ => Reply::Default,
+    })
+    .await;
+    let mut config = cloud.config();
+    config.timeout = Duration::from_millis(300);
+    let session = Session::connect(&config).await.unwrap();
+    let revoked = tokio::time::timeout(Duration::from_secs(10), session.revoke()).await;
+    let error = revoked.expect("no limit has ended it").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_token_that_the_server_repeats_is_in_no_error() {
+    let cloud = Cloud::start(3600, |request| match request.method.as_str() {
+        "GET" if request.path.starts_with("/v2/images") => {
+            Reply::Send(answer("401 Unauthorized", &[], &format!("{} is bad", request.token())))
+        }
+        _ => Reply::Default,
+    })
+    .await;
+    let mut config = cloud.config();
+    config.auth = Auth::Token("given".into());
+    let glance = Glance::connect(&Session::connect(&config).await.unwrap()).await.unwrap();
+    let error = glance.call(get(ID)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    assert!(!format!("{error} {error:?}").contains("token-1"), "{error:?}");
+    // Cut in the middle, it is still none.
+    let long = Cloud::start(3600, |request| match request.method.as_str() {
+        "GET" if request.path.starts_with("/v2/images") => {
+            let text = format!("{}{}", "x".repeat(390), request.token());
+            Reply::Send(answer("403 Forbidden", &[], &text))
+        }
+        "POST" => Reply::Send(
+            String::from_utf8(support::token("http://127.0.0.1:1", 3600, 1))
+                .unwrap()
+                .replace("token-1", "gAAAAABsecretsecret")
+                .into_bytes(),
+        ),
+        _ => Reply::Default,
+    })
+    .await;
+    let session = long.session().await;
+    let glance = Glance::connect_at(&session, long.url.parse().unwrap()).await.unwrap();
+    let error = glance.call(get(ID)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
+    assert!(!format!("{error} {error:?}").contains("gAAAA"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_token_with_less_than_two_minutes_left_is_replaced_first() {
     let number = Arc::new(AtomicUsize::new(0));
     let url = Arc::new(std::sync::Mutex::new(String::new()));

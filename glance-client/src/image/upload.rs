@@ -328,7 +328,7 @@ pub(crate) async fn upload(
                 repeated = true;
                 token = match client.session().replace(&token).await {
                     Ok(token) => token,
-                    Err(_) => return Err(error),
+                    Err(_) => return Err(error.without(token.secret())),
                 };
             }
             result => return result.map_err(|error| error.without(token.secret())),
