@@ -350,6 +350,14 @@ async fn a_hostile_list_does_not_lead_astray() {
         "/v2/images?marker=1" => {
             Reply::Send(json("200 OK", &value!({"images": [], "next": "/v2/images?marker=1"})))
         }
+        "/v2/images?name=loop" | "/v2/images?name=loop&marker=2" => Reply::Send(json(
+            "200 OK",
+            &value!({"images": [{"id": "1"}], "next": "/v2/images?marker=1"}),
+        )),
+        "/v2/images?name=loop&marker=1" => Reply::Send(json(
+            "200 OK",
+            &value!({"images": [{"id": "2"}], "next": "/v2/images?marker=2"}),
+        )),
         "/v2/images?name=x" => {
             Reply::Send(json("200 OK", &value!({"images": [], "next": "http://evil/v2/images"})))
         }
@@ -360,6 +368,8 @@ async fn a_hostile_list_does_not_lead_astray() {
     for query in [ListQuery::new(), ListQuery::new().with_name("x")] {
         assert_eq!(glance.list_all(&query, 10).await.unwrap_err().kind(), ErrorKind::Protocol);
     }
+    let error = glance.list_all(&ListQuery::new().with_name("loop"), 99).await.unwrap_err();
+    assert!(error.to_string().contains("do not come to an end"), "{error}");
 }
 
 #[tokio::test]
