@@ -285,7 +285,7 @@ pub(crate) async fn run(
             return Err(Error::new(ErrorKind::Timeout, text));
         }
         sleep(watch.pause, options.cancel.as_deref(), id).await?;
-        watch.pause = (watch.pause * 3 / 2).min(options.longest_pause);
+        watch.pause = (watch.pause.saturating_mul(3) / 2).min(options.longest_pause);
     }
 }
 
