@@ -223,6 +223,10 @@ impl Upload {
         self.estimate.unwrap_or_else(|| Duration::from_secs(self.len.unwrap_or(0) / PESSIMISTIC))
     }
 
+    pub(super) fn cancel(&self) -> Option<Arc<AtomicBool>> {
+        self.limits.cancel.clone()
+    }
+
     /// What was sent in an attempt of which only the answer was lost.
     pub(super) fn take_whole(&mut self) -> Option<Uploaded> {
         self.whole.take()
