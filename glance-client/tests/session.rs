@@ -242,15 +242,20 @@ async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
         assert_eq!(request.token(), request.headers["x-subject-token"]);
         let date = match request.token() {
             "fresh" => "Wed, 01 Jan 2031 00:30:00 GMT",
+            "bound" => "Wed, 01 Jan 2031 00:30:00 GMT",
             "old" => "Wed, 01 Jan 2031 00:59:00 GMT",
             "broken" => return Reply::Send(answer("500 Internal Server Error", &[], "broken")),
             _ => return Reply::Send(answer("404 Not Found", &[], "no such token")),
         };
-        let body = value!({"token": {
+        let mut body = value!({"token": {
             "user": {"id": "u", "name": "demo", "domain": {"id": "default", "name": "Default"}},
             "project": {"id": "p", "name": "demo", "domain": {"id": "default", "name": "Default"}},
             "issued_at": "2031-01-01T00:00:00.000000Z", "expires_at": "2031-01-01T01:00:00.000000Z",
             "catalog": []}});
+        if request.token() == "bound" {
+            body["token"]["application_credential"] =
+                value!({"id": "c1", "name": "ci", "restricted": true});
+        }
         let headers = [("X-Subject-Token", request.token()), ("Date", date)];
         Reply::Send(answer("200 OK", &headers, &body.to_string()))
     })
@@ -264,6 +269,27 @@ async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
         let now = session.current().secret().expose().to_owned();
         assert_eq!((now, cloud.logins()), (format!("token-{logins}"), logins), "{kept}");
     }
+    // An application credential has a project of its own, in which no other token of its user may work.
+    let by_id = |id: &str| Auth::ApplicationCredential { id: id.to_owned(), secret: "s".into() };
+    let by_name = |name: &str| Auth::NamedApplicationCredential {
+        name: name.to_owned(),
+        user: Principal::id("u"),
+        secret: "s".into(),
+    };
+    for (auth, kept, is_taken) in [
+        (by_id("c1"), "bound", true),
+        (by_name("ci"), "bound", true),
+        (by_id("c2"), "bound", false),
+        (by_name("other"), "bound", false),
+        (by_id("c1"), "fresh", false),
+        (by_name("ci"), "fresh", false),
+    ] {
+        let mut config = cloud.config();
+        (config.auth, config.scope) = (auth.clone(), Scope::Unspecified);
+        let session = Session::resume(&config, &kept.into()).await.unwrap();
+        assert_eq!(session.current().secret().expose() == kept, is_taken, "{auth:?} {kept}");
+    }
+    cloud.logins.store(3, Ordering::SeqCst);
     // A Keystone that fails is not a token that is refused.
     let error = Session::resume(&cloud.config(), &"broken".into()).await.unwrap_err();
     assert_eq!((error.kind(), cloud.logins()), (ErrorKind::Server, 3), "{error}");
@@ -338,6 +364,19 @@ async fn redirects_stay_on_the_host_that_has_the_token() {
     config.auth_url = format!("{}/v3", redirecting.url).parse().unwrap();
     let error = Session::connect(&config).await.unwrap_err();
     assert!(error.to_string().contains("a password is not sent after a redirect"), "{error}");
+}
+
+#[tokio::test]
+async fn a_password_in_the_catalogue_goes_nowhere() {
+    let cloud = Cloud::start(3600, |request| match request.method.as_str() {
+        "POST" => Reply::Send(support::token("http://u:hunter2@127.0.0.1:1", 3600, 1)),
+        _ => Reply::Default,
+    })
+    .await;
+    let session = cloud.session().await;
+    let error = Glance::connect(&session).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Catalog, "{error}");
+    assert!(!format!("{error:?} {session:?}").contains("hunter2"), "{error:?}");
 }
 
 #[tokio::test]

@@ -244,10 +244,13 @@ impl Session {
         Url::parse(&endpoint.url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
+            .filter(|url| url.username().is_empty() && url.password().is_none())
             .ok_or_else(|| {
                 Error::new(
                     ErrorKind::Catalog,
-                    format!("the catalogue's endpoint for {service:?} is not an http URL"),
+                    format!(
+                        "the catalogue's endpoint for {service:?} is not an http URL, or one with a password"
+                    ),
                 )
             })
     }
