@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
@@ -232,7 +231,7 @@ async fn a_cancelled_upload_is_not_waited_for() {
         let new = image().with_id(ID);
         let work = glance.store(&new, upload, &options);
         let result = tokio::time::timeout(Duration::from_secs(20), work).await;
-        let error = result.expect("the flag has not ended it").unwrap_err();
+        let error = result.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
         assert_eq!(cloud.seen("DELETE", &format!("/v2/images/{ID}")).len(), 1);
     }

@@ -119,7 +119,7 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
         let (done, result) = std::sync::mpsc::channel();
         std::thread::spawn(move || done.send(Upload::from_file(path).err().unwrap().to_string()));
-        let text = result.recv_timeout(std::time::Duration::from_secs(10)).expect("it waits");
+        let text = result.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
         assert!(text.contains("regular file"), "{text}");
     }
 
