@@ -216,6 +216,27 @@ async fn a_token_with_less_than_two_minutes_left_is_replaced_first() {
 }
 
 #[tokio::test]
+async fn a_token_that_still_lives_serves_while_keystone_does_not() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let logins = Arc::clone(&count);
+    let cloud = Cloud::start(8, move |request| {
+        if request.method != "POST" || logins.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Reply::Default;
+        }
+        Reply::Send(answer("503 Service Unavailable", &[], "restarting"))
+    })
+    .await;
+    let session = cloud.session().await;
+    // From half of its life on it is to be replaced.
+    tokio::time::sleep(Duration::from_millis(4200)).await;
+    assert_eq!(session.token().await.unwrap().secret().expose(), "token-1");
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+    // What needs more of it than there is must not begin.
+    let error = session.token_for(Duration::from_secs(3600)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Server, "{error}");
+}
+
+#[tokio::test]
 async fn a_given_token_is_never_renewed() {
     let cloud = Cloud::start(3600, |request| {
         if request.path == IMAGE {

@@ -140,7 +140,7 @@ impl Session {
         Arc::clone(&self.0.token.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A token with at least two minutes left, if Keystone gives such.
+    /// A token with at least two minutes left, if Keystone gives such; one with less while it gives none.
     ///
     /// # Errors
     /// What the login says; [`ErrorKind::Unauthorized`] if a given token has expired, which nothing can renew.
@@ -159,7 +159,17 @@ impl Session {
             return Ok(token);
         }
         if self.0.config.auth.is_renewable() {
-            return self.renew(&token).await;
+            return match self.renew(&token).await {
+                // While Keystone fails, what is left of the token will do if it is enough.
+                Err(error)
+                    if error.is_retryable()
+                        && !token.remaining().is_zero()
+                        && token.remaining() >= needed =>
+                {
+                    Ok(token)
+                }
+                result => result,
+            };
         }
         if token.remaining().is_zero() {
             return Err(cannot_renew("the token has expired"));
