@@ -37,7 +37,7 @@ pub struct Call<T> {
     body: Bytes,
     accepted: Option<StatusCode>,
     problem: Option<String>,
-    secret: Option<Secret>,
+    secrets: Vec<Secret>,
     parse: fn(&Answer<'_>) -> Result<T>,
 }
 
@@ -96,7 +96,7 @@ impl<T> Call<T> {
             body: Bytes::new(),
             accepted: None,
             problem: None,
-            secret: None,
+            secrets: Vec::new(),
             parse,
         }
     }
@@ -146,10 +146,11 @@ impl<T> Call<T> {
         self
     }
 
-    /// Names a secret that is in the body, so that a server which repeats it in an error does not make it known.
+    /// Names a secret that is in the body, one at a time, so that a server which repeats it in an error does not make it
+    /// known.
     #[must_use]
     pub fn with_secret(mut self, secret: Secret) -> Self {
-        self.secret = Some(secret);
+        self.secrets.push(secret);
         self
     }
 
@@ -211,10 +212,7 @@ impl<T> Call<T> {
     pub fn parse(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<T> {
         if !status.is_success() && self.accepted != Some(status) {
             let error = from_answer(&self.what, status, headers, body);
-            return Err(match &self.secret {
-                Some(secret) => error.without(secret),
-                None => error,
-            });
+            return Err(self.secrets.iter().fold(error, Error::without));
         }
         (self.parse)(&Answer { what: &self.what, status, headers, body })
     }

@@ -7,6 +7,9 @@ use http::{HeaderMap, StatusCode};
 
 use crate::secret::Secret;
 
+/// Stands where a text was cut.
+const CUT: char = '…';
+
 /// What every fallible function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -100,10 +103,33 @@ impl Error {
         self
     }
 
-    /// Removes a secret that a server has put into its error text.
+    /// The same for another caller, without the cause.
+    pub(crate) fn again(&self) -> Self {
+        Self(Box::new(Inner {
+            kind: self.0.kind,
+            text: self.0.text.clone(),
+            status: self.0.status,
+            request_id: self.0.request_id.clone(),
+            source: None,
+        }))
+    }
+
+    /// Removes a secret that a server has put into its error text; also the start of one at which the text was cut.
     pub(crate) fn without(mut self, secret: &Secret) -> Self {
-        if !secret.is_empty() && self.0.text.contains(secret.expose()) {
-            self.0.text = self.0.text.replace(secret.expose(), "[redacted]");
+        const TELLING: usize = 4;
+        let secret = secret.expose();
+        if secret.is_empty() {
+            return self;
+        }
+        if self.0.text.contains(secret) {
+            self.0.text = self.0.text.replace(secret, "[redacted]");
+        }
+        if let Some(cut) = self.0.text.find(CUT) {
+            let kept = &self.0.text[..cut];
+            let ends = secret.char_indices().map(|(at, _)| at).filter(|at| *at >= TELLING);
+            if let Some(len) = ends.rev().find(|end| kept.ends_with(&secret[..*end])) {
+                self.0.text.replace_range(cut - len..cut, "[redacted]");
+            }
         }
         self
     }
@@ -311,7 +337,7 @@ pub(crate) fn one_line(text: &str, limit: usize) -> String {
         }
         for c in word.chars() {
             if used >= limit {
-                out.push('…');
+                out.push(CUT);
                 return out;
             }
             out.push(c);

@@ -23,12 +23,14 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The user and password in a URL, as they are written there.
-    pub(crate) fn in_url(url: &str) -> Option<Self> {
-        let rest = url.split_once("://")?.1;
-        let host = rest.split(['/', '?', '#']).next()?;
-        let (user, _) = host.rsplit_once('@')?;
-        (!user.is_empty()).then(|| Self::new(user))
+    /// The user and password in a URL, and its query, as they are written there: a signature is a password.
+    pub(crate) fn in_url(url: &str) -> Vec<Self> {
+        let Some((_, rest)) = url.split_once("://") else { return Vec::new() };
+        let rest = rest.split('#').next().unwrap_or_default();
+        let host = rest.split(['/', '?']).next().unwrap_or_default();
+        let user = host.rsplit_once('@').map(|(user, _)| user);
+        let query = rest.split_once('?').map(|(_, query)| query);
+        [user, query].into_iter().flatten().filter(|text| !text.is_empty()).map(Self::new).collect()
     }
 
     /// The text itself, for the one place that has to send it.
@@ -68,11 +70,15 @@ mod tests {
 
     #[test]
     fn the_secret_part_of_a_url() {
-        let part = |url: &str| Secret::in_url(url).map(|secret| secret.expose().to_owned());
-        assert_eq!(part("http://u:p@h/x@y").as_deref(), Some("u:p"));
-        assert_eq!(part("http://u:p@q@h").as_deref(), Some("u:p@q"));
-        for plain in ["http://h/a@b", "http://h?x=a@b", "http://@h", "u@h", ""] {
-            assert_eq!(part(plain), None, "{plain}");
+        let parts = |url: &str| -> Vec<_> {
+            Secret::in_url(url).iter().map(|secret| secret.expose().to_owned()).collect()
+        };
+        assert_eq!(parts("http://u:p@h/x@y"), ["u:p"]);
+        assert_eq!(parts("http://u:p@q@h"), ["u:p@q"]);
+        assert_eq!(parts("http://u@h/x?a=1&sig=b?c/d#e"), ["u", "a=1&sig=b?c/d"]);
+        assert_eq!(parts("http://h?x=a@b"), ["x=a@b"]);
+        for plain in ["http://h/a@b", "http://h/x?#y=z", "http://@h", "u@h", ""] {
+            assert_eq!(parts(plain), [""; 0], "{plain}");
         }
     }
 }

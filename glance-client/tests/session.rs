@@ -101,6 +101,91 @@ async fn many_callers_with_an_old_token_cause_one_login() {
 }
 
 #[tokio::test]
+async fn a_login_that_fails_is_not_tried_by_everyone_who_waits_for_it() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let logins = Arc::clone(&count);
+    let cloud = Cloud::start(3600, move |request| {
+        if request.method != "POST" || logins.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Reply::Default;
+        }
+        take(|mut tcp, _| async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let refused = answer("401 Unauthorized", &[("Connection", "close")], "locked soon");
+            tokio::io::AsyncWriteExt::write_all(&mut tcp, &refused).await.unwrap();
+        })
+    })
+    .await;
+    let session = cloud.session().await;
+    let stale = session.current();
+    let all = futures_util::future::join_all((0..20).map(|_| session.replace(&stale))).await;
+    for result in all {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+        assert_eq!(error.status().unwrap().as_u16(), 401);
+        assert!(error.to_string().contains("locked soon"), "{error}");
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 2, "users are locked out after a few");
+    // Who comes later asks anew.
+    session.replace(&stale).await.unwrap_err();
+    assert_eq!(count.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_revocation_that_is_not_answered_ends() {
+    let cloud = Cloud::start(3600, |request| match request.method.as_str() {
+        "DELETE" => take(|tcp, _| async move {
+            std::future::pending::<()>().await;
+            drop(tcp);
+        }),
+        _ => Reply::Default,
+    })
+    .await;
+    let mut config = cloud.config();
+    config.timeout = Duration::from_millis(300);
+    let session = Session::connect(&config).await.unwrap();
+    let revoked = tokio::time::timeout(Duration::from_secs(10), session.revoke()).await;
+    let error = revoked.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_token_that_the_server_repeats_is_in_no_error() {
+    let cloud = Cloud::start(3600, |request| match request.method.as_str() {
+        "GET" if request.path.starts_with("/v2/images") => {
+            Reply::Send(answer("401 Unauthorized", &[], &format!("{} is bad", request.token())))
+        }
+        _ => Reply::Default,
+    })
+    .await;
+    let mut config = cloud.config();
+    config.auth = Auth::Token("given".into());
+    let glance = Glance::connect(&Session::connect(&config).await.unwrap()).await.unwrap();
+    let error = glance.call(get(ID)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    assert!(!format!("{error} {error:?}").contains("token-1"), "{error:?}");
+    // Cut in the middle, it is still none.
+    let long = Cloud::start(3600, |request| match request.method.as_str() {
+        "GET" if request.path.starts_with("/v2/images") => {
+            let text = format!("{}{}", "x".repeat(390), request.token());
+            Reply::Send(answer("403 Forbidden", &[], &text))
+        }
+        "POST" => Reply::Send(
+            String::from_utf8(support::token("http://127.0.0.1:1", 3600, 1))
+                .unwrap()
+                .replace("token-1", "gAAAAABsecretsecret")
+                .into_bytes(),
+        ),
+        _ => Reply::Default,
+    })
+    .await;
+    let session = long.session().await;
+    let glance = Glance::connect_at(&session, long.url.parse().unwrap()).await.unwrap();
+    let error = glance.call(get(ID)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
+    assert!(!format!("{error} {error:?}").contains("gAAAA"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_token_with_less_than_two_minutes_left_is_replaced_first() {
     let number = Arc::new(AtomicUsize::new(0));
     let url = Arc::new(std::sync::Mutex::new(String::new()));
@@ -131,6 +216,27 @@ async fn a_token_with_less_than_two_minutes_left_is_replaced_first() {
 }
 
 #[tokio::test]
+async fn a_token_that_still_lives_serves_while_keystone_does_not() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let logins = Arc::clone(&count);
+    let cloud = Cloud::start(8, move |request| {
+        if request.method != "POST" || logins.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Reply::Default;
+        }
+        Reply::Send(answer("503 Service Unavailable", &[], "restarting"))
+    })
+    .await;
+    let session = cloud.session().await;
+    // From half of its life on it is to be replaced.
+    tokio::time::sleep(Duration::from_millis(4200)).await;
+    assert_eq!(session.token().await.unwrap().secret().expose(), "token-1");
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+    // What needs more of it than there is must not begin.
+    let error = session.token_for(Duration::from_secs(3600)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Server, "{error}");
+}
+
+#[tokio::test]
 async fn a_given_token_is_never_renewed() {
     let cloud = Cloud::start(3600, |request| {
         if request.path == IMAGE {
@@ -157,15 +263,20 @@ async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
         assert_eq!(request.token(), request.headers["x-subject-token"]);
         let date = match request.token() {
             "fresh" => "Wed, 01 Jan 2031 00:30:00 GMT",
+            "bound" => "Wed, 01 Jan 2031 00:30:00 GMT",
             "old" => "Wed, 01 Jan 2031 00:59:00 GMT",
             "broken" => return Reply::Send(answer("500 Internal Server Error", &[], "broken")),
             _ => return Reply::Send(answer("404 Not Found", &[], "no such token")),
         };
-        let body = value!({"token": {
+        let mut body = value!({"token": {
             "user": {"id": "u", "name": "demo", "domain": {"id": "default", "name": "Default"}},
             "project": {"id": "p", "name": "demo", "domain": {"id": "default", "name": "Default"}},
             "issued_at": "2031-01-01T00:00:00.000000Z", "expires_at": "2031-01-01T01:00:00.000000Z",
             "catalog": []}});
+        if request.token() == "bound" {
+            body["token"]["application_credential"] =
+                value!({"id": "c1", "name": "ci", "restricted": true});
+        }
         let headers = [("X-Subject-Token", request.token()), ("Date", date)];
         Reply::Send(answer("200 OK", &headers, &body.to_string()))
     })
@@ -179,6 +290,27 @@ async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
         let now = session.current().secret().expose().to_owned();
         assert_eq!((now, cloud.logins()), (format!("token-{logins}"), logins), "{kept}");
     }
+    // An application credential has a project of its own, in which no other token of its user may work.
+    let by_id = |id: &str| Auth::ApplicationCredential { id: id.to_owned(), secret: "s".into() };
+    let by_name = |name: &str| Auth::NamedApplicationCredential {
+        name: name.to_owned(),
+        user: Principal::id("u"),
+        secret: "s".into(),
+    };
+    for (auth, kept, is_taken) in [
+        (by_id("c1"), "bound", true),
+        (by_name("ci"), "bound", true),
+        (by_id("c2"), "bound", false),
+        (by_name("other"), "bound", false),
+        (by_id("c1"), "fresh", false),
+        (by_name("ci"), "fresh", false),
+    ] {
+        let mut config = cloud.config();
+        (config.auth, config.scope) = (auth.clone(), Scope::Unspecified);
+        let session = Session::resume(&config, &kept.into()).await.unwrap();
+        assert_eq!(session.current().secret().expose() == kept, is_taken, "{auth:?} {kept}");
+    }
+    cloud.logins.store(3, Ordering::SeqCst);
     // A Keystone that fails is not a token that is refused.
     let error = Session::resume(&cloud.config(), &"broken".into()).await.unwrap_err();
     assert_eq!((error.kind(), cloud.logins()), (ErrorKind::Server, 3), "{error}");
@@ -256,6 +388,19 @@ async fn redirects_stay_on_the_host_that_has_the_token() {
 }
 
 #[tokio::test]
+async fn a_password_in_the_catalogue_goes_nowhere() {
+    let cloud = Cloud::start(3600, |request| match request.method.as_str() {
+        "POST" => Reply::Send(support::token("http://u:hunter2@127.0.0.1:1", 3600, 1)),
+        _ => Reply::Default,
+    })
+    .await;
+    let session = cloud.session().await;
+    let error = Glance::connect(&session).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Catalog, "{error}");
+    assert!(!format!("{error:?} {session:?}").contains("hunter2"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_hostile_list_does_not_lead_astray() {
     let cloud = Cloud::start(3600, |request| match request.path.as_str() {
         "/v2/images" => Reply::Send(json(
@@ -265,6 +410,14 @@ async fn a_hostile_list_does_not_lead_astray() {
         "/v2/images?marker=1" => {
             Reply::Send(json("200 OK", &value!({"images": [], "next": "/v2/images?marker=1"})))
         }
+        "/v2/images?name=loop" | "/v2/images?name=loop&marker=2" => Reply::Send(json(
+            "200 OK",
+            &value!({"images": [{"id": "1"}], "next": "/v2/images?marker=1"}),
+        )),
+        "/v2/images?name=loop&marker=1" => Reply::Send(json(
+            "200 OK",
+            &value!({"images": [{"id": "2"}], "next": "/v2/images?marker=2"}),
+        )),
         "/v2/images?name=x" => {
             Reply::Send(json("200 OK", &value!({"images": [], "next": "http://evil/v2/images"})))
         }
@@ -275,6 +428,8 @@ async fn a_hostile_list_does_not_lead_astray() {
     for query in [ListQuery::new(), ListQuery::new().with_name("x")] {
         assert_eq!(glance.list_all(&query, 10).await.unwrap_err().kind(), ErrorKind::Protocol);
     }
+    let error = glance.list_all(&ListQuery::new().with_name("loop"), 99).await.unwrap_err();
+    assert!(error.to_string().contains("do not come to an end"), "{error}");
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -187,6 +189,52 @@ async fn bad_data_and_a_cancelled_upload_leave_nothing() {
     assert!(sent.load(Ordering::SeqCst) > 1 << 20);
     assert!(cloud.images().is_empty());
     cloud.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_upload_is_not_waited_for() {
+    use support::{ID, Reply, answer, json, take};
+    // The image stays in this state after the data, or after they broke off; or the server cannot take them now.
+    for (state, breaks, status) in
+        [("saving", false, "204"), ("saving", true, ""), ("queued", false, "503")]
+    {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (flag, sent) = (Arc::clone(&cancel), Arc::new(AtomicBool::new(false)));
+        let cloud = support::Cloud::start(3600, move |request| match request.method.as_str() {
+            "POST" if request.path == "/v2/images" => {
+                Reply::Send(json("201 Created", &support::image("queued")))
+            }
+            "GET" if request.path.ends_with("/schemas/image") => {
+                Reply::Send(answer("200 OK", &[], "{}"))
+            }
+            "GET" if request.path.ends_with(ID) && sent.load(Ordering::SeqCst) => {
+                flag.store(true, Ordering::SeqCst);
+                Reply::Send(json("200 OK", &support::image(state)))
+            }
+            "PUT" => {
+                sent.store(true, Ordering::SeqCst);
+                match breaks {
+                    true => take(|tcp, _| async move { drop(tcp) }),
+                    false => Reply::Send(answer(status, &[], "")),
+                }
+            }
+            "DELETE" => Reply::Send(answer("204 No Content", &[], "")),
+            _ => Reply::Default,
+        })
+        .await;
+        let glance = cloud.glance().await;
+        let long = Duration::from_secs(3600);
+        let options = StoreOptions::default()
+            .with_pause(long)
+            .with_wait(WaitOptions::default().with_timeout(long));
+        let upload = Upload::from_bytes("abc").with_cancel(cancel);
+        let new = image().with_id(ID);
+        let work = glance.store(&new, upload, &options);
+        let result = tokio::time::timeout(Duration::from_secs(20), work).await;
+        let error = result.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        assert_eq!(cloud.seen("DELETE", &format!("/v2/images/{ID}")).len(), 1);
+    }
 }
 
 #[tokio::test]

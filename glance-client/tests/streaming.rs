@@ -360,3 +360,16 @@ async fn an_image_whose_data_was_refused_is_told_to_be_used_up() {
     let error = glance.wait("2", &glance_client::image::WaitOptions::default()).await.unwrap_err();
     assert!(error.to_string().contains("make a new one"), "{error}");
 }
+
+#[tokio::test]
+async fn a_source_that_begins_slowly_has_not_stalled() {
+    let cloud = Cloud::start(3600, |_| Reply::Default).await;
+    let glance = cloud.glance().await;
+    let pieces = futures_util::stream::iter(0..8).then(|_| async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        Ok(Bytes::from_static(b"piece"))
+    });
+    let upload =
+        Upload::new(Some(40), pieces.boxed()).with_stall_timeout(Duration::from_millis(1500));
+    assert_eq!(glance.upload(ID, upload).await.unwrap().bytes, 40);
+}

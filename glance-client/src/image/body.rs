@@ -80,10 +80,10 @@ impl Meter {
                 Some(chunk) => head.extend_from_slice(&chunk?),
                 None => ended = true,
             }
+            self.state().moved = Instant::now();
         }
         let head = head.freeze();
         let mut state = self.state();
-        state.moved = Instant::now();
         state.take(head.clone())?;
         if ended {
             state.end()?;

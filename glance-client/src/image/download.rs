@@ -1,6 +1,7 @@
 //! Getting an image's data: whole and verified, or a part; and on from where a connection broke.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::call::get;
 use super::record::Image;
 use crate::call::{encode, segment};
 use crate::error::{Error, ErrorKind, Result, from_answer};
-use crate::keystone::ServiceClient;
+use crate::keystone::{ServiceClient, Token};
 use crate::transport::{Body, BodyStream, read_some};
 
 /// Which data of an image, and how to get it.
@@ -32,7 +33,7 @@ pub struct DownloadOptions {
     /// How often in a row the data is asked for again from where it broke off (5). It begins anew with every byte that
     /// comes.
     pub resumes: u32,
-    /// No byte for so long is a broken connection, too (1 minute).
+    /// No byte for so long is a broken connection, too (1 minute); and no answer.
     pub stall_timeout: Duration,
 }
 
@@ -84,7 +85,7 @@ impl DownloadOptions {
         self
     }
 
-    /// How long no byte may come.
+    /// How long no answer and no byte may come.
     #[must_use]
     pub fn with_stall_timeout(mut self, limit: Duration) -> Self {
         self.stall_timeout = limit;
@@ -108,8 +109,8 @@ pub struct Download {
     pub total: Option<u64>,
     /// What is compared at the end: `sha512`, say; `None` for a part and where it was not wanted.
     pub verified_by: Option<String>,
-    /// The data. An error is the last item: [`ErrorKind::Mismatch`] if the digest differs,
-    /// [`ErrorKind::Transport`] if the connection broke too often.
+    /// The data. An error is the last item: [`ErrorKind::Mismatch`] if the digest or the length of the whole differs,
+    /// [`ErrorKind::Transport`] or [`ErrorKind::Timeout`] if the connection broke too often.
     pub stream: BodyStream,
 }
 
@@ -138,8 +139,13 @@ pub(crate) async fn download(
         false => None,
     };
     let verified_by = digest.as_ref().map(|digest| digest.name.clone());
-    let mut source =
-        Source { client: client.clone(), id: id.to_owned(), options: options.clone(), end: None };
+    let mut source = Source {
+        client: client.clone(),
+        id: id.to_owned(),
+        options: options.clone(),
+        end: None,
+        total: image.size,
+    };
     let mut failures = 0;
     let opened = loop {
         match source.open(0).await {
@@ -152,7 +158,8 @@ pub(crate) async fn download(
     };
     let len = opened.len;
     source.end = len;
-    let total = opened.total.or(image.size);
+    source.total = opened.total;
+    let total = opened.total;
     let flow = Flow {
         source,
         body: Some(opened.body),
@@ -179,9 +186,12 @@ struct Source {
     options: DownloadOptions,
     /// How many bytes there are, once an answer has told.
     end: Option<u64>,
+    /// The length of the whole image, as far as it is known: no other image must follow.
+    total: Option<u64>,
 }
 
 struct Opened {
+    /// How many of the wanted bytes there are; not all of them need be in this answer.
     len: Option<u64>,
     total: Option<u64>,
     /// Bytes that the server sends although they were not asked for.
@@ -201,39 +211,54 @@ impl Source {
             (None, _) => None,
         };
         let ranged = start > 0 || end.is_some();
-        let answer = self.send(ranged.then(|| range(start, end))).await?;
+        let (answer, token) = self.send(ranged.then(|| range(start, end))).await?;
         let (parts, body) = answer.into_parts();
+        let told = |error: Error| error.with_answer(parts.status, &parts.headers);
         let length = number(&parts.headers, CONTENT_LENGTH.as_str());
         match parts.status {
-            StatusCode::OK if !ranged => Ok(Opened { len: length, total: length, skip: 0, body }),
+            StatusCode::OK if !ranged => {
+                let total = self.same(length).map_err(told)?;
+                Ok(Opened { len: total, total, skip: 0, body })
+            }
             StatusCode::PARTIAL_CONTENT => {
                 let (first, last, total) = content_range(&parts.headers).ok_or_else(|| {
-                    Error::protocol(self.text("the server does not say which part it sends"))
-                        .with_answer(parts.status, &parts.headers)
+                    told(Error::protocol(self.text("the server does not say which part it sends")))
                 })?;
-                if first != start || last < first || end.is_some_and(|end| last > end) {
+                let total = self.same(total).map_err(told)?;
+                // It may be less than what was asked for. Then the rest has to follow.
+                let wanted = match (end, total.map(|total| total.saturating_sub(1))) {
+                    (Some(end), Some(end_of_all)) => end.min(end_of_all),
+                    (None, Some(end_of_all)) => end_of_all,
+                    (_, None) => last,
+                };
+                if first != start || last < first || last > end.unwrap_or(last).min(wanted) {
                     let text =
                         format!("bytes {first} to {last} came instead of those from {start} on");
-                    return Err(
-                        Error::protocol(self.text(&text)).with_answer(parts.status, &parts.headers)
-                    );
+                    return Err(told(Error::protocol(self.text(&text))));
                 }
-                Ok(Opened { len: Some(last - first + 1), total, skip: 0, body })
+                Ok(Opened { len: Some(wanted - first + 1), total, skip: 0, body })
             }
             // A server or a proxy that knows no ranges sends all: what we have is thrown away.
             StatusCode::OK => {
-                let len = length.map(|length| {
-                    let end = end.map_or(length, |end| length.min(end.saturating_add(1)));
+                let total = self.same(length).map_err(told)?;
+                if total.is_some_and(|total| total <= start) {
+                    let text = self.text("the image has not so many bytes");
+                    return Err(told(Error::new(ErrorKind::Invalid, text)));
+                }
+                let len = total.map(|total| {
+                    let end = end.map_or(total, |end| total.min(end.saturating_add(1)));
                     end.saturating_sub(start)
                 });
-                Ok(Opened { len, total: length, skip: start, body })
+                Ok(Opened { len, total, skip: start, body })
             }
-            StatusCode::NO_CONTENT => {
-                Err(no_data(&self.id).with_answer(parts.status, &parts.headers))
-            }
+            StatusCode::NO_CONTENT => Err(told(no_data(&self.id))),
             status => {
-                let text = read_some(body, 64 << 10).await;
+                // The server may send a text and never end it.
+                let text =
+                    tokio::time::timeout(self.options.stall_timeout, read_some(body, 64 << 10));
+                let text = text.await.unwrap_or_default();
                 let error = from_answer(&self.text(""), status, &parts.headers, &text);
+                let error = error.without(token.secret());
                 Err(match status {
                     StatusCode::RANGE_NOT_SATISFIABLE => {
                         error.with_hint("the image has not so many bytes")
@@ -247,7 +272,23 @@ impl Source {
         }
     }
 
-    async fn send(&self, range: Option<String>) -> Result<http::Response<BodyStream>> {
+    /// The length of the whole image, if what an answer says of it and what is known agree.
+    fn same(&self, total: Option<u64>) -> Result<Option<u64>> {
+        match (self.total, total) {
+            (Some(known), Some(told)) if known != told => {
+                let text = format!(
+                    "the image has {known} bytes, and the server sends one of {told} bytes"
+                );
+                Err(Error::new(ErrorKind::Mismatch, self.text(&text)))
+            }
+            (known, told) => Ok(told.or(known)),
+        }
+    }
+
+    async fn send(
+        &self,
+        range: Option<String>,
+    ) -> Result<(http::Response<BodyStream>, Arc<Token>)> {
         let mut path = format!("images/{}/file", segment(&self.id).unwrap_or_default());
         if !self.options.stores.is_empty() {
             path = format!("{path}?prefer={}", encode(&self.options.stores.join(",")));
@@ -260,16 +301,25 @@ impl Source {
         let what = self.text("");
         let mut token = session.token().await?;
         for repeated in [false, true] {
-            let answer = self
-                .client
-                .send_raw(&what, Method::GET, &path, headers.clone(), Body::Empty, &token)
-                .await?;
+            let limit = self.options.stall_timeout;
+            let send = self.client.send_raw(
+                &what,
+                Method::GET,
+                &path,
+                headers.clone(),
+                Body::Empty,
+                &token,
+            );
+            let answer = tokio::time::timeout(limit, send).await.map_err(|_| {
+                let text = format!("no answer within {} s", limit.as_secs_f32());
+                Error::new(ErrorKind::Timeout, self.text(&text))
+            })??;
             if repeated || answer.status() != StatusCode::UNAUTHORIZED {
-                return Ok(answer);
+                return Ok((answer, token));
             }
             match session.replace(&token).await {
                 Ok(fresh) => token = fresh,
-                Err(_) => return Ok(answer),
+                Err(_) => return Ok((answer, token)),
             }
         }
         Err(Error::protocol(self.text("no answer")))

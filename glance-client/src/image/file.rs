@@ -37,12 +37,12 @@ impl Upload {
 
 /// The length of a file, and its end.
 fn look(path: &Path) -> io::Result<(u64, Bytes)> {
-    let mut file = File::open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
+    // Looked at first: to open a pipe is to wait for who writes to it.
+    if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
-    let len = about.len();
+    let mut file = File::open(path)?;
+    let len = file.metadata()?.len();
     let mut tail = Vec::with_capacity(TAIL_LEN);
     file.seek(SeekFrom::Start(len.saturating_sub(TAIL_LEN as u64)))?;
     file.take(TAIL_LEN as u64).read_to_end(&mut tail)?;
@@ -109,6 +109,18 @@ mod tests {
         assert!(Upload::from_file(dir.path()).unwrap_err().to_string().contains("regular file"));
         let gone = Upload::from_file(dir.path().join("no")).unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::Source);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_no_file_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let (done, result) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(Upload::from_file(path).err().unwrap().to_string()));
+        let text = result.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        assert!(text.contains("regular file"), "{text}");
     }
 
     #[tokio::test]

@@ -150,11 +150,16 @@ impl Import {
     }
 
     /// What must not be seen in an error.
-    fn secret(&self) -> Option<Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         match &self.source {
             Source::Web(url) => Secret::in_url(url),
-            _ => None,
+            _ => Vec::new(),
         }
+    }
+
+    /// An error without them.
+    fn hidden(&self, error: Error) -> Error {
+        self.secrets().iter().fold(error, Error::without)
     }
 }
 
@@ -178,10 +183,7 @@ impl fmt::Debug for Import {
 pub fn import(id: &str, import: &Import) -> Call<()> {
     let verb = format!("import by {}", import.method());
     let call = on_image(&verb, id, "/import", Method::POST, |_| Ok(())).with_json(&import.json());
-    let call = match import.secret() {
-        Some(secret) => call.with_secret(secret),
-        None => call,
-    };
+    let call = import.secrets().into_iter().fold(call, Call::with_secret);
     match import.problem() {
         Some(problem) => call.with_problem(problem),
         None => call,
@@ -264,11 +266,7 @@ pub(crate) async fn run(
         let state = look(client, id, &before).await;
         match state {
             Ok(state) if state.is_over() => {
-                let hidden = what.secret();
-                return conclude(id, what, state).map_err(|error| match &hidden {
-                    Some(secret) => error.without(secret),
-                    None => error,
-                });
+                return conclude(id, what, state).map_err(|error| what.hidden(error));
             }
             Ok(state) => watch.note(&state),
             Err(error) if error.is_retryable() => {}
@@ -287,7 +285,7 @@ pub(crate) async fn run(
             return Err(Error::new(ErrorKind::Timeout, text));
         }
         sleep(watch.pause, options.cancel.as_deref(), id).await?;
-        watch.pause = (watch.pause * 3 / 2).min(options.longest_pause);
+        watch.pause = (watch.pause.saturating_mul(3) / 2).min(options.longest_pause);
     }
 }
 
@@ -423,12 +421,21 @@ mod tests {
 
     #[test]
     fn a_password_in_a_url_is_in_no_text() {
-        let what = Import::web("http://user:hunter2@h/x");
-        let call = import("1", &what);
-        let said = b"<h1>400</h1> no: http://user:hunter2@h/x";
-        let error = call.parse(StatusCode::BAD_REQUEST, &HeaderMap::new(), said).unwrap_err();
-        let texts = format!("{what:?} {call:?} {error} {error:?}");
-        assert!(!texts.contains("hunter2"), "{texts}");
+        for url in ["http://user:hunter2@h/x", "https://h/x?expires=1&sig=hunter2#y"] {
+            let what = Import::web(url);
+            let call = import("1", &what);
+            let said = format!("<h1>400</h1> no: {}", url.replace('&', "&amp;"));
+            let error = call
+                .parse(StatusCode::BAD_REQUEST, &HeaderMap::new(), said.as_bytes())
+                .unwrap_err();
+            let failed = state(
+                json!({"id": "1", "status": "queued"}),
+                Some(json!({"id": "t", "status": "failure", "message": format!("no {url}")})),
+            );
+            let end = what.hidden(conclude("1", &what, failed).unwrap_err());
+            let texts = format!("{what:?} {call:?} {error} {error:?} {end:?}");
+            assert!(!texts.contains("hunter2"), "{texts}");
+        }
     }
 
     #[test]

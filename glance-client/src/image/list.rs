@@ -329,12 +329,36 @@ struct Cursor {
     client: ServiceClient,
     query: Option<ListQuery>,
     page: std::vec::IntoIter<Image>,
+    /// How many pages there were, and the marker of one of them: a circle comes back to it (Brent's way).
+    pages: u64,
+    seen: Option<String>,
+}
+
+impl Cursor {
+    /// Goes on to the page after `page`.
+    fn advance(&mut self, query: &ListQuery, page: &ImagePage) -> Result<()> {
+        self.query = follow(query, page)?;
+        let marker = self.query.as_ref().and_then(ListQuery::marker);
+        if marker.is_some() && marker == self.seen.as_deref() {
+            return Err(endless());
+        }
+        self.pages += 1;
+        if self.pages.is_power_of_two() {
+            self.seen = marker.map(str::to_owned);
+        }
+        Ok(())
+    }
 }
 
 /// All images of `query`, page after page.
 pub(crate) fn images(client: &ServiceClient, query: &ListQuery) -> ImageStream {
-    let cursor =
-        Cursor { client: client.clone(), query: Some(query.clone()), page: Vec::new().into_iter() };
+    let cursor = Cursor {
+        client: client.clone(),
+        query: Some(query.clone()),
+        page: Vec::new().into_iter(),
+        pages: 0,
+        seen: None,
+    };
     stream::try_unfold(cursor, |mut cursor| async move {
         loop {
             if let Some(image) = cursor.page.next() {
@@ -342,18 +366,20 @@ pub(crate) fn images(client: &ServiceClient, query: &ListQuery) -> ImageStream {
             }
             let Some(query) = cursor.query.take() else { return Ok(None) };
             let page = cursor.client.call(list(&query)).await?;
-            cursor.query = follow(&query, &page)?;
+            cursor.advance(&query, &page)?;
             cursor.page = page.images.into_iter();
         }
     })
     .boxed()
 }
 
+fn endless() -> Error {
+    Error::new(ErrorKind::Protocol, "images: list: the pages do not come to an end")
+}
+
 /// The same question from where the page ends.
 fn follow(query: &ListQuery, page: &ImagePage) -> Result<Option<ListQuery>> {
     let Some(next) = &page.next else { return Ok(None) };
-    let endless =
-        || Error::new(ErrorKind::Protocol, "images: list: the pages do not come to an end");
     let marker = next.marker().ok_or_else(endless)?;
     if page.images.is_empty() || query.marker() == Some(marker) {
         return Err(endless());

@@ -83,10 +83,7 @@ pub fn add_location(id: &str, location: &NewLocation) -> Call<()> {
     }
     let call =
         on_image("add location", id, "/locations", Method::POST, |_| Ok(())).with_json(&body);
-    match Secret::in_url(&location.url) {
-        Some(secret) => call.with_secret(secret),
-        None => call,
-    }
+    Secret::in_url(&location.url).into_iter().fold(call, Call::with_secret)
 }
 
 /// Where an image's data are: `GET /v2/images/{id}/locations` (Glance 29, 2024.2). For services; plain users and

@@ -6,7 +6,7 @@ use super::call::{NewImage, create, delete, get};
 use super::record::{Image, ImageStatus};
 use super::upload::{Upload, Uploaded, upload};
 use super::verify::{Digests, verify};
-use super::wait::{WaitOptions, wait};
+use super::wait::{WaitOptions, sleep, wait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keystone::ServiceClient;
 
@@ -20,7 +20,8 @@ pub struct StoreOptions {
     pub pause: Duration,
     /// Whether an image that was made for the data stays where they did not arrive. It is deleted otherwise.
     pub keep_failed: bool,
-    /// How to wait for the image once the data was sent.
+    /// How to wait for the image once the data was sent. Without a flag of its own that of the
+    /// [upload](Upload::with_cancel) ends it.
     pub wait: WaitOptions,
 }
 
@@ -132,6 +133,10 @@ pub(crate) async fn fill(
     options: &StoreOptions,
 ) -> Result<Stored> {
     let mut upload = upload.with_digests();
+    let mut options = options.clone();
+    options.wait.cancel = options.wait.cancel.take().or_else(|| upload.cancel());
+    let options = &options;
+    let cancel = options.wait.cancel.as_deref();
     let mut pause = options.pause;
     let mut attempt = 1;
     loop {
@@ -146,7 +151,7 @@ pub(crate) async fn fill(
         if !worth_repeating(&error) {
             return Err(told(error));
         }
-        match settled(client, id, options).await {
+        match settled(client, id, options).await? {
             // Only the answer was lost.
             Some(image) if image.status == ImageStatus::Active => match upload.take_whole() {
                 Some(sent) => return compared(image, sent, attempt),
@@ -160,7 +165,7 @@ pub(crate) async fn fill(
                     && attempt < options.attempts => {}
             _ => return Err(told(error)),
         }
-        tokio::time::sleep(pause).await;
+        sleep(pause, cancel, id).await?;
         pause = pause.saturating_mul(2);
         attempt += 1;
     }
@@ -188,20 +193,25 @@ fn worth_repeating(error: &Error) -> bool {
     error.is_retryable() || (error.kind() == ErrorKind::Failed && error.status().is_none())
 }
 
-/// The image once the server has noticed that an upload has ended.
-async fn settled(client: &ServiceClient, id: &str, options: &StoreOptions) -> Option<Image> {
+/// The image once the server has noticed that an upload has ended; an error only if it is no longer waited for.
+async fn settled(
+    client: &ServiceClient,
+    id: &str,
+    options: &StoreOptions,
+) -> Result<Option<Image>> {
     let start = Instant::now();
     let wait = &options.wait;
     loop {
         match client.call(get(id)).await {
-            Ok(image) if image.status != ImageStatus::Saving => return Some(image),
-            Err(error) if !error.is_retryable() => return None,
+            Ok(image) if image.status != ImageStatus::Saving => return Ok(Some(image)),
+            Err(error) if !error.is_retryable() => return Ok(None),
             _ => {}
         }
         if start.elapsed() > wait.timeout.min(Duration::from_secs(120)) {
-            return None;
+            return Ok(None);
         }
-        tokio::time::sleep(wait.first_pause.max(Duration::from_millis(10))).await;
+        let pause = wait.first_pause.max(Duration::from_millis(10));
+        sleep(pause, wait.cancel.as_deref(), id).await?;
     }
 }
 

@@ -223,6 +223,10 @@ impl Upload {
         self.estimate.unwrap_or_else(|| Duration::from_secs(self.len.unwrap_or(0) / PESSIMISTIC))
     }
 
+    pub(super) fn cancel(&self) -> Option<Arc<AtomicBool>> {
+        self.limits.cancel.clone()
+    }
+
     /// What was sent in an attempt of which only the answer was lost.
     pub(super) fn take_whole(&mut self) -> Option<Uploaded> {
         self.whole.take()
@@ -328,7 +332,7 @@ pub(crate) async fn upload(
                 repeated = true;
                 token = match client.session().replace(&token).await {
                     Ok(token) => token,
-                    Err(_) => return Err(error),
+                    Err(_) => return Err(error.without(token.secret())),
                 };
             }
             result => return result.map_err(|error| error.without(token.secret())),

@@ -146,13 +146,13 @@ pub(crate) async fn wait(client: &ServiceClient, id: &str, options: &WaitOptions
             return Err(Error::new(ErrorKind::Timeout, text));
         }
         sleep(pause.min(left), options.cancel.as_deref(), id).await?;
-        pause = (pause * 3 / 2).min(options.longest_pause);
+        pause = (pause.saturating_mul(3) / 2).min(options.longest_pause);
     }
 }
 
 /// Sleeps, but not through a cancellation.
 pub(super) async fn sleep(pause: Duration, cancel: Option<&AtomicBool>, id: &str) -> Result<()> {
-    let end = Instant::now() + pause;
+    let start = Instant::now();
     loop {
         if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
             return Err(Error::new(
@@ -160,7 +160,7 @@ pub(super) async fn sleep(pause: Duration, cancel: Option<&AtomicBool>, id: &str
                 format!("image {id}: waiting was cancelled"),
             ));
         }
-        let left = end.saturating_duration_since(Instant::now());
+        let left = pause.saturating_sub(start.elapsed());
         if left.is_zero() {
             return Ok(());
         }
@@ -172,6 +172,13 @@ pub(super) async fn sleep(pause: Duration, cancel: Option<&AtomicBool>, id: &str
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[tokio::test]
+    async fn any_pause_can_be_cancelled() {
+        let cancel = AtomicBool::new(true);
+        let error = sleep(Duration::MAX, Some(&cancel), "1").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+    }
 
     #[test]
     fn every_status_has_a_verdict() {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::LOCATION;
@@ -29,7 +29,7 @@ const REDIRECTS: usize = 3;
 /// A login at one cloud: the token, the catalogue, and the way to renew them. Clones share all of it.
 ///
 /// A token is renewed when less than two minutes of it are left, and once when a service refuses it; many
-/// callers at once cause one login.
+/// callers at once cause one login, whether it succeeds or fails.
 #[derive(Clone)]
 pub struct Session(Arc<Shared>);
 
@@ -38,8 +38,8 @@ struct Shared {
     identity: Url,
     transport: Arc<dyn Transport>,
     token: RwLock<Arc<Token>>,
-    /// Held while logging in, so that there is one login at a time.
-    login: tokio::sync::Mutex<()>,
+    /// Held while logging in, so that there is one login at a time. The last one, if it failed, and when.
+    login: tokio::sync::Mutex<Option<(Instant, Error)>>,
 }
 
 impl Session {
@@ -112,7 +112,7 @@ impl Session {
             identity,
             transport,
             token: RwLock::new(Arc::new(token)),
-            login: tokio::sync::Mutex::new(()),
+            login: tokio::sync::Mutex::new(None),
         }))
     }
 
@@ -140,7 +140,7 @@ impl Session {
         Arc::clone(&self.0.token.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A token with at least two minutes left, if Keystone gives such.
+    /// A token with at least two minutes left, if Keystone gives such; one with less while it gives none.
     ///
     /// # Errors
     /// What the login says; [`ErrorKind::Unauthorized`] if a given token has expired, which nothing can renew.
@@ -159,7 +159,17 @@ impl Session {
             return Ok(token);
         }
         if self.0.config.auth.is_renewable() {
-            return self.renew(&token).await;
+            return match self.renew(&token).await {
+                // While Keystone fails, what is left of the token will do if it is enough.
+                Err(error)
+                    if error.is_retryable()
+                        && !token.remaining().is_zero()
+                        && token.remaining() >= needed =>
+                {
+                    Ok(token)
+                }
+                result => result,
+            };
         }
         if token.remaining().is_zero() {
             return Err(cannot_renew("the token has expired"));
@@ -167,16 +177,32 @@ impl Session {
         Ok(token)
     }
 
-    /// Logs in again unless somebody else has done so since `stale` was handed out.
+    /// Logs in again unless somebody else has done so since `stale` was handed out, or has failed since this began: a few
+    /// failures lock a user.
     async fn renew(&self, stale: &Arc<Token>) -> Result<Arc<Token>> {
-        let _one_at_a_time = self.0.login.lock().await;
+        let began = Instant::now();
+        let mut last = self.0.login.lock().await;
         let current = self.current();
         if !Arc::ptr_eq(&current, stale) {
             return Ok(current);
         }
-        let token = Arc::new(log_in(&*self.0.transport, &self.0.config, &self.0.identity).await?);
-        *self.0.token.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&token);
-        Ok(token)
+        if let Some((ended, error)) = &*last
+            && *ended >= began
+        {
+            return Err(error.again());
+        }
+        match log_in(&*self.0.transport, &self.0.config, &self.0.identity).await {
+            Ok(token) => {
+                *last = None;
+                let token = Arc::new(token);
+                *self.0.token.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&token);
+                Ok(token)
+            }
+            Err(error) => {
+                *last = Some((Instant::now(), error.again()));
+                Err(error)
+            }
+        }
     }
 
     /// Replaces a token that a service has refused.
@@ -228,10 +254,13 @@ impl Session {
         Url::parse(&endpoint.url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
+            .filter(|url| url.username().is_empty() && url.password().is_none())
             .ok_or_else(|| {
                 Error::new(
                     ErrorKind::Catalog,
-                    format!("the catalogue's endpoint for {service:?} is not an http URL"),
+                    format!(
+                        "the catalogue's endpoint for {service:?} is not an http URL, or one with a password"
+                    ),
                 )
             })
     }
@@ -260,9 +289,7 @@ impl Session {
             .with_header("x-subject-token", token.secret().expose());
         let service = self.service_at(self.0.identity.clone());
         service
-            .send(&call, &token)
-            .await?
-            .read(&call)
+            .limited(&call, async { service.send(&call, &token).await?.read(&call).await })
             .await
             .map_err(|error| error.without(token.secret()))
     }
@@ -317,18 +344,28 @@ impl ServiceClient {
     /// The kind that the status means; [`ErrorKind::Transport`]; [`ErrorKind::Timeout`] after
     /// [`CloudConfig::timeout`].
     pub async fn call<T>(&self, call: Call<T>) -> Result<T> {
-        let limit = self.session.config().timeout;
         let work = async {
             let token = self.session.token().await?;
             let answer = self.send(&call, &token).await?;
-            if answer.status != StatusCode::UNAUTHORIZED {
-                return answer.read(&call).await.map_err(|error| error.without(token.secret()));
+            let is_refused = answer.status == StatusCode::UNAUTHORIZED;
+            let result = answer.read(&call).await.map_err(|error| error.without(token.secret()));
+            if !is_refused {
+                return result;
             }
-            let refused = answer.read(&call).await;
-            let Ok(token) = self.session.replace(&token).await else { return refused };
+            let Ok(token) = self.session.replace(&token).await else { return result };
             let answer = self.send(&call, &token).await?;
             answer.read(&call).await.map_err(|error| error.without(token.secret()))
         };
+        self.limited(&call, work).await
+    }
+
+    /// Runs `work` under the configuration's time limit.
+    async fn limited<T, R>(
+        &self,
+        call: &Call<T>,
+        work: impl Future<Output = Result<R>>,
+    ) -> Result<R> {
+        let limit = self.session.config().timeout;
         match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(Error::new(

@@ -24,6 +24,8 @@ pub struct Token {
     age: Duration,
     user_domain: Named,
     project_domain: Named,
+    /// The application credential that it was got with.
+    credential: Option<Named>,
     /// When it ends, by Keystone's clock.
     pub expires_at: SystemTime,
     /// The user.
@@ -90,6 +92,7 @@ struct Wire {
     project: Option<Owned>,
     domain: Option<Named>,
     system: Option<serde_json::Value>,
+    application_credential: Option<Named>,
     #[serde(default)]
     roles: Vec<Named>,
     #[serde(default)]
@@ -118,11 +121,18 @@ impl Token {
 
     /// Whether it is of the user and for the scope that a configuration wants, as far as the configuration tells.
     pub(super) fn is_for(&self, config: &CloudConfig) -> bool {
+        // A credential has a project of its own, which the configuration does not name.
+        let credential = self.credential.as_ref();
         let user = match &config.auth {
-            Auth::Password { user, .. } | Auth::NamedApplicationCredential { user, .. } => {
+            Auth::Password { user, .. } => self.user.is(user, &self.user_domain),
+            Auth::NamedApplicationCredential { name, user, .. } => {
                 self.user.is(user, &self.user_domain)
+                    && credential.is_some_and(|credential| credential.name == *name)
             }
-            Auth::ApplicationCredential { .. } | Auth::Token(_) => true,
+            Auth::ApplicationCredential { id, .. } => {
+                credential.is_some_and(|credential| credential.id == *id)
+            }
+            Auth::Token(_) => true,
         };
         let project = self.project.as_ref();
         user && match &config.scope {
@@ -174,6 +184,7 @@ impl Token {
             user_domain: wire.user.domain,
             project,
             project_domain,
+            credential: wire.application_credential,
             domain: wire.domain,
             system: wire.system.is_some(),
             roles: wire.roles.into_iter().map(|role| role.name).collect(),
