@@ -361,3 +361,37 @@ async fn roles_bound_what_a_session_may() {
     let response = get(&pool.address(), &target, &cookie(&admin)).await;
     assert_eq!(split(&response).1, content);
 }
+
+#[tokio::test]
+async fn a_disk_comes_as_files_of_a_tar() {
+    let (pool, content, folder) = pool(SIZE).await;
+    let vdi = pool.snapshot_vdi("web01").await;
+    let task = pool.task().await;
+    let target = format!("/export_raw_vdi?vdi={vdi}&format=tar&task_id={task}");
+    let cookie = format!("Cookie: session_id={}\r\n", pool.session);
+    let response = get(&pool.address(), &target, &cookie).await;
+    let (head, body) = split(&response);
+    assert!(head.contains("Content-Type: application/x-tar\r\n"), "{head}");
+    assert_eq!(pool.wait(&task).await["status"], "success");
+    let archive = folder.path().join("vdi.tar");
+    std::fs::write(&archive, body).unwrap();
+    // GNU tar decides what it holds.
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("-xf").arg(&archive).arg("-C").arg(folder.path());
+    assert!(tar.status().unwrap().success());
+    let mut disk = vec![0; content.len()];
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder.path().join("vdi")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if let Ok(index) = name.parse::<usize>() {
+            let data = std::fs::read(&path).unwrap();
+            disk[index << 20..][..data.len()].copy_from_slice(&data);
+            let sum = std::fs::read_to_string(path.with_extension("checksum")).unwrap();
+            assert_eq!((name.len(), sum.len()), (8, 40));
+            files += 1;
+        }
+    }
+    assert!(disk == content);
+    assert!(files > 1 && files <= content.len() >> 20, "{files} files");
+}

@@ -268,6 +268,29 @@ async fn a_role_that_may_not_is_told_by_code() {
 }
 
 #[tokio::test]
+async fn a_disk_as_a_tar_is_whole_or_an_error() {
+    let simulator = pool(&[]).await;
+    let session = login(&simulator).await;
+    let (_, disks) = snapshot(&session).await.unwrap();
+    let options = ExportOptions::new("xenapi-test");
+    for cut in [false, true] {
+        if cut {
+            simulator.xen().faults().set_str("export-truncate=1048576").unwrap();
+        }
+        let export = session.export_raw_vdi(&disks[0], ExportFormat::Tar, &options);
+        let mut export = export.await.unwrap();
+        let mut all = Vec::new();
+        while let Some(Ok(bytes)) = export.next().await {
+            all.extend_from_slice(&bytes);
+        }
+        assert!(all.starts_with(b"vdi/00000000\0"));
+        assert_eq!(export.finish().await.is_ok(), !cut);
+        assert_eq!(all.ends_with(&[0; 1024]) && all.len() > 3 << 20, !cut);
+    }
+    simulator.stop().await;
+}
+
+#[tokio::test]
 async fn broken_exports_never_pass() {
     for (fault, kind) in [
         ("export-truncate=4096", ErrorKind::TaskFailed),

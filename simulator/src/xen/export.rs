@@ -19,6 +19,7 @@ use super::role::Role;
 use super::serve::Host;
 use super::value::{ApiError, Value, text};
 use super::vhd::{self, Layout};
+use super::xva;
 
 /// How many pieces of the disk are read ahead of the network.
 pub(super) const READ_AHEAD: usize = 4;
@@ -29,6 +30,7 @@ enum Format {
     Raw,
     Vhd,
     Qcow2,
+    Tar,
 }
 
 /// What is asked for.
@@ -74,6 +76,7 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
         None | Some("raw") => Format::Raw,
         Some("vhd") => Format::Vhd,
         Some("qcow2") => Format::Qcow2,
+        Some("tar") => Format::Tar,
         Some(other) => {
             let error = ApiError::new("INTERNAL_ERROR", [&format!("Unknown format {other}")]);
             pool.finish_task(task, Err(error));
@@ -174,6 +177,7 @@ async fn send(pool: &Arc<Pool>, plan: Plan, conn: &mut Conn, ask: Ask<'_>) -> En
         Format::Raw => ("application/octet-stream", "raw"),
         Format::Vhd => ("application/vhd", "vhd"),
         Format::Qcow2 => ("application/x-qemu-disk", "qcow2"),
+        Format::Tar => ("application/x-tar", "tar"),
     };
     let head = format!(
         "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\
@@ -219,8 +223,13 @@ fn read(
     base: Option<Base>,
     sender: &mpsc::Sender<Piece>,
 ) {
-    if let Err(error) = try_read(disk.as_ref(), size, format, base, sender) {
-        let _ = sender.blocking_send(Err(error.to_string()));
+    let failed = match format {
+        // A base means nothing to it.
+        Format::Tar => xva::write_disk(disk, size, sender).err().map(|e| e.to_string()),
+        _ => try_read(disk.as_ref(), size, format, base, sender).err().map(|e| e.to_string()),
+    };
+    if let Some(error) = failed {
+        let _ = sender.blocking_send(Err(error));
     }
 }
 

@@ -260,25 +260,44 @@ impl io::Write for Patient<'_> {
 fn tar(description: &str, parts: &[Part], out: &mut dyn io::Write) -> io::Result<()> {
     member(out, "ova.xml", description.as_bytes())?;
     for part in parts {
-        let map: BlockMap = part.disk.block_map().map_err(io::Error::other)?;
-        let last = part.size.div_ceil(CHUNK).saturating_sub(1);
-        for index in 0..=last {
-            let (start, end) = (index * CHUNK, ((index + 1) * CHUNK).min(part.size));
-            // The first and the last one are always there.
-            if !matches!(index, 0) && index != last && !map.any(start..end) {
-                continue;
-            }
-            let mut data = vec![0; (end - start) as usize];
-            // The device may be larger than the file that it shows.
-            let held = part.disk.virtual_size().clamp(start, end) - start;
-            let held = data.get_mut(..held as usize).unwrap_or_default();
-            part.disk.read_exact_at(held, start).map_err(io::Error::other)?;
-            let name = format!("{}/{index:08}", part.name);
-            member(out, &name, &data)?;
-            member(out, &format!("{name}.checksum"), hex::encode(Sha1::digest(&data)).as_bytes())?;
-        }
+        chunks(part, out)?;
     }
     out.write_all(&[0; 1024])
+}
+
+/// One disk alone, as `export_raw_vdi` sends it with `format=tar`.
+pub(super) fn write_disk(
+    disk: &Arc<dyn Disk>,
+    size: u64,
+    sender: &mpsc::Sender<Piece>,
+) -> io::Result<()> {
+    let part = Part { name: "vdi".to_owned(), disk: Arc::clone(disk), size };
+    let mut pieces = io::BufWriter::with_capacity(256 << 10, Pieces(sender, size));
+    chunks(&part, &mut pieces)?;
+    pieces.write_all(&[0; 1024])?;
+    pieces.flush()
+}
+
+/// A disk as files of 1 MiB with their checksums; those that hold nothing are left out.
+fn chunks(part: &Part, out: &mut dyn io::Write) -> io::Result<()> {
+    let map: BlockMap = part.disk.block_map().map_err(io::Error::other)?;
+    let last = part.size.div_ceil(CHUNK).saturating_sub(1);
+    for index in 0..=last {
+        let (start, end) = (index * CHUNK, ((index + 1) * CHUNK).min(part.size));
+        // The first and the last one are always there.
+        if !matches!(index, 0) && index != last && !map.any(start..end) {
+            continue;
+        }
+        let mut data = vec![0; (end - start) as usize];
+        // The device may be larger than the file that it shows.
+        let held = part.disk.virtual_size().clamp(start, end) - start;
+        let held = data.get_mut(..held as usize).unwrap_or_default();
+        part.disk.read_exact_at(held, start).map_err(io::Error::other)?;
+        let name = format!("{}/{index:08}", part.name);
+        member(out, &name, &data)?;
+        member(out, &format!("{name}.checksum"), hex::encode(Sha1::digest(&data)).as_bytes())?;
+    }
+    Ok(())
 }
 
 /// A file of the archive: a header of the ustar format, the data, zeros up to a whole block.
