@@ -115,8 +115,7 @@ impl Session {
         ending: Ending,
         options: &ExportOptions,
     ) -> Result<Export> {
-        let create = task::create(&options.task_label, &options.task_description);
-        let task = self.call(create).await?;
+        let task = self.call(options.common.create_task()).await?;
         let query = query(pairs, &task);
         match self.open_export(errand, &query, options).await {
             Ok(response) => Ok(Export::new(self.clone(), task, response, ending, options)),
@@ -147,7 +146,7 @@ impl Session {
                 &target.trust,
                 request,
                 connect_timeout,
-                options.inactivity,
+                options.common.inactivity,
             )
             .await?;
             let status = response.status();
@@ -303,21 +302,21 @@ impl Export {
         let headers = response.headers();
         let framed = headers.contains_key(http::header::CONTENT_LENGTH)
             || headers.contains_key(http::header::TRANSFER_ENCODING);
-        let idle = Box::pin(tokio::time::sleep(options.inactivity));
+        let idle = Box::pin(tokio::time::sleep(options.common.inactivity));
         let total = response.body().size_hint().exact();
-        let meter = Meter::start(&session, &task, total, options.tell.as_ref());
+        let meter = Meter::start(&session, &task, total, options.common.tell.as_ref());
         Self {
             session,
             task,
-            task_timeout: options.task_timeout,
-            inactivity: options.inactivity,
+            task_timeout: options.common.task_timeout,
+            inactivity: options.common.inactivity,
             flow: Some(Flow { body: response.into_body(), framed, idle }),
             held: BytesMut::new(),
             second_answer: None,
             decided: false,
             received: 0,
             ending,
-            throttle: options.throttle.clone(),
+            throttle: options.common.throttle.clone(),
             pause: None,
             meter,
             end: End::NotYet,

@@ -181,15 +181,14 @@ impl Session {
         mut source: ImportSource,
         options: &ImportOptions,
     ) -> Result<T> {
-        let create = task::create(&options.task_label, &options.task_description);
-        let task = self.call(create).await?;
+        let task = self.call(options.common.create_task()).await?;
         let (total, written) = (Some(source.length()), AtomicU64::new(0));
-        let meter = Meter::start(self, &task, total, options.tell.as_ref());
+        let meter = Meter::start(self, &task, total, options.common.tell.as_ref());
         let terms = Terms {
             connect: self.inner.settings.connect_timeout,
-            inactivity: options.inactivity,
-            patience: options.task_timeout,
-            throttle: options.throttle.as_ref(),
+            inactivity: options.common.inactivity,
+            patience: options.common.task_timeout,
+            throttle: options.common.throttle.as_ref(),
             meter: meter.as_ref(),
             sent: &written,
         };
@@ -264,7 +263,7 @@ impl Session {
     }
 
     async fn result<T: FromValue>(&self, task: &Ref<Task>, options: &ImportOptions) -> Result<T> {
-        let mut waiting = WaitOptions::new().with_timeout(options.task_timeout);
+        let mut waiting = WaitOptions::new().with_timeout(options.common.task_timeout);
         if let Some(cancel) = &options.cancel {
             waiting = waiting.with_cancel(cancel.clone());
         }

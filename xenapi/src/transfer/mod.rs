@@ -6,6 +6,7 @@ mod ending;
 mod export;
 mod import;
 mod link;
+mod options;
 mod pace;
 mod redirect;
 mod sniff;
@@ -16,22 +17,15 @@ mod upload;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
 
 pub use export::Export;
+pub use options::{ExportOptions, ImportOptions};
 pub use pace::{Progress, Throttle};
 pub use source::ImportSource;
 #[cfg(feature = "console")]
 pub use tunnel::ConsoleStream;
 
-use pace::Tell;
-
 use crate::error::{Error, ErrorKind, Result};
-use crate::refs::Ref;
-use crate::sr::Sr;
-use crate::tasks::Cancel;
-use crate::vdi::Vdi;
 
 /// The form in which the server sends or takes a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -104,195 +98,5 @@ impl XvaCompression {
             Self::Gzip => Some("gzip"),
             Self::Zstd => Some("zstd"),
         }
-    }
-}
-
-/// Settings of an export.
-#[derive(Clone)]
-#[must_use]
-#[non_exhaustive]
-pub struct ExportOptions {
-    pub(crate) task_label: String,
-    pub(crate) task_description: String,
-    pub(crate) base: Option<Ref<Vdi>>,
-    pub(crate) inactivity: Duration,
-    pub(crate) task_timeout: Duration,
-    pub(crate) throttle: Option<Throttle>,
-    pub(crate) tell: Option<Tell>,
-}
-
-impl ExportOptions {
-    /// `task_label` becomes the name of the task that the server keeps for the export. Make it one
-    /// that a later run can find, to clean up after this one.
-    pub fn new(task_label: impl Into<String>) -> Self {
-        Self {
-            task_label: task_label.into(),
-            task_description: String::new(),
-            base: None,
-            inactivity: Duration::from_secs(15 * 60),
-            task_timeout: Duration::from_secs(15 * 60),
-            throttle: None,
-            tell: None,
-        }
-    }
-
-    /// Describes the task.
-    pub fn with_task_description(mut self, text: impl Into<String>) -> Self {
-        self.task_description = text.into();
-        self
-    }
-
-    /// Sends only what differs from `base`, an ancestor of the disk or an earlier snapshot of it.
-    /// For VHD, and for QCOW2.
-    pub fn with_base(mut self, base: Ref<Vdi>) -> Self {
-        self.base = Some(base);
-        self
-    }
-
-    /// How long nothing may come before the export counts as dead; 15 minutes unless told
-    /// otherwise, because a server that skips an empty region sends nothing for minutes.
-    pub fn with_inactivity_timeout(mut self, timeout: Duration) -> Self {
-        self.inactivity = timeout;
-        self
-    }
-
-    /// How long the task may take to end after the last byte; 15 minutes unless told otherwise.
-    pub fn with_task_timeout(mut self, timeout: Duration) -> Self {
-        self.task_timeout = timeout;
-        self
-    }
-
-    /// Limits the rate, together with all other transfers that have a clone of `throttle`.
-    pub fn with_throttle(mut self, throttle: Throttle) -> Self {
-        self.throttle = Some(throttle);
-        self
-    }
-
-    /// Is told of progress: of the bytes, and of the server's task, which is watched for that.
-    /// The transfer waits for `tell` to return.
-    pub fn with_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.tell = Some(Arc::new(tell));
-        self
-    }
-}
-
-impl fmt::Debug for ExportOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExportOptions")
-            .field("task_label", &self.task_label)
-            .field("base", &self.base)
-            .field("inactivity", &self.inactivity)
-            .field("task_timeout", &self.task_timeout)
-            .field("throttle", &self.throttle)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Settings of an import.
-#[derive(Clone)]
-#[must_use]
-#[non_exhaustive]
-pub struct ImportOptions {
-    pub(crate) task_label: String,
-    pub(crate) task_description: String,
-    pub(crate) sr: Option<Ref<Sr>>,
-    pub(crate) restore: bool,
-    pub(crate) force: bool,
-    pub(crate) inactivity: Duration,
-    pub(crate) task_timeout: Duration,
-    pub(crate) throttle: Option<Throttle>,
-    pub(crate) tell: Option<Tell>,
-    pub(crate) cancel: Option<Cancel>,
-}
-
-impl ImportOptions {
-    /// `task_label` becomes the name of the task that the server keeps for the import. Make it one
-    /// that a later run can find, to clean up after this one.
-    pub fn new(task_label: impl Into<String>) -> Self {
-        Self {
-            task_label: task_label.into(),
-            task_description: String::new(),
-            sr: None,
-            restore: false,
-            force: false,
-            inactivity: Duration::from_secs(15 * 60),
-            task_timeout: Duration::from_secs(60 * 60),
-            throttle: None,
-            tell: None,
-            cancel: None,
-        }
-    }
-
-    /// Describes the task.
-    pub fn with_task_description(mut self, text: impl Into<String>) -> Self {
-        self.task_description = text.into();
-        self
-    }
-
-    /// Where the disks of a machine go, in place of the pool's default storage.
-    pub fn with_sr(mut self, sr: Ref<Sr>) -> Self {
-        self.sr = Some(sr);
-        self
-    }
-
-    /// Whether a machine is the one that was exported (it keeps its UUID and its MAC addresses),
-    /// and not a copy of it.
-    pub fn with_restore(mut self, restore: bool) -> Self {
-        self.restore = restore;
-        self
-    }
-
-    /// Whether the server passes over what does not fit: checksums that are wrong, disks that are
-    /// missing, a processor that differs.
-    pub fn with_force(mut self, force: bool) -> Self {
-        self.force = force;
-        self
-    }
-
-    /// How long the source may give nothing, or the server take nothing; 15 minutes unless told
-    /// otherwise.
-    pub fn with_inactivity_timeout(mut self, timeout: Duration) -> Self {
-        self.inactivity = timeout;
-        self
-    }
-
-    /// How long the server may take to end its answer after the last byte, and then the task; an
-    /// hour each unless told otherwise.
-    pub fn with_task_timeout(mut self, timeout: Duration) -> Self {
-        self.task_timeout = timeout;
-        self
-    }
-
-    /// Limits the rate, together with all other transfers that have a clone of `throttle`.
-    pub fn with_throttle(mut self, throttle: Throttle) -> Self {
-        self.throttle = Some(throttle);
-        self
-    }
-
-    /// Is told of progress: of the bytes, and of the server's task, which is watched for that.
-    /// The transfer waits for `tell` to return.
-    pub fn with_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.tell = Some(Arc::new(tell));
-        self
-    }
-
-    /// Ends the import when `cancel` says so: its connection is closed, its task cancelled.
-    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
-        self.cancel = Some(cancel);
-        self
-    }
-}
-
-impl fmt::Debug for ImportOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ImportOptions")
-            .field("task_label", &self.task_label)
-            .field("sr", &self.sr)
-            .field("restore", &self.restore)
-            .field("force", &self.force)
-            .field("inactivity", &self.inactivity)
-            .field("task_timeout", &self.task_timeout)
-            .field("throttle", &self.throttle)
-            .finish_non_exhaustive()
     }
 }
