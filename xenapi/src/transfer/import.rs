@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::export::{ABORT_GRACE, REFUSED_GRACE, query};
+use super::fetch::query;
 use super::pace::Meter;
 use super::redirect::{self, Errand, Target};
 use super::upload::{self, Put, Terms};
-use super::{ExportFormat, ImportOptions, ImportSource, link};
+use super::{
+    ABORT_GRACE, ExportFormat, ImportOptions, ImportSource, MOST_REDIRECTS, REFUSED_GRACE, link,
+};
 use crate::enums::VdiType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
@@ -25,8 +27,6 @@ use crate::vm::Vm;
 const DISK: Errand = Errand { what: "import", path: "/import_raw_vdi" };
 const MACHINE: Errand = Errand { what: "import", path: "/import" };
 const METADATA: Errand = Errand { what: "import", path: "/import_metadata" };
-/// A pool needs one redirect; more than this is a loop.
-const MOST_REDIRECTS: usize = 4;
 /// How long a task may take to say why its import broke.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How much of an archive a server may leave unread that has all of its machine: the zeros at its
@@ -183,7 +183,7 @@ impl Session {
     ) -> Result<T> {
         let task = self.call(options.common.create_task()).await?;
         let (total, written) = (Some(source.length()), AtomicU64::new(0));
-        let meter = Meter::start(self, &task, total, options.common.tell.as_ref());
+        let meter = Meter::start(self, Some(&task), total, options.common.tell.as_ref());
         let terms = Terms {
             connect: self.inner.settings.connect_timeout,
             inactivity: options.common.inactivity,
@@ -258,8 +258,7 @@ impl Session {
                 }
             }
         }
-        let words = "the hosts of the pool redirect the import to each other without end";
-        Err(Error::new(ErrorKind::Redirect, words))
+        Err(redirect::endless(errand))
     }
 
     async fn result<T: FromValue>(&self, task: &Ref<Task>, options: &ImportOptions) -> Result<T> {

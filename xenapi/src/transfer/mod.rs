@@ -2,8 +2,10 @@
 //! `export`, `import_raw_vdi`, `import`), and consoles.
 
 mod connect;
+mod download;
 mod ending;
 mod export;
+mod fetch;
 mod import;
 mod link;
 mod options;
@@ -17,6 +19,7 @@ mod upload;
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 pub use export::Export;
 pub use options::{ExportOptions, ImportOptions};
@@ -26,6 +29,15 @@ pub use source::ImportSource;
 pub use tunnel::ConsoleStream;
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// A pool needs one redirect; more than this is a loop.
+const MOST_REDIRECTS: usize = 4;
+/// How much of an error page is read.
+const LONGEST_PAGE: usize = 8 * 1024;
+/// How long a cancelled task may take to end.
+const ABORT_GRACE: Duration = Duration::from_secs(30);
+/// The same when the transfer never began: the error is not held back for long.
+const REFUSED_GRACE: Duration = Duration::from_secs(1);
 
 /// The form in which the server sends or takes a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

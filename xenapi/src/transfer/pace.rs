@@ -81,7 +81,7 @@ pub(crate) type Tell = Arc<dyn Fn(Progress) + Send + Sync>;
 /// Puts the two progresses together and tells them; ends its watch of the task when it is dropped.
 pub(super) struct Meter {
     told: Told,
-    follower: JoinHandle<()>,
+    follower: Option<JoinHandle<()>>,
 }
 
 #[derive(Clone)]
@@ -104,19 +104,21 @@ impl Told {
 }
 
 impl Meter {
-    /// Watches the task, if there is someone to tell.
+    /// Watches the task, if there is one, and someone to tell.
     pub(super) fn start(
         session: &Session,
-        task: &Ref<Task>,
+        task: Option<&Ref<Task>>,
         total: Option<u64>,
         tell: Option<&Tell>,
     ) -> Option<Self> {
         let now = Arc::new(Mutex::new(Progress { total, ..Progress::default() }));
         let told = Told { now, tell: Arc::clone(tell?) };
-        let (session, task, options) = (session.clone(), task.clone(), told.clone().waiting());
-        let follower = tokio::spawn(async move {
-            // What the task comes to is asked by whoever made it.
-            let _ = session.wait_ended(&task, &options).await;
+        let follower = task.cloned().map(|task| {
+            let (session, options) = (session.clone(), told.clone().waiting());
+            tokio::spawn(async move {
+                // What the task comes to is asked by whoever made it.
+                let _ = session.wait_ended(&task, &options).await;
+            })
         });
         Some(Self { told, follower })
     }
@@ -128,7 +130,9 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.follower.abort();
+        if let Some(follower) = &self.follower {
+            follower.abort();
+        }
     }
 }
 

@@ -129,6 +129,13 @@ fn parse(errand: Errand, from: &Url, location: &str) -> Result<Url> {
     Ok(to)
 }
 
+/// The error for hosts that send us round and round.
+pub(super) fn endless(errand: Errand) -> Error {
+    let what = errand.what;
+    let words = format!("the hosts of the pool redirect the {what} to each other without end");
+    Error::new(ErrorKind::Redirect, words)
+}
+
 fn refuse(errand: Errand, why: &str) -> Error {
     let what = errand.what;
     let words = format!("the server sends the {what} elsewhere, and that is not followed: {why}");

@@ -12,12 +12,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::connect::url_authority;
-use super::export::LONGEST_PAGE;
 use super::link::{self, Head, Link};
 use super::pace::{Meter, Throttle};
 use super::redirect::Target;
-use super::sniff;
 use super::source::ImportSource;
+use super::{LONGEST_PAGE, sniff};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long an early answer is waited for: with a redirect the body must not have begun.
