@@ -172,6 +172,15 @@ impl Session {
         handles.into_iter().flatten().fold(error, |error, handle| error.redact(handle.expose()))
     }
 
+    /// Whether the session of that login was dead, and is another one now. The server is asked with
+    /// a call, because what else refuses a session is not always right.
+    pub(crate) async fn is_renewed(&self, login: u64) -> bool {
+        if self.logins() == login {
+            let _ = self.call(Call::<Value>::new("pool.get_all")).await;
+        }
+        self.logins() != login
+    }
+
     pub(crate) fn current(&self) -> Arc<LoggedIn> {
         Arc::clone(&self.inner.current.read().unwrap_or_else(PoisonError::into_inner))
     }

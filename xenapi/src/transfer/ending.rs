@@ -7,7 +7,11 @@ mod qcow2;
 use archive::Archive;
 use qcow2::Qcow2;
 
+use super::sniff;
+
 const SECTOR: usize = 512;
+/// How long an answer of failure behind the data may be.
+const LONGEST_ANSWER: usize = 4096;
 
 /// Watches the bytes of an export as they pass.
 #[derive(Debug)]
@@ -26,6 +30,10 @@ enum Form {
     },
     Qcow2(Box<Qcow2>),
     Archive(Archive),
+    /// Data that only must not end with an answer of failure.
+    Unknown {
+        last: Vec<u8>,
+    },
 }
 
 impl Ending {
@@ -47,6 +55,11 @@ impl Ending {
         Self::of(Form::Archive(Archive::default()))
     }
 
+    /// Anything at all, from a server that says that it has failed behind it.
+    pub(super) fn unknown() -> Self {
+        Self::of(Form::Unknown { last: Vec::new() })
+    }
+
     fn of(form: Form) -> Self {
         Self { received: 0, form }
     }
@@ -61,6 +74,7 @@ impl Ending {
             }
             Form::Qcow2(qcow2) => qcow2.see(self.received, bytes),
             Form::Archive(archive) => archive.see(bytes),
+            Form::Unknown { last } => keep_last(last, bytes, LONGEST_ANSWER),
         }
         self.received += bytes.len() as u64;
     }
@@ -84,6 +98,12 @@ impl Ending {
             }
             Form::Qcow2(qcow2) => qcow2.verdict(received),
             Form::Archive(archive) => archive.verdict(received),
+            Form::Unknown { last } => match sniff::answer_at_end(last) {
+                Some(said) => {
+                    Err(format!("the server reports a failure behind {received} bytes: {said}"))
+                }
+                None => Ok(()),
+            },
         }
     }
 }
@@ -134,6 +154,22 @@ mod tests {
         }
         let longer = [&whole[..], b"HTTP/1.1 500 Internal Error\r\n\r\n"].concat();
         assert!(verdict(Ending::vhd, &longer).is_err());
+    }
+
+    #[test]
+    fn anything_may_be_whole_but_not_with_an_answer_behind_it() {
+        let page = b"<html>HTTP 500</html>";
+        let answer = [
+            b"HTTP/1.1 500 Internal Error\r\nconnection: close\r\nContent-Length: 21\r\n\r\n",
+            &page[..],
+        ]
+        .concat();
+        let data = b"20260101T00:00:00Z a line\n".repeat(1000);
+        assert!(verdict(Ending::unknown, &data).is_ok());
+        let failed = verdict(Ending::unknown, &[&data[..], &answer].concat()).unwrap_err();
+        assert!(failed.contains("Internal Error: HTTP 500"), "{failed}");
+        // A log may tell of an answer.
+        assert!(verdict(Ending::unknown, &[&answer[..], &data].concat()).is_ok());
     }
 
     fn member(name: &str, data: &[u8]) -> Vec<u8> {

@@ -9,9 +9,9 @@ use futures_util::Stream;
 
 use super::download::{Download, Nature};
 use super::ending::Ending;
-use super::fetch::query;
+use super::fetch::Get;
 use super::redirect::{self, Errand};
-use super::{ExportFormat, ExportOptions, REFUSED_GRACE, XvaCompression};
+use super::{ExportFormat, ExportOptions, XvaCompression};
 use crate::call::Call;
 use crate::error::Result;
 use crate::live::Session;
@@ -21,8 +21,8 @@ use crate::vdi::Vdi;
 use crate::vm::Vm;
 
 /// The handlers.
-const DISK: Errand = Errand { what: "export", path: "/export_raw_vdi" };
-const MACHINE: Errand = Errand { what: "export", path: "/export" };
+const DISK: Errand<'_> = Errand { what: "export", path: "/export_raw_vdi" };
+const MACHINE: Errand<'_> = Errand { what: "export", path: "/export" };
 
 impl Session {
     /// Opens the export of a disk as a stream of bytes.
@@ -93,30 +93,19 @@ impl Session {
     /// Makes the task and opens the stream; `pairs` are the handler's own part of the query.
     async fn export(
         &self,
-        errand: Errand,
+        errand: Errand<'_>,
         pairs: &[(&str, &str)],
         ending: Ending,
         options: &ExportOptions,
     ) -> Result<Export> {
-        let task = self.call(options.common.create_task()).await?;
-        let query = query(pairs, &task);
-        let here = redirect::here(self);
-        match self.open_get(errand, here, &query, options.common.inactivity).await {
-            Ok(response) => {
-                let nature = Nature { what: errand.what, ending, sniffed: true };
-                let common = &options.common;
-                let download =
-                    Download::new(self.clone(), Some(task.clone()), response, nature, common);
-                Ok(Export { task, download })
-            }
-            Err(error) => {
-                // Pages of servers may repeat what they were asked with.
-                let error = self.redact(self.explain(&task, error).await);
-                // The first error is the one to tell.
-                let _ = self.discard(&task, REFUSED_GRACE).await;
-                Err(error)
-            }
-        }
+        let common = &options.common;
+        let target = redirect::here(self);
+        let get = Get { errand, target, pairs, common, with_task: true, query_grows: false };
+        let (task, response) = self.get_raw(&get).await?;
+        let nature = Nature { what: errand.what, ending, sniffed: true };
+        let download = Download::new(self.clone(), task.clone(), response, nature, common);
+        // There is always one: it was asked for.
+        Ok(Export { task: task.unwrap_or_default(), download })
     }
 }
 

@@ -10,36 +10,92 @@ use serde_json::Value;
 use url::{Url, form_urlencoded};
 
 use super::connect::{self, Body, url_authority};
+use super::options::Common;
 use super::redirect::{self, Errand, Target};
-use super::{LONGEST_PAGE, MOST_REDIRECTS, upload};
+use super::{LONGEST_PAGE, MOST_REDIRECTS, REFUSED_GRACE, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
 use crate::refs::Ref;
 use crate::task::{self, Task};
 use crate::tasks::{WaitOptions, outcome};
 
+/// A GET, as a value.
+pub(super) struct Get<'a> {
+    pub(super) errand: Errand<'a>,
+    /// Where it goes first.
+    pub(super) target: Target,
+    /// The handler's own part of the query.
+    pub(super) pairs: &'a [(&'a str, &'a str)],
+    pub(super) common: &'a Common,
+    /// Whether a task carries it.
+    pub(super) with_task: bool,
+    /// Whether a redirect may add to the query.
+    pub(super) query_grows: bool,
+}
+
+/// What an answer came to.
+enum Opened {
+    Body(Response<Body>),
+    /// The host does not know the session.
+    Unauthorised(Error),
+}
+
 impl Session {
-    /// Sends the request, follows redirects, and gives the answer if it is a 200.
-    pub(super) async fn open_get(
+    /// Makes the task, sends the request, and gives the answer if it is a 200. A session that has
+    /// died is renewed, once.
+    pub(super) async fn get_raw(
         &self,
-        errand: Errand,
-        mut target: Target,
-        query: &str,
-        inactivity: Duration,
-    ) -> Result<Response<Body>> {
+        get: &Get<'_>,
+    ) -> Result<(Option<Ref<Task>>, Response<Body>)> {
+        let mut renewed = false;
+        loop {
+            let task = match get.with_task {
+                true => Some(self.call(get.common.create_task()).await?),
+                false => None,
+            };
+            let login = self.logins();
+            let error = match self.send_get(get, task.as_ref()).await {
+                Ok(Opened::Body(response)) => return Ok((task, response)),
+                Ok(Opened::Unauthorised(_)) if !renewed && self.is_renewed(login).await => {
+                    renewed = true;
+                    // Servers fail the task as well.
+                    if let Some(task) = &task {
+                        let _ = self.discard(task, REFUSED_GRACE).await;
+                    }
+                    continue;
+                }
+                Ok(Opened::Unauthorised(error)) | Err(error) => error,
+            };
+            let Some(task) = &task else { return Err(self.redact(error)) };
+            // Pages of servers may repeat what they were asked with.
+            let error = self.redact(self.explain(task, error).await);
+            // The first error is the one to tell.
+            let _ = self.discard(task, REFUSED_GRACE).await;
+            return Err(error);
+        }
+    }
+
+    /// Sends the request and follows redirects.
+    async fn send_get(&self, get: &Get<'_>, task: Option<&Ref<Task>>) -> Result<Opened> {
+        let errand = get.errand;
+        let mut target = get.target.clone();
+        let mut added = Vec::new();
         for _ in 0..=MOST_REDIRECTS {
             target.url.set_path(errand.path);
-            let request = self.get_request(&target.url, query)?;
-            let connect_timeout = self.inner.settings.connect_timeout;
-            let opening =
-                connect::open(&target.url, &target.trust, request, connect_timeout, inactivity);
+            let request = self.get_request(&target.url, &query(get.pairs, &added, task))?;
+            let (connect, patience) = (self.inner.settings.connect_timeout, get.common.inactivity);
+            let opening = connect::open(&target.url, &target.trust, request, connect, patience);
             let response = opening.await?;
             let status = response.status();
             if status == StatusCode::OK {
-                return Ok(response);
+                return Ok(Opened::Body(response));
             }
             if !status.is_redirection() {
-                return Err(refusal(&target.url, response).await);
+                let error = refusal(&target.url, response).await;
+                return match status {
+                    StatusCode::UNAUTHORIZED => Ok(Opened::Unauthorised(error)),
+                    _ => Err(error),
+                };
             }
             let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let Some(location) = location else {
@@ -47,6 +103,9 @@ impl Session {
                 let words = format!("the server redirects the {what} without saying where to");
                 return Err(Error::new(ErrorKind::Redirect, words));
             };
+            if get.query_grows {
+                added = redirect::added(&target.url, location, get.pairs);
+            }
             target = redirect::resolve(self, errand, &target.url, location).await?;
             #[cfg(feature = "tracing")]
             tracing::debug!(host = target.url.host_str(), "the {} is at another host", errand.what);
@@ -66,7 +125,7 @@ impl Session {
             (Some(host), Some(port)) => format!("{host}:{port}"),
             (host, _) => host.unwrap_or_default().to_owned(),
         };
-        Request::get(format!("{}?{query}", url.path()))
+        Request::get(path_and_query(url.path(), query))
             .header(HOST, host)
             .header(USER_AGENT, self.inner.settings.user_agent.clone())
             .header(COOKIE, cookie)
@@ -106,10 +165,22 @@ impl Session {
 
 /// Query of the request. References hold no characters that need escaping, but they come from
 /// outside.
-pub(super) fn query(pairs: &[(&str, &str)], task: &Ref<Task>) -> String {
+pub(super) fn query(
+    pairs: &[(&str, &str)],
+    added: &[(String, String)],
+    task: Option<&Ref<Task>>,
+) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(pairs).append_pair("task_id", task.as_str());
+    query.extend_pairs(pairs).extend_pairs(added);
+    if let Some(task) = task {
+        query.append_pair("task_id", task.as_str());
+    }
     query.finish()
+}
+
+/// The target of a request.
+pub(super) fn path_and_query(path: &str, query: &str) -> String {
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
 /// The error for an answer that is neither a 200 nor a redirect.

@@ -1,34 +1,25 @@
 //! The import of a disk or of a machine.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::fetch::query;
-use super::pace::Meter;
+use super::put::Put;
 use super::redirect::{self, Errand, Target};
-use super::upload::{self, Put, Terms};
-use super::{
-    ABORT_GRACE, ExportFormat, ImportOptions, ImportSource, MOST_REDIRECTS, REFUSED_GRACE, link,
-};
+use super::{ExportFormat, ImportOptions, ImportSource};
 use crate::enums::VdiType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
 use crate::pool;
 use crate::refs::Ref;
 use crate::sr::Sr;
-use crate::task::{self, Task};
-use crate::tasks::{WaitOptions, outcome};
 use crate::value::FromValue;
 use crate::vdi::{self, Vdi};
 use crate::vm::Vm;
 
-const DISK: Errand = Errand { what: "import", path: "/import_raw_vdi" };
-const MACHINE: Errand = Errand { what: "import", path: "/import" };
-const METADATA: Errand = Errand { what: "import", path: "/import_metadata" };
-/// How long a task may take to say why its import broke.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+const DISK: Errand<'_> = Errand { what: "import", path: "/import_raw_vdi" };
+const MACHINE: Errand<'_> = Errand { what: "import", path: "/import" };
+const METADATA: Errand<'_> = Errand { what: "import", path: "/import_metadata" };
 /// How much of an archive a server may leave unread that has all of its machine: the zeros at its
 /// end, and what was going out with them.
 const LONGEST_TAIL: u64 = 128 * 1024;
@@ -172,129 +163,30 @@ impl Session {
         }
     }
 
-    /// Makes the task, sends the body, and waits for what the task says.
     async fn import<T: FromValue>(
         &self,
-        errand: Errand,
+        errand: Errand<'_>,
         target: Target,
         pairs: &[(&str, &str)],
-        mut source: ImportSource,
+        source: ImportSource,
         options: &ImportOptions,
     ) -> Result<T> {
-        let task = self.call(options.common.create_task()).await?;
-        let (total, written) = (Some(source.length()), AtomicU64::new(0));
-        let meter = Meter::start(self, Some(&task), total, options.common.tell.as_ref());
-        let terms = Terms {
-            connect: self.inner.settings.connect_timeout,
-            inactivity: options.common.inactivity,
-            patience: options.common.task_timeout,
-            throttle: options.common.throttle.as_ref(),
-            meter: meter.as_ref(),
-            sent: &written,
+        let put = Put {
+            errand,
+            target,
+            pairs,
+            common: &options.common,
+            cancel: options.cancel.as_ref(),
+            with_task: true,
+            // The pieces of disks in an archive say how many they are: a server that has made the
+            // machine closes the connection without a look at what follows them.
+            spare: (errand.path != DISK.path).then_some(LONGEST_TAIL),
         };
-        let query = query(pairs, &task);
-        let sent = {
-            let sending = self.send_body(errand, target, &query, &mut source, &terms);
-            tokio::select! {
-                biased;
-                () = cancelled(options) => {
-                    Err(Error::new(ErrorKind::Cancelled, "the import was cancelled"))
-                }
-                sent = sending => sent,
-            }
-        };
-        let result = match sent {
-            Ok(()) => self.result(&task, options).await,
-            Err(error) => {
-                // The pieces of disks in an archive say how many they are: a server that has made
-                // the machine closes the connection without a look at what follows them.
-                let left = source.length().saturating_sub(written.load(Ordering::Relaxed));
-                let has_all = errand.path != DISK.path && left <= LONGEST_TAIL;
-                self.reason(&task, error, has_all).await
-            }
-        };
-        // Pages of servers may repeat what they were asked with.
-        let result = result.map_err(|error| self.redact(error));
-        match result {
-            Ok(value) => {
-                // The outcome is known; that the task stays would be the server's to clean up.
-                let _ = self.call(task::destroy(&task)).await;
-                Ok(value)
-            }
-            Err(error) => {
-                // A refusal is told at once; what was cut off needs a while to end.
-                let refused = matches!(
-                    error.kind(),
-                    ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Redirect | ErrorKind::TooLarge
-                );
-                let grace = if refused { REFUSED_GRACE } else { ABORT_GRACE };
-                // The first error is the one to tell.
-                let _ = self.discard(&task, grace).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Follows redirects as long as nothing of the body is out.
-    async fn send_body(
-        &self,
-        errand: Errand,
-        mut target: Target,
-        query: &str,
-        source: &mut ImportSource,
-        terms: &Terms<'_>,
-    ) -> Result<()> {
-        let extra = format!("Content-Length: {}\r\nConnection: close\r\n", source.length());
-        for _ in 0..=MOST_REDIRECTS {
-            target.url.set_path(errand.path);
-            let line = format!("PUT {}?{query} HTTP/1.1", errand.path);
-            let request = link::request(self, &target.url, &line, &extra)?;
-            match upload::put(&target, request.as_bytes(), source, terms).await? {
-                Put::Sent => return Ok(()),
-                Put::Elsewhere(location) => {
-                    target = redirect::resolve(self, errand, &target.url, &location).await?;
-                    #[cfg(feature = "tracing")]
-                    tracing::debug!(host = target.url.host_str(), "the import goes elsewhere");
-                }
-            }
-        }
-        Err(redirect::endless(errand))
-    }
-
-    async fn result<T: FromValue>(&self, task: &Ref<Task>, options: &ImportOptions) -> Result<T> {
-        let mut waiting = WaitOptions::new().with_timeout(options.common.task_timeout);
-        if let Some(cancel) = &options.cancel {
-            waiting = waiting.with_cancel(cancel.clone());
-        }
-        let record = self.wait_ended(task, &waiting).await?;
-        outcome(task, &record)
-    }
-
-    /// Prefers what the task says to what the connection looked like, unless it was us who ended
-    /// it. That it has succeeded counts only if the server can have all it wants.
-    async fn reason<T: FromValue>(
-        &self,
-        task: &Ref<Task>,
-        error: Error,
-        has_all: bool,
-    ) -> Result<T> {
-        if matches!(
-            error.kind(),
-            ErrorKind::Authentication | ErrorKind::Protocol | ErrorKind::Transport
-        ) {
-            // The server fails the task a little after it has closed the connection.
-            let waiting = WaitOptions::new().with_timeout(LAST_WORDS);
-            if let Ok(record) = self.wait_ended(task, &waiting).await {
-                match outcome::<T>(task, &record) {
-                    Err(said) => return Err(said.with_source(error)),
-                    Ok(value) if has_all && error.kind() == ErrorKind::Transport => {
-                        return Ok(value);
-                    }
-                    Ok(_) => {}
-                }
-            }
-        }
-        Err(error)
+        let value = self.put_raw(&put, source).await?;
+        T::from_value(value).map_err(|e| {
+            let words = format!("the task's result has an unexpected value: {e}");
+            Error::new(ErrorKind::Decode, words).with_source(e)
+        })
     }
 
     /// Removes a disk, which stays in use for a while after an import.
@@ -318,12 +210,4 @@ fn flags(options: &ImportOptions) -> Vec<(&'static str, &'static str)> {
     flags.extend(options.restore.then_some(("restore", "true")));
     flags.extend(options.force.then_some(("force", "true")));
     flags
-}
-
-/// Returns when the caller says so; never without a word for it.
-async fn cancelled(options: &ImportOptions) {
-    match &options.cancel {
-        Some(cancel) => cancel.cancelled().await,
-        None => std::future::pending().await,
-    }
 }

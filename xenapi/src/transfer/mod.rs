@@ -10,7 +10,9 @@ mod import;
 mod link;
 mod options;
 mod pace;
+mod put;
 mod redirect;
+mod resource;
 mod sniff;
 mod source;
 #[cfg(feature = "console")]
@@ -24,6 +26,7 @@ use std::time::Duration;
 pub use export::Export;
 pub use options::{ExportOptions, ImportOptions};
 pub use pace::{Progress, Throttle};
+pub use resource::{HandlerRequest, Resource};
 pub use source::ImportSource;
 #[cfg(feature = "console")]
 pub use tunnel::ConsoleStream;

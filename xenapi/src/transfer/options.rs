@@ -85,6 +85,7 @@ macro_rules! common_setters {
         }
     };
 }
+pub(super) use common_setters;
 
 /// Settings of an export.
 #[derive(Clone)]

@@ -10,8 +10,11 @@ use crate::sr::{self, Sr};
 use crate::tls::{Pin, Trust};
 use crate::{pbd, pool};
 
+/// What a query says that only we may say.
+pub(super) const RESERVED: [&str; 4] = ["session_id", "task_id", "subtask_of", "pool_secret"];
+
 /// A host that a transfer may go to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) url: Url,
     pub(super) trust: Trust,
@@ -19,11 +22,11 @@ pub(super) struct Target {
 
 /// What is to be done at another host.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Errand {
+pub(super) struct Errand<'a> {
     /// The thing, in messages.
     pub(super) what: &'static str,
     /// The handler, the only one that it may be sent to.
-    pub(super) path: &'static str,
+    pub(super) path: &'a str,
 }
 
 /// Checks a `Location` and finds out how to trust the host that it names.
@@ -33,7 +36,7 @@ pub(super) struct Errand {
 /// trust is by fingerprints: each host of a pool has a certificate of its own.
 pub(super) async fn resolve(
     session: &Session,
-    errand: Errand,
+    errand: Errand<'_>,
     from: &Url,
     location: &str,
 ) -> Result<Target> {
@@ -65,12 +68,36 @@ pub(super) async fn host_of(session: &Session, sr: &Ref<Sr>) -> Result<Target> {
     }
     let pools = session.call(pool::get_all_records()).await?;
     let is_master = |host: &Ref<Host>| pools.values().any(|pool| pool.master == *host);
-    let Some(host) = seeing.first().filter(|_| !seeing.iter().any(is_master)) else {
+    match seeing.first().filter(|_| !seeing.iter().any(is_master)) {
+        Some(host) => elsewhere(session, host).await,
+        None => Ok(here(session)),
+    }
+}
+
+/// A host that the caller names: the master by the way that is known.
+pub(super) async fn at(session: &Session, host: &Ref<Host>) -> Result<Target> {
+    let pools = session.call(pool::get_all_records()).await?;
+    if pools.values().any(|pool| pool.master == *host) {
         return Ok(here(session));
-    };
+    }
+    elsewhere(session, host).await
+}
+
+/// A host that is not the master.
+async fn elsewhere(session: &Session, host: &Ref<Host>) -> Result<Target> {
     let record = session.call(host::get_record(host)).await?;
     let scheme = session.url().scheme().to_owned();
     target(session, &scheme, &record.address, None, [host]).await
+}
+
+/// What a redirect adds to the query: a host that has no numbers of a machine tells the master so,
+/// for example. What was asked for stays as it was, because servers write it back undecoded.
+pub(super) fn added(from: &Url, location: &str, pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let Ok(to) = from.join(location) else { return Vec::new() };
+    to.query_pairs()
+        .filter(|(key, _)| !RESERVED.contains(&&**key) && pairs.iter().all(|(own, _)| own != key))
+        .map(|(key, value)| (key.into_owned(), value.into_owned()))
+        .collect()
 }
 
 /// The host that the session's calls go to.
@@ -112,7 +139,7 @@ async fn target(
 }
 
 /// The target as a URL; never from https to http, never another handler.
-fn parse(errand: Errand, from: &Url, location: &str) -> Result<Url> {
+fn parse(errand: Errand<'_>, from: &Url, location: &str) -> Result<Url> {
     let to = from.join(location).map_err(|_| refuse(errand, "its target is no URL"))?;
     if !matches!(to.scheme(), "http" | "https") {
         return Err(refuse(errand, "its target is no web address"));
@@ -130,13 +157,13 @@ fn parse(errand: Errand, from: &Url, location: &str) -> Result<Url> {
 }
 
 /// The error for hosts that send us round and round.
-pub(super) fn endless(errand: Errand) -> Error {
+pub(super) fn endless(errand: Errand<'_>) -> Error {
     let what = errand.what;
     let words = format!("the hosts of the pool redirect the {what} to each other without end");
     Error::new(ErrorKind::Redirect, words)
 }
 
-fn refuse(errand: Errand, why: &str) -> Error {
+fn refuse(errand: Errand<'_>, why: &str) -> Error {
     let what = errand.what;
     let words = format!("the server sends the {what} elsewhere, and that is not followed: {why}");
     Error::new(ErrorKind::Redirect, words)
@@ -163,7 +190,7 @@ fn is_named(name: &str, address: &str, hostname: &str) -> bool {
 mod tests {
     use super::*;
 
-    const EXPORT: Errand = Errand { what: "export", path: "/export_raw_vdi" };
+    const EXPORT: Errand<'_> = Errand { what: "export", path: "/export_raw_vdi" };
 
     fn from(text: &str) -> Url {
         Url::parse(text).unwrap()
@@ -191,6 +218,15 @@ mod tests {
         let http = from("http://a/export_raw_vdi");
         assert!(parse(EXPORT, &http, "http://b/export_raw_vdi").is_ok());
         assert!(parse(EXPORT, &http, "https://b/export_raw_vdi").is_ok());
+    }
+
+    #[test]
+    fn a_redirect_may_add_to_the_query_but_not_change_it() {
+        let from = from("https://a/vm_rrd?uuid=1&task_id=t");
+        let to = "https://b/vm_rrd?rrd_unarchive=&uuid=2&session_id=s&task_id=x&since=a b";
+        let added = added(&from, to, &[("uuid", "1")]);
+        let expected = [("rrd_unarchive", ""), ("since", "a b")];
+        assert_eq!(added, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     }
 
     #[test]

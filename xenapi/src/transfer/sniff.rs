@@ -26,6 +26,35 @@ pub(super) fn may_be_error(start: &[u8]) -> bool {
     start.len() < ENOUGH && start.iter().zip(pattern).all(|(a, b)| a == b)
 }
 
+/// What an answer of failure says that ends exactly where the data do: a server that fails half way
+/// writes one behind what it has sent. Data that only speak of one go on after it.
+pub(super) fn answer_at_end(tail: &[u8]) -> Option<String> {
+    let starts =
+        tail.windows(ENOUGH).enumerate().filter(|(_, start)| start.starts_with(b"HTTP/1."));
+    let mut answers = starts.filter_map(|(at, _)| tail.get(at..));
+    answers.find(|answer| is_whole_error(answer)).map(error_text)
+}
+
+/// Whether this is an answer of failure, its head and a body of just the length that the head says.
+fn is_whole_error(answer: &[u8]) -> bool {
+    if error_status(answer).is_none() {
+        return false;
+    }
+    let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return false };
+    let (head, body) = answer.split_at(end + 4);
+    let head = String::from_utf8_lossy(head);
+    // Lines of text that speak of an answer end otherwise.
+    if head.replace("\r\n", "").contains('\n') {
+        return false;
+    }
+    let mut headers = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    let length = headers.find(|(name, _)| name.trim().eq_ignore_ascii_case("content-length"));
+    match length {
+        Some((_, length)) => length.trim().parse() == Ok(body.len()),
+        None => body.is_empty(),
+    }
+}
+
 /// What the second answer says, in one line.
 pub(super) fn error_text(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
@@ -84,6 +113,24 @@ mod tests {
         assert!(may_be_error(b"HTTP/1.1 50"));
         assert!(!may_be_error(b"con"));
         assert!(!may_be_error(b"HTTP/1.1 500"), "that is enough to decide");
+    }
+
+    #[test]
+    fn an_answer_of_failure_is_found_at_the_end() {
+        let plain = b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n";
+        assert_eq!(answer_at_end(plain).unwrap(), "HTTP/1.1 404 Not Found");
+        let behind = [b"data HTTP/1.1 500 is spoken of\n", &plain[..]].concat();
+        assert_eq!(answer_at_end(&behind).unwrap(), "HTTP/1.1 404 Not Found");
+        for data in [
+            &b""[..],
+            b"HTTP/1.1 500",
+            b"HTTP/1.1 500 Internal Error\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 500 Internal Error\r\n\r\nmore",
+            b"HTTP/1.1 500 Internal Error\r\nContent-Length: 3\r\n\r\nmore",
+        ] {
+            assert_eq!(answer_at_end(data), None, "{data:?}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::live::Session;
 use crate::refs::Ref;
 
-const CONSOLE: Errand = Errand { what: "console", path: "/console" };
+const CONSOLE: Errand<'_> = Errand { what: "console", path: "/console" };
 /// How much is read of a page that explains a refusal.
 const LONGEST_PAGE: usize = 8 * 1024;
 /// How long an answer may take.

@@ -48,6 +48,8 @@ pub(super) enum Put {
     Sent,
     /// Nothing of the body is out: another host is to be asked.
     Elsewhere(String),
+    /// Nothing of the body is out: the host does not know the session.
+    Unauthorised(Error),
 }
 
 /// The end of an answer.
@@ -70,7 +72,7 @@ pub(super) async fn put(
     let opened = timeout(terms.connect, link::open(target, &server)).await;
     let mut link = opened.map_err(|_| late(&server, "no connection", terms.connect))??;
     let broke = |e: io::Error| {
-        let words = format!("{server}: the connection broke before the import began");
+        let words = format!("{server}: the connection broke before the body began");
         Error::new(ErrorKind::Transport, words).with_source(e)
     };
     link.write_all(request).await.map_err(broke)?;
@@ -86,7 +88,10 @@ pub(super) async fn put(
     }
     if early.as_ref().is_some_and(|head| head.status != 200) {
         let answer = hear(link, (early, buffer), &server).await?;
-        return refusal(&answer, &server).map(|()| Put::Sent);
+        return match refusal(&answer, &server) {
+            Err(error) if answer.head.status == 401 => Ok(Put::Unauthorised(error)),
+            refused => refused.map(|()| Put::Sent),
+        };
     }
     both_ways(link, (early, buffer), source, terms, &server).await?;
     Ok(Put::Sent)

@@ -213,6 +213,24 @@ impl Server {
         F: Fn(Request) -> R + Send + Sync + 'static,
         R: Future<Output = Reply> + Send,
     {
+        Self::begin(bind, tls, false, answer).await
+    }
+
+    /// One that answers a PUT when it has its head, as real servers do; the body is read after a
+    /// 200, and not otherwise.
+    pub async fn early<F, R>(tls: Option<TlsAcceptor>, answer: F) -> Self
+    where
+        F: Fn(Request) -> R + Send + Sync + 'static,
+        R: Future<Output = Reply> + Send,
+    {
+        Self::begin("127.0.0.1:0", tls, true, answer).await
+    }
+
+    async fn begin<F, R>(bind: &str, tls: Option<TlsAcceptor>, early: bool, answer: F) -> Self
+    where
+        F: Fn(Request) -> R + Send + Sync + 'static,
+        R: Future<Output = Reply> + Send,
+    {
         let listener = TcpListener::bind(bind).await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -226,10 +244,10 @@ impl Server {
                 let (answer, seen, tls) = (Arc::clone(&answer), Arc::clone(&seen), tls.clone());
                 tokio::spawn(async move {
                     match tls {
-                        None => serve(tcp, &seen, &*answer).await,
+                        None => serve(tcp, &seen, early, &*answer).await,
                         Some(acceptor) => {
                             if let Ok(stream) = acceptor.accept(tcp).await {
-                                serve(stream, &seen, &*answer).await;
+                                serve(stream, &seen, early, &*answer).await;
                             }
                         }
                     }
@@ -279,17 +297,28 @@ impl Linger for TlsStream<TcpStream> {
     }
 }
 
-async fn serve<S, F, R>(mut stream: S, seen: &Mutex<Vec<Request>>, answer: &F)
+async fn serve<S, F, R>(mut stream: S, seen: &Mutex<Vec<Request>>, early: bool, answer: &F)
 where
     S: AsyncRead + AsyncWrite + Linger + Unpin,
     F: Fn(Request) -> R,
     R: Future<Output = Reply>,
 {
-    while let Some(request) = read_request(&mut stream).await {
-        seen.lock().unwrap().push(request.clone());
-        let reply = answer(request).await;
+    while let Some(mut request) = read_head(&mut stream).await {
+        let late = !(early && request.head.starts_with("PUT "));
+        if late && read_body(&mut stream, &mut request).await.is_none() {
+            return;
+        }
+        let reply = answer(request.clone()).await;
+        let accepted = reply.bytes.starts_with(b"HTTP/1.1 200");
+        if late || !accepted {
+            seen.lock().unwrap().push(request.clone());
+        }
         if stream.write_all(&reply.bytes).await.is_err() || stream.flush().await.is_err() {
             return;
+        }
+        if !late && accepted {
+            let _ = read_body(&mut stream, &mut request).await;
+            seen.lock().unwrap().push(request);
         }
         if reply.hang {
             std::future::pending::<()>().await;
@@ -307,17 +336,19 @@ where
     }
 }
 
-async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Request> {
+async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Request> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
     }
-    let mut request =
-        Request { head: String::from_utf8_lossy(&head).into_owned(), body: Vec::new() };
+    Some(Request { head: String::from_utf8_lossy(&head).into_owned(), body: Vec::new() })
+}
+
+async fn read_body<S: AsyncRead + Unpin>(stream: &mut S, request: &mut Request) -> Option<()> {
     let length = request.header("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
     request.body = vec![0; length];
     stream.read_exact(&mut request.body).await.ok()?;
-    Some(request)
+    Some(())
 }
 
 /// Answers a login, so that a script holds only what its test is about.
