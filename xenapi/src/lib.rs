@@ -211,6 +211,7 @@ mod error;
 mod events;
 mod guest;
 mod live;
+pub mod metrics;
 mod refs;
 mod retry;
 mod tasks;

@@ -1,7 +1,7 @@
 //! The two codecs: pure functions between calls and bytes.
 
 pub(crate) mod json;
-mod rescue;
+pub(crate) mod rescue;
 pub(crate) mod xml;
 
 use serde_json::Value;

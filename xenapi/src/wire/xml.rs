@@ -145,22 +145,22 @@ struct Answer {
 }
 
 /// A reader of values: recursive over nesting, which is limited.
-struct Parser<'a> {
+pub(crate) struct Parser<'a> {
     reader: Reader<&'a [u8]>,
 }
 
 /// What matters of XML here.
-enum Token {
+pub(crate) enum Token {
     Open(String),
     Close,
     Text(String),
     End,
 }
 
-type Parsed<T> = std::result::Result<T, String>;
+pub(crate) type Parsed<T> = std::result::Result<T, String>;
 
 impl<'a> Parser<'a> {
-    fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let mut reader = Reader::from_str(text);
         let config = reader.config_mut();
         config.expand_empty_elements = true;
@@ -170,7 +170,7 @@ impl<'a> Parser<'a> {
 
     /// The next token; comments, declarations and instructions are skipped. Entities other than
     /// the predefined ones are refused, so nothing expands.
-    fn next(&mut self) -> Parsed<Token> {
+    pub(crate) fn next(&mut self) -> Parsed<Token> {
         loop {
             return Ok(match self.reader.read_event().map_err(|e| e.to_string())? {
                 Event::Start(tag) => Token::Open(tag.local_name().as_ref().to_owned()),
