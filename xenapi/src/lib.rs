@@ -235,8 +235,8 @@ pub use refs::{Class, Ref};
 pub use tasks::{Cancel, TaskHandle, WaitOptions};
 pub use tls::{Pin, Trust};
 pub use transfer::{
-    Export, ExportFormat, ExportOptions, HandlerRequest, ImportOptions, ImportSource, Progress,
-    Resource, Throttle, XvaCompression,
+    Export, ExportFormat, ExportOptions, HandlerRequest, ImportOptions, ImportSource,
+    MetadataExport, Progress, Resource, Throttle, XvaCompression,
 };
 pub use transport::Transport;
 pub use value::{DecodeError, FromValue};

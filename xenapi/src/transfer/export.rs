@@ -91,7 +91,7 @@ impl Session {
     }
 
     /// Makes the task and opens the stream; `pairs` are the handler's own part of the query.
-    async fn export(
+    pub(super) async fn export(
         &self,
         errand: Errand<'_>,
         pairs: &[(&str, &str)],

@@ -6,6 +6,7 @@ mod download;
 mod ending;
 mod export;
 mod fetch;
+mod handlers;
 mod import;
 mod link;
 mod options;
@@ -24,6 +25,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use export::Export;
+pub use handlers::MetadataExport;
 pub use options::{ExportOptions, ImportOptions};
 pub use pace::{Progress, Throttle};
 pub use resource::{HandlerRequest, Resource};
