@@ -14,7 +14,7 @@ import json
 import sys
 
 CLASSES = """VM VM_guest_metrics VM_metrics VDI VBD VIF SR SM PBD PIF network pool host host_metrics
-task console event session""".split()
+task blob console event session""".split()
 
 SHORT = {"string": "", "int": 0, "float": 0.0, "bool": False, "datetime": "19700101T00:00:00Z"}
 

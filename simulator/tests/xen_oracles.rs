@@ -6,7 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use simulator::Simulator;
 use tempfile::TempDir;
@@ -32,11 +33,25 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles").join(name)
 }
 
+/// Runs a command; a client that waits for what never comes is ended, and what it wrote is shown.
 async fn run(mut command: Command) {
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let mut ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let output = tokio::select! {
+        output = &mut ended => output,
+        () = tokio::time::sleep(LIMIT) => {
+            Command::new("kill").arg(pid.to_string()).status().unwrap();
+            ended.await
+        }
+    };
+    let output = output.unwrap().unwrap();
     println!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// How long one step may take: installing is the longest.
+const LIMIT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_takes_the_pool_for_a_real_one() {

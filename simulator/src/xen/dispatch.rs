@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pool::{Pool, State};
+use super::role::Role;
 use super::schema::{self, Message};
 use super::value::{ApiError, ApiResult, Value};
-use super::{event, generic, task, vdi, vm};
+use super::{blob, event, generic, metrics, task, vdi, vm};
 
 /// The answer of the server.
 #[derive(Debug)]
@@ -22,7 +23,9 @@ pub(crate) async fn call(pool: &Arc<Pool>, host: usize, method: &str, params: Ve
     if pool.faults.drops_call(method) {
         return Reply::Dropped;
     }
+    let role = params.first().and_then(Value::as_str).map(|session| pool.session_role(session));
     let mut result = answer(pool, host, method, params).await;
+    note(pool, role.and_then(Result::ok).unwrap_or_default(), method, &result);
     if pool.faults.drops_answer(method) {
         return Reply::Dropped;
     }
@@ -30,6 +33,14 @@ pub(crate) async fn call(pool: &Arc<Pool>, host: usize, method: &str, params: Ve
         generic::spoil(value, pool.faults.plan());
     }
     Reply::Value(result)
+}
+
+/// What changes something is in the audit log.
+fn note(pool: &Pool, role: Role, method: &str, result: &ApiResult) {
+    let found = find(method.trim_start_matches("Async."));
+    if found.is_some_and(|(_, _, message)| message.least_role > Role::ReadOnly) {
+        pool.with(|state| state.audit.note(role, method, result));
+    }
 }
 
 async fn answer(pool: &Arc<Pool>, host: usize, method: &str, params: Vec<Value>) -> ApiResult {
@@ -193,6 +204,12 @@ fn perform(
         return result;
     }
     if let Some(result) = task::perform(state, class, name, args) {
+        return result;
+    }
+    if let Some(result) = blob::perform(state, class, name, args) {
+        return result;
+    }
+    if let Some(result) = metrics::perform(state, class, name, args) {
         return result;
     }
     if (class, name) == ("event", "inject") {

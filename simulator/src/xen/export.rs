@@ -54,7 +54,7 @@ pub(super) enum Ended {
 /// Answers the request; the connection ends with it.
 pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Result<()> {
     let pool = &host.pool;
-    let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
+    let task = head.task();
     if let Err(error) = authenticate(pool, head, Role::VmAdmin) {
         return turn_away(pool, conn, task, error).await;
     }
@@ -133,6 +133,17 @@ pub(super) async fn turn_away(
     }
     let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
     refuse(conn, "HTTP/1.1", "401 Unauthorized", &[challenge]).await
+}
+
+/// Refuses a request that nothing was sent for yet, and fails its task.
+pub(super) async fn fail(
+    pool: &Pool,
+    conn: &mut Conn,
+    head: &Head,
+    status: &str,
+) -> io::Result<()> {
+    pool.finish_task(head.task(), Err(ApiError::new("INTERNAL_ERROR", [status])));
+    refuse(conn, "HTTP/1.1", status, &[]).await
 }
 
 /// Reference or uuid.

@@ -44,6 +44,7 @@ use std::time::Duration;
 /// | `duplicate-keys` | the host's `license_params` repeats a key (JSON) |
 /// | `unknown-enum` | records hold enum values and a field of the future, events of all classes one of a class of the future |
 /// | `no-json` | `/jsonrpc` answers in XML, as the oldest servers do |
+/// | `old-metrics` | `/rrd_updates` answers `json` as the oldest servers do: names without quotes, bare numbers |
 /// | `old-arity` | parameters that later releases added are refused |
 /// | `console-limit` | consoles answer 503, as while another viewer uses the only place |
 /// | `console-eof=N` | the next N consoles answer 200 and end |
@@ -108,6 +109,7 @@ pub(crate) struct Plan {
     pub(crate) unknown_enum: bool,
     pub(crate) no_json: bool,
     pub(crate) old_arity: bool,
+    pub(crate) old_metrics: bool,
     pub(crate) redirect: bool,
     pub(crate) console_limit: bool,
     pub(crate) console_absurd: Option<Absurd>,
@@ -148,6 +150,7 @@ impl Faults {
             "duplicate-keys" => plan.duplicate_keys = no_arg(name, arg)?,
             "unknown-enum" => plan.unknown_enum = no_arg(name, arg)?,
             "no-json" => plan.no_json = no_arg(name, arg)?,
+            "old-metrics" => plan.old_metrics = no_arg(name, arg)?,
             "old-arity" => plan.old_arity = no_arg(name, arg)?,
             "redirect" => plan.redirect = no_arg(name, arg)?,
             "console-limit" => plan.console_limit = no_arg(name, arg)?,

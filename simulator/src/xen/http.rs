@@ -182,6 +182,11 @@ impl Head {
         cookies.into_iter().find(|(k, _)| *k == name).map(|(_, v)| v)
     }
 
+    /// The task that is to tell how it ended; empty for none.
+    pub(crate) fn task(&self) -> &str {
+        self.query("task_id").or_else(|| self.cookie("task_id")).unwrap_or_default()
+    }
+
     pub(crate) fn keep_alive(&self) -> bool {
         match self.header("connection").map(str::to_ascii_lowercase).as_deref() {
             Some("close") => false,

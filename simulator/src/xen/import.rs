@@ -64,7 +64,7 @@ pub(crate) async fn serve(
     buffer: &mut BytesMut,
 ) -> io::Result<()> {
     let pool = &host.pool;
-    let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
+    let task = head.task();
     let plan = pool.faults.plan();
     if let Err(error) = authenticate(pool, head, Role::VmAdmin) {
         return turn_away(pool, conn, task, error).await;

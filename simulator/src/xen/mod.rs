@@ -1,6 +1,8 @@
 //! A double of a XenServer pool: JSON-RPC, XML-RPC, tasks, events, disks and machines out and in,
-//! consoles.
+//! consoles, measurements, blobs.
 
+mod audit;
+mod blob;
 mod chain;
 mod console;
 mod db;
@@ -18,10 +20,14 @@ mod import_disk;
 mod import_store;
 mod import_xva;
 mod json;
+mod metrics;
+mod others;
+mod ova;
 mod pool;
 mod qcow2;
 mod rfb;
 mod role;
+mod rrd;
 mod schema;
 mod serve;
 mod task;
@@ -203,6 +209,9 @@ pub struct XenServer {
     _files: Option<TempDir>,
 }
 
+/// Since how many seconds before the start everything is measured.
+const MEASURED_BEFORE: i64 = 30 * 60;
+
 /// How often a running guest's heart beats.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -228,7 +237,8 @@ impl XenServer {
             facts.push(HostFacts { name, port: listener.local_addr()?.port(), certificate });
             listeners.push((listener, tls));
         }
-        let mut state = State::default();
+        let measured_since = jiff::Timestamp::now().as_second() - MEASURED_BEFORE;
+        let mut state = State { measured_since, ..State::default() };
         fixture::fill(&mut state, &facts, guests, config.pv);
         if config.storage_at_second_host {
             fixture::unplug_storage(&mut state);

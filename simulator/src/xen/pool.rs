@@ -1,11 +1,13 @@
 //! The state that all hosts of the pool share, behind one lock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use vmimage::Disk;
 
+use super::audit::Audit;
 use super::db::{Db, fresh_ref};
 use super::desk::Desk;
 use super::fault::Faults;
@@ -69,6 +71,11 @@ pub(crate) struct State {
     pub(crate) urls: Vec<String>,
     /// Keyboards and screens of guests, by VM.
     pub(crate) desks: BTreeMap<String, Desk>,
+    /// What blobs hold, once something was written to them.
+    pub(crate) blobs: BTreeMap<String, File>,
+    pub(crate) audit: Audit,
+    /// Before this moment nothing was measured, in seconds since 1970.
+    pub(crate) measured_since: i64,
 }
 
 impl Pool {

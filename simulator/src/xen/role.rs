@@ -18,15 +18,27 @@ pub(crate) enum Role {
 impl Role {
     /// By the name that the server has for it.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "read-only" => Self::ReadOnly,
-            "vm-operator" => Self::VmOperator,
-            "vm-admin" => Self::VmAdmin,
-            "vm-power-admin" => Self::VmPowerAdmin,
-            "pool-operator" => Self::PoolOperator,
-            "pool-admin" => Self::PoolAdmin,
-            _ => return None,
-        })
+        let all = [
+            Self::ReadOnly,
+            Self::VmOperator,
+            Self::VmAdmin,
+            Self::VmPowerAdmin,
+            Self::PoolOperator,
+            Self::PoolAdmin,
+        ];
+        all.into_iter().find(|role| role.name() == name)
+    }
+
+    /// The name that the server has for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::VmOperator => "vm-operator",
+            Self::VmAdmin => "vm-admin",
+            Self::VmPowerAdmin => "vm-power-admin",
+            Self::PoolOperator => "pool-operator",
+            Self::PoolAdmin => "pool-admin",
+        }
     }
 
     /// Refuses what needs `least`, as the server does.

@@ -9,16 +9,34 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::audit;
+use super::blob;
 use super::console;
 use super::dispatch::{self, Reply};
 use super::export;
 use super::http::{BadRequest, Conn, Head, page, respond};
 use super::import;
 use super::json::{self, Quirks};
+use super::metrics;
+use super::others;
+use super::ova;
 use super::pool::Pool;
 use super::value::{ApiError, ApiResult, text, truth};
 use super::xml;
 use super::xva;
+
+/// What is served to `GET` here; the rest of what the server has is in [`others`].
+const HANDLERS: &[&str] = &[
+    "/export_raw_vdi",
+    "/export",
+    "/export_metadata",
+    "/blob",
+    "/audit_log",
+    "/rrd_updates",
+    "/host_rrd",
+    "/vm_rrd",
+    "/sr_rrd",
+];
 
 /// One host of the pool.
 #[derive(Clone, Debug)]
@@ -51,7 +69,7 @@ impl Host {
     }
 
     /// The URL of another host.
-    fn url_of(&self, index: usize) -> Option<String> {
+    pub(crate) fn url_of(&self, index: usize) -> Option<String> {
         let other = self.pool.hosts.get(index).filter(|_| index != self.index)?;
         let scheme = if other.certificate.is_some() { "https" } else { "http" };
         Some(format!("{scheme}://127.0.0.1:{}", other.port))
@@ -115,7 +133,7 @@ impl Host {
         match head.method.as_str() {
             "POST" => self.post(conn, buffer, &head).await,
             "GET" => {
-                self.get(conn, &head).await.map_err(|_| BadRequest::Closed)?;
+                self.get(conn, buffer, &head).await.map_err(|_| BadRequest::Closed)?;
                 Ok(false)
             }
             "CONNECT" if head.path == "/console" => {
@@ -135,23 +153,36 @@ impl Host {
                 served.map_err(|_| BadRequest::Closed)?;
                 Ok(false)
             }
-            "PUT" | "OPTIONS" => Err(BadRequest::Status("403 Forbidden")),
+            "PUT" if head.path == "/blob" => {
+                self.pool.with(|state| state.calls.push("PUT /blob".to_owned()));
+                let served = blob::serve(self, conn, &head, buffer).await;
+                served.map_err(|_| BadRequest::Closed)?;
+                Ok(false)
+            }
+            "PUT" | "OPTIONS" => {
+                others::serve(self, conn, &head).await.map_err(|_| BadRequest::Closed)?;
+                Ok(false)
+            }
             _ => Err(BadRequest::Status("501 Method Not Implemented")),
         }
     }
 
-    async fn get(&self, conn: &mut Conn, head: &Head) -> io::Result<()> {
-        match head.path.as_str() {
-            "/export_raw_vdi" => {
-                self.pool.with(|state| state.calls.push("GET /export_raw_vdi".to_owned()));
-                export::serve(self, conn, head).await
-            }
-            "/export" => {
-                self.pool.with(|state| state.calls.push("GET /export".to_owned()));
-                xva::serve(self, conn, head).await
-            }
-            "/" => answer_page(conn, "200 OK").await,
-            _ => answer_page(conn, "403 Forbidden").await,
+    async fn get(&self, conn: &mut Conn, buffer: &mut BytesMut, head: &Head) -> io::Result<()> {
+        let path = head.path.as_str();
+        if path == "/" {
+            return answer_page(conn, "200 OK").await;
+        }
+        if !HANDLERS.contains(&path) {
+            return others::serve(self, conn, head).await;
+        }
+        self.pool.with(|state| state.calls.push(format!("GET {path}")));
+        match path {
+            "/export_raw_vdi" => export::serve(self, conn, head).await,
+            "/export" => xva::serve(self, conn, head).await,
+            "/export_metadata" => ova::serve(self, conn, head).await,
+            "/blob" => blob::serve(self, conn, head, buffer).await,
+            "/audit_log" => audit::serve(self, conn, head).await,
+            _ => metrics::serve(self, conn, head).await,
         }
     }
 

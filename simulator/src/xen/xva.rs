@@ -1,6 +1,5 @@
 //! `GET /export`: a machine with its disks as an XVA archive, put together field by field.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
@@ -15,11 +14,11 @@ use vmimage::{BlockMap, Disk};
 
 use super::export::{Body, Ended, Piece, READ_AHEAD, authenticate, finish, refuse, turn_away};
 use super::http::{Conn, Head};
+use super::ova::{Members, find_vm};
 use super::pool::{Pool, State};
 use super::role::Role;
 use super::serve::Host;
-use super::value::{ApiError, Record, Value, text, truth};
-use super::xml;
+use super::value::{ApiError, Value, text, truth};
 
 const CHUNK: u64 = 1 << 20;
 
@@ -41,7 +40,7 @@ struct Part {
 /// Answers the request; the connection ends with it.
 pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Result<()> {
     let pool = &host.pool;
-    let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
+    let task = head.task();
     if let Err(error) = authenticate(pool, head, Role::VmAdmin) {
         return turn_away(pool, conn, task, error).await;
     }
@@ -97,92 +96,29 @@ async fn send(
 
 /// The description and the disks of a machine that can be exported.
 fn archive(state: &State, handle: &str) -> Result<(String, Vec<Part>), ApiError> {
-    let vm = match state.db.raw("VM", handle) {
-        Ok(_) => handle.to_owned(),
-        Err(error) => state.db.by_uuid("VM", handle).ok_or(error)?,
-    };
+    let vm = find_vm(state, handle)?;
     let record = state.db.raw("VM", &vm)?;
     let power = text(record, "power_state");
     if !matches!(power, "Halted" | "Suspended") && !truth(record, "is_a_snapshot") {
         let actual = power.to_ascii_lowercase();
         return Err(ApiError::new("VM_BAD_POWER_STATE", [&vm, "halted", &actual]));
     }
-    // What belongs to the machine has a name in the archive; everything else is not there.
-    let mut objects = vec![("VM", vm.clone())];
-    for vif in state.db.referrers("VIF", "VM", &vm) {
-        objects.push(("network", text(state.db.raw("VIF", &vif)?, "network").to_owned()));
-        objects.push(("VIF", vif));
-    }
-    for vbd in state.db.referrers("VBD", "VM", &vm) {
-        let vdi = text(state.db.raw("VBD", &vbd)?, "VDI").to_owned();
-        objects.push(("VBD", vbd));
-        if let Ok(disk) = state.db.raw("VDI", &vdi) {
-            objects.push(("VDI", vdi));
-            objects.push(("SR", text(disk, "SR").to_owned()));
-        }
-    }
-    objects.sort();
-    objects.dedup();
-    let names: BTreeMap<&str, String> = objects
-        .iter()
-        .enumerate()
-        .map(|(n, (_, reference))| (reference.as_str(), format!("Ref:{}", n + 5)))
-        .collect();
-    let (mut list, mut parts) = (Vec::new(), Vec::new());
-    for (class, reference) in &objects {
-        let record = state.db.record(class, reference)?;
-        let name = names.get(reference.as_str()).cloned().unwrap_or_default();
-        if let (&"VDI", Some(disk)) = (class, state.disks.get(reference)) {
-            let size = record.get("virtual_size").and_then(Value::as_int).unwrap_or_default();
-            parts.push(Part {
-                name: name.clone(),
-                disk: Arc::clone(disk),
-                size: size.unsigned_abs(),
-            });
-        }
-        list.push(Value::Map(Record::from([
-            ("class".to_owned(), (*class).into()),
-            ("id".to_owned(), name.into()),
-            ("snapshot".to_owned(), renamed(&Value::Map(record), &names)),
-        ])));
+    let mut members = Members::default();
+    members.add_vm(state, &vm)?;
+    let names = members.names();
+    let mut parts = Vec::new();
+    for vdi in members.of_class("VDI") {
+        let Some(disk) = state.disks.get(vdi) else { continue };
+        let size = state.db.raw("VDI", vdi)?.get("virtual_size").and_then(Value::as_int);
+        parts.push(Part {
+            name: names.get(vdi).cloned().unwrap_or_default(),
+            disk: Arc::clone(disk),
+            size: size.unwrap_or_default().unsigned_abs(),
+        });
     }
     // The disks come in the order of their names as text: Ref:10 before Ref:9.
     parts.sort_by(|a, b| a.name.cmp(&b.name));
-    let version = Record::from([
-        ("hostname".to_owned(), "xen1".into()),
-        ("date".to_owned(), "2026-01-05".into()),
-        ("product_version".to_owned(), "8.2.0".into()),
-        ("product_brand".to_owned(), "Simulated".into()),
-        ("build_number".to_owned(), "1".into()),
-        ("xapi_major".to_owned(), Value::Int(1)),
-        ("xapi_minor".to_owned(), Value::Int(20)),
-        ("export_vsn".to_owned(), Value::Int(2)),
-    ]);
-    let all = Record::from([
-        ("version".to_owned(), Value::Map(version)),
-        ("objects".to_owned(), Value::Array(list)),
-    ]);
-    Ok((xml::text(&Value::Map(all)), parts))
-}
-
-/// A value with the references as the archive names them.
-fn renamed(value: &Value, names: &BTreeMap<&str, String>) -> Value {
-    let name = |text: &str| match names.get(text) {
-        Some(name) => name.clone(),
-        None if text.starts_with("OpaqueRef:") => "OpaqueRef:NULL".to_owned(),
-        None => text.to_owned(),
-    };
-    match value {
-        Value::Map(fields) => {
-            let all = fields.iter().map(|(key, value)| (name(key), renamed(value, names)));
-            Value::Map(all.collect())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(|v| renamed(v, names)).collect()),
-        other => match other.as_str() {
-            Some(text) => name(text).into(),
-            None => other.clone(),
-        },
-    }
+    Ok((members.describe(state)?, parts))
 }
 
 /// Hands pieces to the network; ends when nobody takes them.
@@ -301,7 +237,7 @@ fn chunks(part: &Part, out: &mut dyn io::Write) -> io::Result<()> {
 }
 
 /// A file of the archive: a header of the ustar format, the data, zeros up to a whole block.
-fn member(out: &mut dyn io::Write, name: &str, data: &[u8]) -> io::Result<()> {
+pub(super) fn member(out: &mut dyn io::Write, name: &str, data: &[u8]) -> io::Result<()> {
     let mut header = [0_u8; 512];
     let mut put = |at: usize, text: &[u8]| {
         if let Some(field) = header.get_mut(at..at + text.len()) {

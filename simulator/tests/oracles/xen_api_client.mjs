@@ -59,6 +59,27 @@ await xapi.call('VDI.destroy', vdiRef)
 await xapi.barrier()
 assert.equal(xapi.getObject(vdiRef, undefined), undefined)
 console.log('import', size, 'bytes and back')
+
+// What is measured, asked for as monitoring does.
+const told = await xapi.getResource('/rrd_updates', {
+  query: { cf: 'AVERAGE', host: 'true', interval: 5, json: 'true', start: Math.floor(Date.now() / 1000) - 60 },
+})
+const parts = []
+for await (const part of told.body ?? told) parts.push(part)
+const { meta, data } = JSON.parse(Buffer.concat(parts).toString())
+const column = meta.legend.indexOf(`AVERAGE:vm:${vm.uuid}:cpu0`)
+assert.ok(column >= 0 && data.length > 10)
+assert.ok(data.every(row => Number(row.values[column]) > 0 && Number(row.values[column]) < 1))
+console.log('metrics', data.length, 'rows')
+
+const blob = await xapi.call('blob.create', 'text/plain', false)
+await xapi.putResource(Buffer.from('of the oracle'), '/blob', { query: { ref: blob } })
+const held = await xapi.getResource('/blob', { query: { ref: blob } })
+const pieces = []
+for await (const piece of held.body ?? held) pieces.push(piece)
+assert.equal(Buffer.concat(pieces).toString(), 'of the oracle')
+await xapi.call('blob.destroy', blob)
+console.log('blob')
 await xapi.disconnect()
 console.log('done')
 process.exit(0)

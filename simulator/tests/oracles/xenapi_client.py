@@ -4,11 +4,15 @@
 Usage: xenapi_client.py READY.json (the line that the simulator prints)
 Prints one line per step; any surprise is an exception.
 """
+import io
 import json
 import ssl
 import sys
+import tarfile
 import time
 import urllib.request
+import xml.etree.ElementTree
+import xmlrpc.client
 
 import XenAPI
 
@@ -57,6 +61,9 @@ def main():
     disks = [api.VBD.get_VDI(b) for b in api.VM.get_VBDs(snapshot) if api.VBD.get_type(b) == "Disk"]
     for vdi in disks:
         export(api, session, xen["url"], vdi)
+    metadata(session, xen["url"], web01[0])
+    metrics(session, xen["url"], vm["uuid"])
+    blob(api, session, xen["url"])
     api.VM.destroy(snapshot)
     for vdi in disks:
         api.VDI.destroy(vdi)
@@ -72,16 +79,64 @@ def main():
     print("all is as before")
 
 
-def export(api, session, url, vdi):
-    """Exports a disk and compares its shape with the record's."""
+def fetch(session, target, data=None):
+    """A raw handler's answer to GET, or to PUT with data."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    task = api.task.create("export", "by the oracle")
-    target = "%s/export_raw_vdi?vdi=%s&format=vhd&task_id=%s" % (url, vdi, task)
-    request = urllib.request.Request(target, headers={"Cookie": "session_id=" + session._session})
+    cookie = {"Cookie": "session_id=" + session._session}
+    request = urllib.request.Request(target, data, cookie, method="GET" if data is None else "PUT")
     with urllib.request.urlopen(request, context=context) as response:
-        body = response.read()
+        return response.read()
+
+
+def metadata(session, url, vm):
+    """The description of a machine and of its snapshot, as a tar file of an XML-RPC value."""
+    body = fetch(session, "%s/export_metadata?ref=%s" % (url, vm))
+    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+        assert archive.getnames() == ["ova.xml"], archive.getnames()
+        ova = archive.extractfile("ova.xml").read().decode()
+    wrapped = "<methodResponse><params><param>%s</param></params></methodResponse>" % ova
+    (value,), _ = xmlrpc.client.loads(wrapped, use_builtin_types=True)
+    machines = {o["id"]: o["snapshot"] for o in value["objects"] if o["class"] == "VM"}
+    of = [vm["snapshot_of"] for vm in machines.values() if vm["is_a_snapshot"]]
+    assert len(machines) == 2 and machines[of[0]]["name_label"] == "web01", machines.keys()
+    print("metadata", len(value["objects"]), "objects")
+
+
+def metrics(session, url, uuid):
+    """The last minutes, in JSON and in XML; and the whole database of one guest."""
+    target = "%s/rrd_updates?start=%d&cf=AVERAGE&host=true" % (url, time.time() - 120)
+    told = json.loads(fetch(session, target + "&json=true"))
+    legend = told["meta"]["legend"]
+    memory = legend.index("AVERAGE:vm:%s:memory" % uuid)
+    assert {float(row["values"][memory]) for row in told["data"]} == {2.1475e9}
+    tree = xml.etree.ElementTree.fromstring(fetch(session, target))
+    assert [e.text for e in tree.iter("entry")] == legend
+    columns = {len(row.findall("v")) for row in tree.iter("row")}
+    assert columns == {len(legend)} == {int(tree.findtext("meta/columns"))}, columns
+    tree = xml.etree.ElementTree.fromstring(fetch(session, "%s/vm_rrd?uuid=%s" % (url, uuid)))
+    sources = [ds.findtext("name") for ds in tree.findall("ds")]
+    assert "memory" in sources and len(tree.findall("rra")) == 10, sources
+    print("metrics", len(legend), "columns,", len(told["data"]), "rows")
+
+
+def blob(api, session, url):
+    """A blob holds what was put into it."""
+    made = api.blob.create("text/plain")
+    fetch(session, "%s/blob?ref=%s" % (url, made), b"of the oracle")
+    # The answer to a PUT comes before its body is read.
+    while api.blob.get_size(made) != "13":
+        time.sleep(0.01)
+    assert fetch(session, "%s/blob?uuid=%s" % (url, api.blob.get_uuid(made))) == b"of the oracle"
+    api.blob.destroy(made)
+    print("blob 13 bytes")
+
+
+def export(api, session, url, vdi):
+    """Exports a disk and compares its shape with the record's."""
+    task = api.task.create("export", "by the oracle")
+    body = fetch(session, "%s/export_raw_vdi?vdi=%s&format=vhd&task_id=%s" % (url, vdi, task))
     while api.task.get_status(task) == "pending":
         time.sleep(0.01)
     assert api.task.get_status(task) == "success", api.task.get_record(task)
