@@ -75,6 +75,11 @@
 //!   [`Session::import_vm`] and [`Session::import_metadata`] (a machine whose disks are there) take
 //!   the other way, from any stream or reader whose length is known. A [`Throttle`] limits the rate
 //!   of both, and both tell their [`Progress`].
+//! - [`Session::get_resource`] and [`Session::put_resource`] reach any other raw handler of the
+//!   server, with a [`HandlerRequest`]. Some have a function of their own: the [`metrics`] of a
+//!   host ([`Session::rrd_updates`]), descriptions of machines ([`Session::export_metadata`]), a
+//!   picture of a screen ([`Session::screenshot_jpeg`]), blobs ([`Session::read_blob`],
+//!   [`Session::write_blob`]), the log of who did what ([`Session::audit_log`]).
 //! - With the feature `console`, the [`console`] of a guest: what to type as Packer writes it, keys
 //!   and pictures over RFB, the text of guests without hardware emulation.
 //! - [`Transport`] is how calls reach the server; give a [`Client`] one of your own to test without
@@ -139,6 +144,32 @@
 //!         .with_progress(|p| println!("{} bytes, the task is at {:.0} %", p.bytes, p.task * 100.0));
 //!     let format = ExportFormat::Raw;
 //!     session.import_new_vdi(sr, "web01", format, length, source, &options).await
+//! }
+//! ```
+//!
+//! # Any handler of the server
+//!
+//! What is no call and no disk (reports, backups, logs, patches) is at a path of its own. A
+//! [`HandlerRequest`] is a value; the session, its renewal, redirects within the pool, trust, rate
+//! and progress are as for exports and imports.
+//!
+//! ```no_run
+//! use xenapi::{HandlerRequest, ImportSource, Ref, Session, host::Host};
+//!
+//! async fn report(session: &Session, host: Ref<Host>) -> Result<bytes::Bytes, xenapi::Error> {
+//!     let request = HandlerRequest::new("/system-status")
+//!         .with_param("entries", "host-crashdump-logs,xenserver-logs")
+//!         .with_param("output", "tar.bz2")
+//!         // The master is asked unless told otherwise.
+//!         .on_host(host)
+//!         // Its end is awaited, and the server's reason is told if it fails.
+//!         .with_task("my-program: report");
+//!     session.get_resource(&request).await?.bytes(64 << 20).await
+//! }
+//!
+//! async fn restore(session: &Session, host: Ref<Host>, backup: Vec<u8>) -> Result<(), xenapi::Error> {
+//!     let request = HandlerRequest::new("/host_restore").on_host(host).with_task("my-program");
+//!     session.put_resource(&request, ImportSource::from_bytes(backup)).await.map(drop)
 //! }
 //! ```
 //!
