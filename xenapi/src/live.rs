@@ -192,18 +192,30 @@ impl Session {
             return Err(Error::new(ErrorKind::Config, words));
         }
         let current = self.current();
-        match self.once(&current, method, params, limit).await {
+        match self.unredacted(&current, method, params, limit).await {
             // A host that has become a member of the pool knows no session; a login leads on.
-            Err(e) if e.is_session_invalid() || master_of(&e).is_some() => {
+            Err(e) if is_dead(&e, &current.handle) || master_of(&e).is_some() => {
                 self.renew(current.generation).await?;
                 self.once(&self.current(), method, params, limit).await
             }
-            other => other,
+            other => other.map_err(|e| e.redact(current.handle.expose())),
         }
     }
 
     /// Sends once, with the session reference in front.
     async fn once(
+        &self,
+        current: &LoggedIn,
+        method: &str,
+        params: &[Value],
+        limit: Duration,
+    ) -> Result<Value> {
+        let result = self.unredacted(current, method, params, limit).await;
+        result.map_err(|e| e.redact(current.handle.expose()))
+    }
+
+    /// As [`once`](Self::once), with an error that may repeat the session reference.
+    async fn unredacted(
         &self,
         current: &LoggedIn,
         method: &str,
@@ -220,7 +232,7 @@ impl Session {
             settings.exchange(&current.endpoint, current.codec, method, &all, None, limit).await;
         #[cfg(feature = "tracing")]
         tracing::debug!(method, ok = result.is_ok(), elapsed = ?begin.elapsed(), "call");
-        result.map_err(|e| e.redact(current.handle.expose()))
+        result
     }
 
     /// Logs in again, unless someone else did since `dead` was the generation.
@@ -251,6 +263,13 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether an error says that this session is not valid. A call may name another one, that of a
+/// second pool that a machine moves to, say: when that is dead, ours is not.
+fn is_dead(error: &Error, handle: &Secret) -> bool {
+    let named = error.params().first().map_or("", |named| named.trim());
+    error.is_session_invalid() && (!named.starts_with("OpaqueRef:") || named == handle.expose())
 }
 
 /// The result of a call from the value of its answer.

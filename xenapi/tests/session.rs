@@ -163,6 +163,28 @@ async fn a_server_with_too_many_tasks_is_asked_again_and_not_without_end() {
 }
 
 #[tokio::test]
+async fn only_what_says_that_our_own_session_is_dead_renews_it() {
+    for (named, logins) in [
+        (&["OpaqueRef:session-1"][..], 2),
+        (&[], 2),
+        (&[""], 2),
+        (&["the session"], 2),
+        // That of the pool that a machine should move to.
+        (&["OpaqueRef:of-another-pool"], 1),
+    ] {
+        let server = Server::plain(move |request| async move {
+            or_login(&request, |_, _| Reply::error("SESSION_INVALID", named))
+        })
+        .await;
+        let session = login(&server).await;
+        let e = session.call(vm::get_all()).await.unwrap_err();
+        assert!(e.is_session_invalid(), "{e}");
+        assert_eq!(session.logins(), logins, "{named:?}");
+        assert!(!format!("{e:?} {:?}", e.params()).contains("session-1"), "{e:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_stays_dead_is_an_error_after_one_login_and_shows_no_reference() {
     let (valid, logins) = (Arc::new(AtomicUsize::new(99)), Arc::new(AtomicUsize::new(0)));
     let server = forgetful(valid, Arc::clone(&logins)).await;
@@ -188,7 +210,7 @@ async fn a_refused_password_is_asked_once() {
             if method == "session.login_with_password" && count.fetch_add(1, Ordering::SeqCst) > 0 {
                 return Reply::error("SESSION_AUTHENTICATION_FAILED", &[USER, PASSWORD]);
             }
-            or_login(&request, |_, _| Reply::error("SESSION_INVALID", &["OpaqueRef:x"]))
+            or_login(&request, |_, _| Reply::error("SESSION_INVALID", &[]))
         }
     })
     .await;
