@@ -295,6 +295,59 @@ async fn trap_10_redirect_across_the_pool() {
 }
 
 #[tokio::test]
+async fn a_body_goes_to_a_host_that_lives() {
+    // The storage is attached at the second to fourth host; what the pool knows of them, and where
+    // the body should go.
+    for (known, expected) in [
+        ([(true, "true"), (true, "true"), (true, "true")], "10.9.9.2"),
+        ([(true, "false"), (false, "true"), (true, "true")], "10.9.9.4"),
+        ([(true, "false"), (true, "unknown"), (true, "false")], "10.9.9.3"),
+        ([(true, "false"), (true, "false"), (true, "gone")], "10.9.9.2"),
+    ] {
+        let server = Server::plain(move |request| async move {
+            let (method, params) = request.call();
+            let number = params.get(1).and_then(|p| p.as_str()?.chars().last()?.to_digit(10));
+            let (enabled, live) = known[number.unwrap_or(2).clamp(2, 4) as usize - 2];
+            match method.as_str() {
+                "SR.get_PBDs" => {
+                    let pbds = ["OpaqueRef:p2", "OpaqueRef:p3", "OpaqueRef:p4"];
+                    Reply::result(json!(pbds))
+                }
+                // One that was taken away while we asked.
+                "PBD.get_record" if live == "gone" => Reply::error("HANDLE_INVALID", &["PBD", ""]),
+                "PBD.get_record" => {
+                    let host = format!("OpaqueRef:h{}", number.unwrap());
+                    Reply::result(json!({"host": host, "currently_attached": true}))
+                }
+                "host.get_record" => {
+                    let number = number.unwrap();
+                    Reply::result(json!({"address": format!("10.9.9.{number}"),
+                        "enabled": enabled, "metrics": format!("OpaqueRef:m{number}")}))
+                }
+                "host_metrics.get_live" if live == "unknown" => {
+                    Reply::error("HANDLE_INVALID", &["host_metrics", ""])
+                }
+                "host_metrics.get_live" => Reply::result(json!(live == "true")),
+                _ => rpc(&request, "", "failure", &json!({})),
+            }
+        })
+        .await;
+        let mut builder = Client::builder(server.url());
+        let mut hosts = Vec::new();
+        for number in 2..=4 {
+            let host = Server::early(None, |_| async { Reply::raw(ACCEPTED) }).await;
+            builder = builder.host_address(format!("10.9.9.{number}"), host.address.to_string());
+            hosts.push((format!("10.9.9.{number}"), host));
+        }
+        let session = login(builder).await;
+        put(&session, b"body".to_vec()).await.unwrap_err();
+        for (name, host) in hosts {
+            assert_eq!(host.seen().len(), usize::from(name == expected), "{known:?}: {name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn trap_10_a_redirect_before_the_body_is_followed() {
     // All simulated hosts have one address, so that the first one must send us to the other.
     let config = XenConfig::new().with_storage_at_second_host(true);

@@ -2,6 +2,7 @@
 
 use url::Url;
 
+use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{self, Host};
 use crate::live::{Session, host_url};
@@ -56,22 +57,51 @@ pub(super) async fn resolve(
 }
 
 /// The host whose storage a transfer needs: the one of the session if it sees it, because its way
-/// is known; otherwise one that does. A body that was sent cannot be sent again, so that a
-/// redirect would come too late.
+/// is known; otherwise one that does, and that lives. A body that was sent cannot be sent again, so
+/// that a redirect would come too late.
 pub(super) async fn host_of(session: &Session, sr: &Ref<Sr>) -> Result<Target> {
     let mut seeing = Vec::new();
     for pbd in session.call(sr::get_pbds(sr)).await? {
-        let record = session.call(pbd::get_record(&pbd)).await?;
-        if record.currently_attached {
-            seeing.push(record.host);
+        match session.call(pbd::get_record(&pbd)).await {
+            Ok(record) if record.currently_attached => seeing.push(record.host),
+            Err(error) if !error.is_not_found() => return Err(error),
+            // One that was taken away meanwhile is no way either.
+            _ => {}
         }
     }
     let pools = session.call(pool::get_all_records()).await?;
     let is_master = |host: &Ref<Host>| pools.values().any(|pool| pool.master == *host);
-    match seeing.first().filter(|_| !seeing.iter().any(is_master)) {
-        Some(host) => elsewhere(session, host).await,
-        None => Ok(here(session)),
+    if seeing.is_empty() || seeing.iter().any(is_master) {
+        return Ok(here(session));
     }
+    let (host, record) = liveliest(session, seeing).await?;
+    let scheme = session.url().scheme().to_owned();
+    target(session, &scheme, &record.address, None, [&host]).await
+}
+
+/// The first of some hosts that is enabled and known to live; if there is none, the first that is
+/// not known to be dead, and else the first: the pool can be wrong about it. A host that is down
+/// keeps its storage attached in the pool's books.
+async fn liveliest(session: &Session, hosts: Vec<Ref<Host>>) -> Result<(Ref<Host>, host::Host)> {
+    let mut best: Option<(u8, Ref<Host>, host::Host)> = None;
+    for host in hosts {
+        let record = session.call(host::get_record(&host)).await?;
+        let live = Call::<bool>::new("host_metrics.get_live").arg(&record.metrics);
+        let rank = match session.call(live).await {
+            Ok(false) => 1,
+            Ok(true) if record.enabled => 3,
+            _ => 2,
+        };
+        if best.as_ref().is_none_or(|(known, ..)| *known < rank) {
+            best = Some((rank, host, record));
+        }
+        if rank == 3 {
+            break;
+        }
+    }
+    let (_, host, record) = best
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, "no host of the pool sees the storage"))?;
+    Ok((host, record))
 }
 
 /// A host that the caller names: the master by the way that is known.
@@ -80,11 +110,6 @@ pub(super) async fn at(session: &Session, host: &Ref<Host>) -> Result<Target> {
     if pools.values().any(|pool| pool.master == *host) {
         return Ok(here(session));
     }
-    elsewhere(session, host).await
-}
-
-/// A host that is not the master.
-async fn elsewhere(session: &Session, host: &Ref<Host>) -> Result<Target> {
     let record = session.call(host::get_record(host)).await?;
     let scheme = session.url().scheme().to_owned();
     target(session, &scheme, &record.address, None, [host]).await
