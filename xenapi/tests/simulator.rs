@@ -317,6 +317,8 @@ async fn archive(faults: &[&str], compression: XvaCompression) -> Result<Vec<u8>
         simulator.xen().faults().set_str(fault).unwrap();
     }
     let options = ExportOptions::new("xenapi-test");
+    #[cfg(feature = "gzip")]
+    let options = options.with_gzip_check(true);
     let archived = async {
         let mut export = session.export_vm(&snapshot, compression, &options).await?;
         let mut all = Vec::new();

@@ -2,6 +2,8 @@
 //! and look as if it had not.
 
 mod archive;
+#[cfg(feature = "gzip")]
+mod gzip;
 mod qcow2;
 
 use archive::Archive;
@@ -50,9 +52,9 @@ impl Ending {
         Self::of(Form::Qcow2(Box::default()))
     }
 
-    /// A tar file, compressed or not.
-    pub(super) fn archive() -> Self {
-        Self::of(Form::Archive(Archive::default()))
+    /// A tar file, compressed or not; gzip is inflated if `deep` says so.
+    pub(super) fn archive(deep: bool) -> Self {
+        Self::of(Form::Archive(Archive::new(deep)))
     }
 
     /// Anything at all, from a server that says that it has failed behind it.
@@ -80,11 +82,11 @@ impl Ending {
     }
 
     /// What is missing, in words; nothing if the stream has the end that its format has.
-    pub(super) fn verdict(&self) -> Result<(), String> {
+    pub(super) fn verdict(self) -> Result<(), String> {
         let received = self.received;
-        match &self.form {
+        match self.form {
             Form::Raw(None) => Ok(()),
-            Form::Raw(Some(size)) if *size == received => Ok(()),
+            Form::Raw(Some(size)) if size == received => Ok(()),
             Form::Raw(Some(size)) => {
                 Err(format!("{received} bytes came of a disk that has {size}"))
             }
@@ -98,7 +100,7 @@ impl Ending {
             }
             Form::Qcow2(qcow2) => qcow2.verdict(received),
             Form::Archive(archive) => archive.verdict(received),
-            Form::Unknown { last } => match sniff::answer_at_end(last) {
+            Form::Unknown { last } => match sniff::answer_at_end(&last) {
                 Some(said) => {
                     Err(format!("the server reports a failure behind {received} bytes: {said}"))
                 }
@@ -124,6 +126,10 @@ mod tests {
         let mut ending = ending();
         bytes.chunks(cut).for_each(|piece| ending.see(piece));
         ending.verdict()
+    }
+
+    fn archive() -> Ending {
+        Ending::archive(false)
     }
 
     /// The verdict on `bytes`, however they are cut.
@@ -190,16 +196,16 @@ mod tests {
         // The members' own zeros are no end.
         let members = [member("ova.xml", b"<x/>"), member("Ref:4/00000000", &[0; 3000])].concat();
         let whole = [&members[..], &[0; 1024]].concat();
-        assert!(verdict(Ending::archive, &whole).is_ok());
-        assert!(verdict(Ending::archive, &[&whole[..], &[0; 9216]].concat()).is_ok());
+        assert!(verdict(archive, &whole).is_ok());
+        assert!(verdict(archive, &[&whole[..], &[0; 9216]].concat()).is_ok());
         for cut in [0, 3, 512, 1024, 1600, 3072, members.len(), whole.len() - 1] {
-            assert!(verdict(Ending::archive, &whole[..cut]).is_err(), "{cut}");
+            assert!(verdict(archive, &whole[..cut]).is_err(), "{cut}");
         }
         let longer = [&whole[..], b"HTTP/1.1 500 Internal Error\r\n\r\n"].concat();
-        assert!(verdict(Ending::archive, &longer).is_err());
+        assert!(verdict(archive, &longer).is_err());
         let mut broken = whole.clone();
         broken[0] ^= 1;
-        assert!(verdict(Ending::archive, &broken).is_err());
+        assert!(verdict(archive, &broken).is_err());
     }
 
     #[test]
@@ -216,11 +222,11 @@ mod tests {
             b"sum!",
         ]
         .concat();
-        assert!(verdict(Ending::archive, &frame[10..]).is_ok());
+        assert!(verdict(archive, &frame[10..]).is_ok());
         let two = [&frame[10..], &frame[..]].concat();
-        assert!(verdict(Ending::archive, &two).is_ok());
+        assert!(verdict(archive, &two).is_ok());
         for cut in 1..frame.len() - 10 {
-            assert!(verdict(Ending::archive, &frame[10..10 + cut]).is_err(), "{cut}");
+            assert!(verdict(archive, &frame[10..10 + cut]).is_err(), "{cut}");
         }
     }
 
@@ -231,9 +237,47 @@ mod tests {
             stream.extend_from_slice(&length.to_le_bytes());
             stream
         };
-        assert!(verdict(Ending::archive, &stream(10_240)).is_ok());
-        assert!(verdict(Ending::archive, &stream(10_241)).is_err());
-        assert!(verdict(Ending::archive, &stream(10_240)[..20]).is_err());
+        assert!(verdict(archive, &stream(10_240)).is_ok());
+        assert!(verdict(archive, &stream(10_241)).is_err());
+        assert!(verdict(archive, &stream(10_240)[..20]).is_err());
+    }
+
+    #[cfg(feature = "gzip")]
+    #[test]
+    fn a_gzip_stream_that_is_inflated_is_whole_or_not() {
+        use std::io::Write as _;
+
+        let inflated = || Ending::archive(true);
+        let gzip = |bytes: &[u8]| {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            gzip.write_all(bytes).unwrap();
+            gzip.finish().unwrap()
+        };
+        let noise: Vec<u8> = (0..20_000_u32).flat_map(|n| (n * n).to_le_bytes()).collect();
+        let members = [member("ova.xml", b"<x/>"), member("Ref:4/00000000", &noise)].concat();
+        let tar = [&members[..], &[0; 1024]].concat();
+        let whole = gzip(&tar);
+        assert_eq!(verdict(inflated, &whole), Ok(()));
+        // Of two members, as some programs write it.
+        let (first, second) = tar.split_at(5000);
+        assert_eq!(verdict(inflated, &[gzip(first), gzip(second)].concat()), Ok(()));
+        for cut in [0, 1, 3, 10, 17, 1000, whole.len() - 9, whole.len() - 8, whole.len() - 1] {
+            assert!(verdict(inflated, &whole[..cut]).is_err(), "{cut}");
+        }
+        // What the look at the trailer alone does not see: a tar file without its end, a length
+        // that happens to be one of a tar file, a byte that has changed.
+        let mut changed = whole.clone();
+        changed[whole.len() / 2] ^= 1;
+        let mut cut = whole[..whole.len() / 2].to_vec();
+        cut.extend_from_slice(&[9, 9, 9, 9, 0, 0, 0, 0]);
+        for broken in [gzip(&members), cut, changed] {
+            assert!(verdict(archive, &broken).is_ok());
+            assert!(verdict(inflated, &broken).is_err());
+        }
+        let longer = [&whole[..], b"HTTP/1.1 500 Internal Error\r\n\r\n"].concat();
+        assert!(verdict(inflated, &longer).is_err());
+        // Other archives are looked at as ever.
+        assert_eq!(verdict(inflated, &tar), Ok(()));
     }
 
     /// An image of three clusters of data, the last one shorter than a cluster in the guest.
@@ -272,14 +316,14 @@ mod tests {
         #[test]
         fn any_bytes_have_a_verdict(
             magic in proptest::sample::select(vec![
-                &b""[..], b"ova.xml", b"conectix", b"\x28\xb5\x2f\xfd", b"QFI\xfb\0\0\0\x03",
+                &b""[..], b"ova.xml", b"conectix", b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd", b"QFI\xfb\0\0\0\x03",
             ]),
             noise in proptest::collection::vec(proptest::num::u8::ANY, 0..3000),
             at in 0_usize..8000,
             cut in 1_usize..2000,
         ) {
             let mut bytes = [magic, &noise[..]].concat();
-            for ending in [Ending::vhd, Ending::qcow2, Ending::archive] {
+            for ending in [Ending::vhd, Ending::qcow2, archive, || Ending::archive(true)] {
                 let _ = cut_into(cut, ending, &bytes);
             }
             // And an image whose tables are damaged.

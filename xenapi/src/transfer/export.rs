@@ -61,7 +61,7 @@ impl Session {
                 ExportFormat::Raw => Ending::raw(None),
                 ExportFormat::Vhd => Ending::vhd(),
                 ExportFormat::Qcow2 => Ending::qcow2(),
-                ExportFormat::Tar => Ending::archive(),
+                ExportFormat::Tar => Ending::archive(false),
             };
             self.export(DISK, &pairs, ending, options).await
         };
@@ -76,6 +76,12 @@ impl Session {
     /// pool, a task; what arrived is whole only when [`Export::finish`] has succeeded. There is no
     /// difference to a base: that of `options` is not looked at.
     ///
+    /// The end of the archive is looked at as it passes. Without compression that is the tar file
+    /// itself, of Zstandard the blocks of its frames. Of gzip it is no more than the length at the
+    /// end; the feature `gzip` has a check of all of it,
+    #[cfg_attr(feature = "gzip", doc = "[`ExportOptions::with_gzip_check`].")]
+    #[cfg_attr(not(feature = "gzip"), doc = "`ExportOptions::with_gzip_check`.")]
+    ///
     /// # Errors
     /// Those of [`export_raw_vdi`](Self::export_raw_vdi).
     pub async fn export_vm(
@@ -86,7 +92,7 @@ impl Session {
     ) -> Result<Export> {
         let mut pairs = vec![("ref", vm.as_str())];
         pairs.extend(compression.as_str().map(|name| ("use_compression", name)));
-        let opened = self.export(MACHINE, &pairs, Ending::archive(), options).await;
+        let opened = self.export(MACHINE, &pairs, Ending::archive(options.inflate), options).await;
         opened.map_err(|error| error.context(format!("export of VM {vm}")))
     }
 

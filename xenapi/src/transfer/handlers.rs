@@ -110,7 +110,8 @@ impl Session {
         options: &ExportOptions,
     ) -> Result<Export> {
         let without = what.without.join(",");
-        let opened = self.export(METADATA, &what.pairs(&without), Ending::archive(), options).await;
+        let opened =
+            self.export(METADATA, &what.pairs(&without), Ending::archive(false), options).await;
         opened.map_err(|error| error.context("export of descriptions"))
     }
 

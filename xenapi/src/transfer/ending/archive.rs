@@ -6,30 +6,34 @@ use super::{SECTOR, keep_last};
 /// sends the file as it is.
 #[derive(Debug)]
 pub(super) enum Archive {
-    Unknown(Vec<u8>),
+    Unknown {
+        start: Vec<u8>,
+        /// Whether gzip is to be inflated.
+        deep: bool,
+    },
     Tar(Tar),
     /// The last eight bytes: a checksum, and the length of what was compressed.
     Gzip(Vec<u8>),
+    #[cfg(feature = "gzip")]
+    Inflated(Box<super::gzip::Inflated>),
     Zstd(Zstd),
 }
 
-impl Default for Archive {
-    fn default() -> Self {
-        Self::Unknown(Vec::new())
-    }
-}
-
 impl Archive {
+    pub(super) fn new(deep: bool) -> Self {
+        Self::Unknown { start: Vec::new(), deep }
+    }
+
     pub(super) fn see(&mut self, bytes: &[u8]) {
         match self {
-            Self::Unknown(start) => {
+            Self::Unknown { start, deep } => {
                 start.extend_from_slice(bytes);
                 if start.len() < 4 {
                     return;
                 }
-                let start = std::mem::take(start);
+                let (start, deep) = (std::mem::take(start), *deep);
                 *self = match start.as_slice() {
-                    [0x1f, 0x8b, ..] => Self::Gzip(Vec::new()),
+                    [0x1f, 0x8b, ..] => Self::gzip(deep),
                     [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd(Zstd::default()),
                     _ => Self::Tar(Tar::default()),
                 };
@@ -37,13 +41,25 @@ impl Archive {
             }
             Self::Tar(tar) => tar.see(bytes),
             Self::Gzip(last) => keep_last(last, bytes, 8),
+            #[cfg(feature = "gzip")]
+            Self::Inflated(inflated) => inflated.see(bytes),
             Self::Zstd(zstd) => zstd.see(bytes),
         }
     }
 
-    pub(super) fn verdict(&self, received: u64) -> Result<(), String> {
+    #[cfg(feature = "gzip")]
+    fn gzip(deep: bool) -> Self {
+        if deep { Self::Inflated(Box::default()) } else { Self::Gzip(Vec::new()) }
+    }
+
+    #[cfg(not(feature = "gzip"))]
+    fn gzip(_: bool) -> Self {
+        Self::Gzip(Vec::new())
+    }
+
+    pub(super) fn verdict(self, received: u64) -> Result<(), String> {
         match self {
-            Self::Unknown(_) => Err(format!("{received} bytes are no archive")),
+            Self::Unknown { .. } => Err(format!("{received} bytes are no archive")),
             Self::Tar(tar) => tar.verdict(received),
             Self::Gzip(last) => {
                 let length = last.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
@@ -52,6 +68,8 @@ impl Archive {
                     _ => Err(format!("the gzip stream of {received} bytes has no end")),
                 }
             }
+            #[cfg(feature = "gzip")]
+            Self::Inflated(inflated) => inflated.verdict(received),
             Self::Zstd(zstd) => zstd.verdict(received),
         }
     }
@@ -70,7 +88,7 @@ pub(super) struct Tar {
 }
 
 impl Tar {
-    fn see(&mut self, mut bytes: &[u8]) {
+    pub(super) fn see(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.broken.is_none() {
             if self.skip > 0 {
                 let count = self.skip.min(bytes.len() as u64);
@@ -105,7 +123,7 @@ impl Tar {
         }
     }
 
-    fn verdict(&self, received: u64) -> Result<(), String> {
+    pub(super) fn verdict(&self, received: u64) -> Result<(), String> {
         match self.broken {
             Some(why) => Err(format!("the archive of {received} bytes {why}")),
             None if self.zeros >= 2 && self.header.is_empty() => Ok(()),
