@@ -44,6 +44,9 @@ struct Args {
     /// The name of a new disk; otherwise the file's
     #[arg(long)]
     name: Option<String>,
+    /// A disk that exists, by its UUID: it is written over, in place of making another one
+    #[arg(long, value_name = "UUID", conflicts_with_all = ["sr", "name", "restore"])]
+    onto: Option<String>,
     /// The machine keeps its UUID and its MAC addresses
     #[arg(long)]
     restore: bool,
@@ -112,19 +115,25 @@ async fn send(session: &Session, args: &Args, kind: &Kind, cancel: Cancel) -> Re
     if let Some(limit) = args.limit {
         options = options.with_throttle(Throttle::new(limit));
     }
-    match *kind {
-        Kind::Machine => {
+    match (kind, &args.onto) {
+        (Kind::Machine, Some(_)) => return Err("a machine cannot be written onto a disk".into()),
+        (Kind::Machine, None) => {
             for machine in session.import_vm(source, &options).await? {
                 let record = session.call(vm::get_record(&machine)).await?;
                 let name = plain(&record.name_label);
                 eprintln!("import_vm: the machine {name} is {}", plain(&record.uuid));
             }
         }
-        Kind::Disk { format, virtual_size } => {
+        (Kind::Disk { format, .. }, Some(uuid)) => {
+            let disk = session.call(vdi::get_by_uuid(uuid)).await?;
+            session.import_raw_vdi(&disk, *format, source, &options).await?;
+            eprintln!("import_vm: the disk {} is written", plain(uuid));
+        }
+        (Kind::Disk { format, virtual_size }, None) => {
             let file = args.file.file_stem().unwrap_or_default().to_string_lossy();
             let name = args.name.as_deref().unwrap_or(&file);
             let disk = session
-                .import_new_vdi(&storage, name, format, virtual_size, source, &options)
+                .import_new_vdi(&storage, name, *format, *virtual_size, source, &options)
                 .await?;
             let record = session.call(vdi::get_record(&disk)).await?;
             eprintln!("import_vm: the disk {} is {}", plain(name), plain(&record.uuid));

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Snapshot the machine web01 of a pool, and print {"uuid": ..., "session": ...} as JSON.
+"""Snapshot the machine web01 of a pool, and print {"uuid": ..., "disk": ..., "session": ...} as JSON.
+
+The disk is the UUID of the snapshot's first one.
 
     snapshot-vm.py      with XEN_URL, XEN_USERNAME and XEN_PASSWORD; certificates are not checked
 """
@@ -24,4 +26,7 @@ user, password = os.environ["XEN_USERNAME"], os.environ["XEN_PASSWORD"]
 session = call("session.login_with_password", user, password, "1.0", "snapshot-vm")
 machine = call("VM.get_by_name_label", session, "web01")[0]
 snapshot = call("VM.snapshot", session, machine, "compare-transfers")
-print(json.dumps({"uuid": call("VM.get_uuid", session, snapshot), "session": session}))
+devices = [call("VBD.get_record", session, vbd) for vbd in call("VM.get_VBDs", session, snapshot)]
+disk = min((d for d in devices if d["type"] == "Disk"), key=lambda d: int(d["userdevice"]))["VDI"]
+uuid = call("VM.get_uuid", session, snapshot)
+print(json.dumps({"uuid": uuid, "disk": call("VDI.get_uuid", session, disk), "session": session}))

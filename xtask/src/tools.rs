@@ -84,13 +84,14 @@ pub(crate) fn build(release: bool) -> Result<Built> {
 #[derive(Debug)]
 pub(crate) struct Transfers {
     pub(crate) export_vm: PathBuf,
+    pub(crate) import_vm: PathBuf,
     pub(crate) simulator: PathBuf,
 }
 
 /// Builds them, with the optimisation that a user would have.
 pub(crate) fn build_transfers() -> Result<Transfers> {
     let mut command = cargo_build(true);
-    command.args(["--example", "export_vm", "--bin", "simulator"]);
+    command.args(["--example", "export_vm", "--example", "import_vm", "--bin", "simulator"]);
     if !crate::process::passes(&mut command)? {
         return Err("the build failed".to_owned());
     }
@@ -99,6 +100,7 @@ pub(crate) fn build_transfers() -> Result<Transfers> {
         .join("release");
     Ok(Transfers {
         export_vm: target.join("examples/export_vm"),
+        import_vm: target.join("examples/import_vm"),
         simulator: target.join("simulator"),
     })
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask compare-transfers`: what an export over TLS costs the client, beside `curl`.
+//! `cargo xtask compare-transfers`: what an export and an import over TLS cost the client, beside
+//! `curl`.
 //!
 //! The server is the simulator in a process of its own, whose time does not count.
 
@@ -33,7 +34,8 @@ pub(crate) struct Args {
     out: Option<PathBuf>,
 }
 
-/// Measures; `false` if ours failed or received other bytes than curl.
+/// Measures; `false` if ours failed, received other bytes than curl, or sent other ones than those
+/// of the file.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     if tools::find("curl").is_none() {
         return Err("there is no curl here, which is what ours is measured against".to_owned());
@@ -45,15 +47,19 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let dir = parent.join(format!("{PREFIX}{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let sizes = if args.quick { [16, 64] } else { [256, 2048] };
-    let names = ["export of a small machine", "export of a larger one"];
-    let outcomes: Result<Vec<_>> = sizes
-        .into_iter()
-        .zip(names)
-        .map(|(mib, name)| export(&built, &dir, args.runs, mib, name))
-        .collect();
+    let names = [
+        ["export of a small machine", "import onto a small disk"],
+        ["export of a larger one", "import onto a larger one"],
+    ];
+    let measured = sizes.into_iter().zip(names).map(|(mib, [out, back])| {
+        let (dir, runs) = (&dir, args.runs);
+        let export = export(&built, dir, runs, mib, out)?;
+        Ok([export, import(&built, dir, runs, mib, back)?])
+    });
+    let outcomes = measured.collect::<Result<Vec<_>>>();
     // Gigabytes of memory, whatever happened.
     let _ = std::fs::remove_dir_all(&dir);
-    let outcomes = outcomes?;
+    let outcomes: Vec<_> = outcomes?.into_iter().flatten().collect();
     let results = if args.quick { "target/compare" } else { "benches/results" };
     let out = args.out.clone().unwrap_or_else(|| tools::root().join(results));
     let about = About {
@@ -81,19 +87,10 @@ fn export(
     write_noise(&disk, mib).map_err(|e| format!("{}: {e}", disk.display()))?;
     let pool = Pool::start(&built.simulator, &disk, dir)?;
     let url = format!("{}/export?uuid={}&session_id={}", pool.url, pool.uuid, pool.session);
-    let entry = |tool, ours, command: Vec<String>| Entry {
-        tool,
-        ours,
-        command,
-        stdout: None,
-        outputs: Vec::new(),
-        check: None,
-    };
-    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
     let python = tools::root().join("xtask/scripts/http-get.py").display().to_string();
     let curl =
         words(&["curl", "--silent", "--show-error", "--fail", "--insecure", "-o", "-", &url]);
-    let ours = pool.exporting(&built.export_vm);
+    let ours = pool.program(&built.export_vm, &[&pool.uuid, "-o", "-"]);
     let job = Job {
         name,
         inputs: Vec::new(),
@@ -112,6 +109,89 @@ fn export(
     let outcome = Outcome { job, measured };
     print!("{}", report::lines(&outcome));
     Ok(outcome)
+}
+
+/// A raw disk without a zero, sent over and over onto the first disk of a snapshot: by `PUT
+/// /import_raw_vdi`, with the task that ours has and curl has not.
+fn import(
+    built: &tools::Transfers,
+    dir: &Path,
+    runs: u32,
+    mib: u64,
+    name: &'static str,
+) -> Result<Outcome> {
+    println!("{name}: {mib} MiB");
+    let disk = dir.join("disk.raw");
+    write_noise(&disk, mib).map_err(|e| format!("{}: {e}", disk.display()))?;
+    let pool = Pool::start(&built.simulator, &disk, dir)?;
+    let at = |handler: &str| {
+        let Pool { url, disk, session, .. } = &pool;
+        format!("{url}/{handler}?vdi={disk}&format=raw&session_id={session}")
+    };
+    let (from, url) = (disk.display().to_string(), at("import_raw_vdi"));
+    // The server answers without being asked whether it will take the body.
+    let curl = words(&[
+        "curl",
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--insecure",
+        "-H",
+        "Expect:",
+        "-T",
+        &from,
+        &url,
+    ]);
+    let ours = pool.program(&built.import_vm, &[&from, "--onto", &pool.disk]);
+    let job = Job {
+        name,
+        inputs: Vec::new(),
+        target: Some(TARGET),
+        size_target: None,
+        entries: vec![entry("curl -T", false, curl), entry("import_vm", true, ours.clone())],
+    };
+    let mut measured = measure(&job, runs, dir)?;
+    if let Some(measured) = measured.get_mut(1) {
+        measured.wrong = arrives(&ours, &at("export_raw_vdi"), &disk, dir)?;
+    }
+    let outcome = Outcome { job, measured };
+    print!("{}", report::lines(&outcome));
+    Ok(outcome)
+}
+
+/// Writes over the disk at the server, sends with ours once more, and receives what is there; says
+/// so if that is not what was sent.
+fn arrives(ours: &[String], url: &str, disk: &Path, dir: &Path) -> Result<Option<String>> {
+    let (zeros, back) = (dir.join("zeros.raw"), dir.join("back.raw"));
+    let length = std::fs::metadata(disk).and_then(|about| {
+        File::create(&zeros)?.set_len(about.len())?;
+        Ok(about.len())
+    });
+    let length = length.map_err(|e| format!("{}: {e}", zeros.display()))?;
+    let curl = |args: &[&str]| {
+        let mut command = Command::new("curl");
+        passes(command.args(["--silent", "--show-error", "--fail", "--insecure"]).args(args))
+    };
+    let over = url.replace("/export_raw_vdi?", "/import_raw_vdi?");
+    let (program, args) = ours.split_first().ok_or("there is no command")?;
+    let (from, to) = (zeros.display().to_string(), back.display().to_string());
+    let received = curl(&["-H", "Expect:", "-T", &from, &over])?
+        && passes(Command::new(program).args(args))?
+        && curl(&["-o", &to, url])?;
+    if !received {
+        return Ok(Some("it cannot be seen what it sent".to_owned()));
+    }
+    let same = passes(Command::new("cmp").arg("-n").arg(length.to_string()).args([disk, &back]))?;
+    [zeros, back].iter().try_for_each(std::fs::remove_file).map_err(|e| e.to_string())?;
+    Ok((!same).then(|| "the server has other bytes than the file".to_owned()))
+}
+
+fn entry(tool: &'static str, ours: bool, command: Vec<String>) -> Entry {
+    Entry { tool, ours, command, stdout: None, outputs: Vec::new(), check: None }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
 }
 
 /// Receives once more with both, into files; says so if these differ.
@@ -135,6 +215,8 @@ struct Pool {
     /// Variables that point our programs at it.
     env: Vec<(String, String)>,
     uuid: String,
+    /// The UUID of the snapshot's disk.
+    disk: String,
     session: String,
     /// Ends with this.
     _simulator: Running,
@@ -165,18 +247,19 @@ impl Pool {
         Ok(Self {
             url: text(&ready["xen"]["url"]),
             uuid: text(&made["uuid"]),
+            disk: text(&made["disk"]),
             session: text(&made["session"]),
             env,
             _simulator: running,
         })
     }
 
-    /// `export_vm` of the snapshot; `env` becomes the program that it names.
-    fn exporting(&self, export_vm: &Path) -> Vec<String> {
+    /// A program of ours with its arguments, pointed at the pool; `env` becomes the program.
+    fn program(&self, program: &Path, args: &[&str]) -> Vec<String> {
         let mut command = vec!["env".to_owned()];
         command.extend(self.env.iter().map(|(name, value)| format!("{name}={value}")));
-        command.push(export_vm.display().to_string());
-        command.extend([&self.uuid, "-o", "-"].map(str::to_owned));
+        command.push(program.display().to_string());
+        command.extend(words(args));
         command
     }
 }
