@@ -4,12 +4,11 @@
 use std::io;
 
 use bytes::{Buf, BufMut, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::console::{self, Place};
 use super::desk::Screen;
 use super::fault::Absurd;
-use super::http::Conn;
 use super::pool::Pool;
 
 /// What the server says first.
@@ -37,16 +36,19 @@ enum Wish {
 }
 
 /// Serves one client, from behind the banner to its end.
-pub(crate) async fn serve(
+pub(crate) async fn serve<S>(
     pool: &Pool,
-    conn: &mut Conn,
+    conn: &mut S,
     buffer: &mut BytesMut,
     place: &Place,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
     greet(conn, buffer, place).await?;
-    let (mut news, mut shown) = (pool.watch(), pool.screens());
+    let mut shown = pool.screens();
     let (mut format, mut wish, mut seen) = (NATIVE, Wish::Nothing, None);
-    while place.exists(pool) {
+    loop {
         while let Some(message) = read(buffer)? {
             match message {
                 Message::Format(wanted) => format = wanted,
@@ -70,12 +72,10 @@ pub(crate) async fn serve(
             }
         }
         tokio::select! {
-            changed = news.changed() => if changed.is_err() { break },
-            changed = shown.changed() => if changed.is_err() { break },
-            read = conn.read_buf(buffer) => if read? == 0 { break },
+            changed = shown.changed() => if changed.is_err() { return Ok(()) },
+            read = conn.read_buf(buffer) => if read? == 0 { return Ok(()) },
         }
     }
-    Ok(())
 }
 
 /// A key for the guest; one may be the last before it reboots.
@@ -91,7 +91,10 @@ fn press(pool: &Pool, place: &Place, keysym: u32, down: bool) {
     pool.screen_changed();
 }
 
-async fn greet(conn: &mut Conn, buffer: &mut BytesMut, place: &Place) -> io::Result<()> {
+async fn greet<S>(conn: &mut S, buffer: &mut BytesMut, place: &Place) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
     let answer = take(conn, buffer, 12).await?;
     match (&answer[..], place.pv) {
         (b"RFB 003.003\n" | b"RFB 003.004\n", _) => conn.write_all(&[0, 0, 0, 1]).await?,
@@ -122,7 +125,10 @@ async fn greet(conn: &mut Conn, buffer: &mut BytesMut, place: &Place) -> io::Res
     conn.flush().await
 }
 
-async fn take(conn: &mut Conn, buffer: &mut BytesMut, length: usize) -> io::Result<BytesMut> {
+async fn take<S>(conn: &mut S, buffer: &mut BytesMut, length: usize) -> io::Result<BytesMut>
+where
+    S: AsyncRead + Send + Unpin,
+{
     while buffer.len() < length {
         if conn.read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
