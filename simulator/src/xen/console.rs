@@ -1,4 +1,5 @@
-//! `CONNECT /console`: the way to a guest's screen and keyboard, with its refusals.
+//! `CONNECT /console` and `GET /console`: the ways to a guest's screen and keyboard, with their
+//! refusals.
 
 use std::io;
 
@@ -12,6 +13,7 @@ use super::rfb;
 use super::role::Role;
 use super::serve::Host;
 use super::value::{Record, text};
+use super::{websocket, wsproxy};
 
 const OK: &str =
     "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nCache-Control: no-cache, no-store\r\n\r\n";
@@ -87,6 +89,43 @@ pub(crate) async fn serve(
     attend(pool, conn, buffer, &found, OK).await
 }
 
+/// Answers `GET`, which is for WebSockets; the connection ends with it.
+pub(crate) async fn upgrade(
+    host: &Host,
+    conn: &mut Conn,
+    head: &Head,
+    buffer: &mut BytesMut,
+) -> io::Result<()> {
+    let pool = &host.pool;
+    let Some(found) = admit(host, conn, head).await? else { return Ok(()) };
+    let plan = pool.faults.plan();
+    if plan.console_limit {
+        // With the limit on, the server knows no count of these and turns all of them away.
+        return without_body(conn, "HTTP/1.0 503 Service Unavailable").await;
+    }
+    if head.header("sec-websocket-key1").is_some() {
+        let words = "501 The WebSocket of hixie-76 is left out of this simulator";
+        return refuse(conn, "HTTP/1.0", words, &[]).await;
+    }
+    let Some(answer) = websocket::switching(head) else {
+        return without_body(conn, "HTTP/1.0 501 Method Not Implemented").await;
+    };
+    conn.write_all(answer.as_bytes()).await?;
+    conn.flush().await?;
+    if pool.faults.console_is_empty() {
+        return Ok(());
+    }
+    let (mut screen, wire) = tokio::io::duplex(websocket::PIECE);
+    // It owns its end of the pipe: so either one's end is the other's.
+    let guest = async move { attend(pool, &mut screen, &mut BytesMut::new(), &found, "").await };
+    if plan.console_raw_frames {
+        // How the guest's side ended shows in the frames, or in their end.
+        return tokio::join!(guest, wsproxy::relay(conn, buffer, wire)).1;
+    }
+    let _ = tokio::join!(guest, websocket::relay(conn, buffer, wire));
+    Ok(())
+}
+
 /// Whom the request is from and which console it is for; `None` if it was turned away.
 async fn admit(host: &Host, conn: &mut Conn, head: &Head) -> io::Result<Option<(Place, String)>> {
     let pool = &host.pool;
@@ -126,6 +165,14 @@ where
         served = served => served,
         () = place.gone(pool) => Ok(()),
     }
+}
+
+/// An answer that is nothing but a header block.
+async fn without_body(conn: &mut Conn, status_line: &str) -> io::Result<()> {
+    let head =
+        format!("{status_line}\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\r\n");
+    conn.write_all(head.as_bytes()).await?;
+    conn.flush().await
 }
 
 /// The console, by its own name or as the first `rfb` one of a VM. A uuid is looked for before a

@@ -30,6 +30,8 @@ mod value;
 mod vdi;
 mod vhd;
 mod vm;
+mod websocket;
+mod wsproxy;
 mod xml;
 mod xva;
 

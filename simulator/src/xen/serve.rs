@@ -115,7 +115,7 @@ impl Host {
         match head.method.as_str() {
             "POST" => self.post(conn, buffer, &head).await,
             "GET" => {
-                self.get(conn, &head).await.map_err(|_| BadRequest::Closed)?;
+                self.get(conn, &head, buffer).await.map_err(|_| BadRequest::Closed)?;
                 Ok(false)
             }
             "CONNECT" if head.path == "/console" => {
@@ -140,7 +140,7 @@ impl Host {
         }
     }
 
-    async fn get(&self, conn: &mut Conn, head: &Head) -> io::Result<()> {
+    async fn get(&self, conn: &mut Conn, head: &Head, buffer: &mut BytesMut) -> io::Result<()> {
         match head.path.as_str() {
             "/export_raw_vdi" => {
                 self.pool.with(|state| state.calls.push("GET /export_raw_vdi".to_owned()));
@@ -149,6 +149,10 @@ impl Host {
             "/export" => {
                 self.pool.with(|state| state.calls.push("GET /export".to_owned()));
                 xva::serve(self, conn, head).await
+            }
+            "/console" => {
+                self.pool.with(|state| state.calls.push("GET /console".to_owned()));
+                console::upgrade(self, conn, head, buffer).await
             }
             "/" => answer_page(conn, "200 OK").await,
             _ => answer_page(conn, "403 Forbidden").await,
