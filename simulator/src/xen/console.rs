@@ -168,7 +168,7 @@ where
 }
 
 /// An answer that is nothing but a header block.
-async fn without_body(conn: &mut Conn, status_line: &str) -> io::Result<()> {
+pub(super) async fn without_body(conn: &mut Conn, status_line: &str) -> io::Result<()> {
     let head =
         format!("{status_line}\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\r\n");
     conn.write_all(head.as_bytes()).await?;
@@ -177,7 +177,7 @@ async fn without_body(conn: &mut Conn, status_line: &str) -> io::Result<()> {
 
 /// The console, by its own name or as the first `rfb` one of a VM. A uuid is looked for before a
 /// reference, and among VMs before consoles.
-fn find(pool: &Pool, head: &Head) -> Option<(Place, String)> {
+pub(super) fn find(pool: &Pool, head: &Head) -> Option<(Place, String)> {
     pool.with(|state| {
         let by = |class: &str| match (head.query("uuid"), head.query("ref")) {
             (Some(uuid), _) => state.db.by_uuid(class, uuid),
@@ -197,7 +197,7 @@ fn find(pool: &Pool, head: &Head) -> Option<(Place, String)> {
     })
 }
 
-fn runs_here(pool: &Pool, host: usize, vm: &str) -> bool {
+pub(super) fn runs_here(pool: &Pool, host: usize, vm: &str) -> bool {
     pool.with(|state| {
         state.db.raw("VM", vm).is_ok_and(|record| {
             text(record, "power_state") == "Running"

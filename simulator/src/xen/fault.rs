@@ -46,7 +46,7 @@ use std::time::Duration;
 /// | `no-json` | `/jsonrpc` answers in XML, as the oldest servers do |
 /// | `old-arity` | parameters that later releases added are refused |
 /// | `console-limit` | consoles answer 503, as while another viewer uses the only place |
-/// | `console-eof=N` | the next N consoles answer 200 (a WebSocket: 101) and end |
+/// | `console-eof=N` | the next N consoles answer 200 (a WebSocket: 101) and end; a snapshot of the screen is 500 |
 /// | `console-reboot=N` | with the N-th change of a key from now on the guest reboots: its consoles end, and it has new ones |
 /// | `console-absurd=KIND` | screens draw what they must not: `outside`, `huge`, `resize`, `encoding`, `copy` |
 /// | `console-raw-frames` | consoles over WebSockets treat frames as the server's proxy does: pings and unmasked frames are data, 64 KiB is misread, there is no pong and no close frame |

@@ -30,6 +30,7 @@ mod value;
 mod vdi;
 mod vhd;
 mod vm;
+mod vncsnapshot;
 mod websocket;
 mod wsproxy;
 mod xml;

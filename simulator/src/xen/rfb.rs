@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::console::{self, Place};
-use super::desk::Screen;
+use super::desk::{GREY, Screen};
 use super::fault::Absurd;
 use super::pool::Pool;
 
@@ -24,8 +24,6 @@ struct Format {
 }
 
 const NATIVE: Format = Format { shifts: [16, 8, 0], big_endian: false };
-/// The grey of text.
-const GREY: u32 = 0xaa;
 
 /// What the client wants to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +187,7 @@ fn read(buffer: &mut BytesMut) -> io::Result<Option<Message>> {
 fn picture(screen: &Screen, format: Format) -> Vec<u8> {
     let (width, height) = Screen::size();
     let mut update = rectangle(0, 0, width, height, 0);
-    let lit = format.shifts.iter().fold(0, |all, shift| all | GREY << shift);
+    let lit = format.shifts.iter().fold(0, |all, shift| all | u32::from(GREY) << shift);
     for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
         let pixel = if screen.is_lit(x, y) { lit } else { 0 };
         let bytes = if format.big_endian { pixel.to_be_bytes() } else { pixel.to_le_bytes() };

@@ -17,6 +17,7 @@ use super::import;
 use super::json::{self, Quirks};
 use super::pool::Pool;
 use super::value::{ApiError, ApiResult, text, truth};
+use super::vncsnapshot;
 use super::xml;
 use super::xva;
 
@@ -153,6 +154,10 @@ impl Host {
             "/console" => {
                 self.pool.with(|state| state.calls.push("GET /console".to_owned()));
                 console::upgrade(self, conn, head, buffer).await
+            }
+            "/vncsnapshot" => {
+                self.pool.with(|state| state.calls.push("GET /vncsnapshot".to_owned()));
+                vncsnapshot::serve(self, conn, head).await
             }
             "/" => answer_page(conn, "200 OK").await,
             _ => answer_page(conn, "403 Forbidden").await,
