@@ -72,6 +72,7 @@ Faults of XenServer:
   console-eof=N              the next N consoles end at once
   console-reboot=N           the guest reboots with the N-th change of a key
   console-absurd=KIND        screens draw outside, huge, resize, encoding, copy
+  console-raw-frames         WebSocket frames as the server's own proxy takes and makes them
   redirect                   raw handlers redirect to the second host
   no-json                    /jsonrpc answers in XML
   old-arity                  parameters that later releases added are refused

@@ -1,4 +1,5 @@
-//! Clients that this project did not write, against the pool: PyPI `XenAPI` and npm `xen-api`.
+//! Clients that this project did not write, against the pool: PyPI `XenAPI` and npm `xen-api`; for
+//! a guest's screen `websockets`, `websocket-client` and Pillow.
 //!
 //! They are installed from their registries into a temporary folder, so the tests run only with
 //! `MIGRATE_E2E_ORACLES=1`.
@@ -53,22 +54,42 @@ async fn run(mut command: Command) {
 /// How long one step may take: installing is the longest.
 const LIMIT: Duration = Duration::from_secs(300);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_python_client_takes_the_pool_for_a_real_one() {
-    let Some((simulator, folder, ready)) = start("python3").await else { return };
-    let before = simulator.xen().inventory();
-    let venv = folder.path().join("venv");
+/// An interpreter that has these packages.
+async fn python(folder: &Path, packages: &[&str]) -> PathBuf {
+    let venv = folder.join("venv");
     let mut create = Command::new("python3");
     create.args(["-m", "venv"]).arg(&venv);
     run(create).await;
     let mut install = Command::new(venv.join("bin/pip"));
-    install.args(["install", "--quiet", "XenAPI"]);
+    install.args(["install", "--quiet"]).args(packages);
     run(install).await;
-    let mut client = Command::new(venv.join("bin/python"));
+    venv.join("bin/python")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_takes_the_pool_for_a_real_one() {
+    let Some((simulator, folder, ready)) = start("python3").await else { return };
+    let before = simulator.xen().inventory();
+    let mut client = Command::new(python(folder.path(), &["XenAPI"]).await);
     client.arg(script("xenapi_client.py")).arg(ready);
     run(client).await;
     assert_eq!(simulator.xen().inventory(), before);
     assert_eq!(simulator.xen().sessions(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn websocket_clients_and_an_image_library_see_one_screen() {
+    let Some((simulator, folder, ready)) = start("python3").await else { return };
+    let certificate = folder.path().join("master.pem");
+    std::fs::write(&certificate, simulator.xen().certificate_pem(0).unwrap()).unwrap();
+    let packages = ["XenAPI", "websockets", "websocket-client", "Pillow"];
+    let mut client = Command::new(python(folder.path(), &packages).await);
+    client.arg(script("console_websocket.py")).arg(ready).arg(certificate);
+    run(client).await;
+    // Once by each.
+    assert_eq!(simulator.xen().typed("web01").as_deref(), Some("uname\nuname\n"));
+    assert_eq!(simulator.xen().sessions(), 0);
+    assert!(simulator.xen().interruptions().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

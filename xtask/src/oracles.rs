@@ -12,7 +12,7 @@ const TESTS: [(&str, &str, &str, &str); 5] = [
         "simulator",
         "xen_oracles",
         "python3",
-        "PyPI XenAPI and npm xen-api against the simulated pool",
+        "PyPI XenAPI, npm xen-api and two clients of WebSockets against the simulated pool",
     ),
     ("simulator", "openstack_oracles", "python3", "openstacksdk against the simulated cloud"),
     (

@@ -1,17 +1,19 @@
-//! `CONNECT /console`: the way to a guest's screen and keyboard, with its refusals.
+//! `CONNECT /console` and `GET /console`: the ways to a guest's screen and keyboard, with their
+//! refusals.
 
 use std::io;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::export::authenticate;
-use super::http::{Conn, Head, page, respond};
+use super::export::{authenticate, refuse, turn_away};
+use super::http::{Conn, Head};
 use super::pool::{Pool, State};
 use super::rfb;
 use super::role::Role;
 use super::serve::Host;
 use super::value::{Record, text};
+use super::{websocket, wsproxy};
 
 const OK: &str =
     "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nCache-Control: no-cache, no-store\r\n\r\n";
@@ -27,9 +29,14 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Whether the record is still there: a guest that stops takes its consoles with it.
-    pub(crate) fn exists(&self, pool: &Pool) -> bool {
-        pool.with(|state| state.db.raw("console", &self.console).is_ok())
+    /// Waits until the record is gone: a guest that stops takes its consoles with it.
+    async fn gone(&self, pool: &Pool) {
+        let mut news = pool.watch();
+        while pool.with(|state| state.db.raw("console", &self.console).is_ok()) {
+            if news.changed().await.is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -62,7 +69,7 @@ pub(crate) fn remove(state: &mut State, vm: &str) {
     }
 }
 
-/// Answers the request; the connection ends with it.
+/// Answers `CONNECT`; the connection ends with it.
 pub(crate) async fn serve(
     host: &Host,
     conn: &mut Conn,
@@ -70,57 +77,119 @@ pub(crate) async fn serve(
     buffer: &mut BytesMut,
 ) -> io::Result<()> {
     let pool = &host.pool;
-    if let Err(error) = authenticate(pool, head, Role::VmOperator) {
-        if error.code == "RBAC_PERMISSION_DENIED" {
-            return refuse(conn, "403 Forbidden", &[]).await;
-        }
-        let challenge = "WWW-Authenticate: Basic realm=\"XAPI Realm\"";
-        return refuse(conn, "401 Unauthorized", &[challenge]).await;
-    }
+    let Some(found) = admit(host, conn, head).await? else { return Ok(()) };
     if pool.faults.plan().console_limit {
-        return refuse(conn, "503 Connection Limit Exceeded", &[]).await;
-    }
-    let Some((place, protocol)) = find(pool, head) else {
-        return refuse(conn, "404 Not Found", &[]).await;
-    };
-    if !runs_here(pool, host.index, &place.vm) {
-        return refuse(conn, "500 Internal Error", &[]).await;
+        return refuse(conn, "HTTP/1.1", "503 Connection Limit Exceeded", &[]).await;
     }
     if pool.faults.console_is_empty() {
         // The 200 is sent before anyone looks for the screen.
         conn.write_all(OK.as_bytes()).await?;
         return conn.flush().await;
     }
-    if protocol == "vt100" {
-        return terminal(pool, conn, &place).await;
+    attend(pool, conn, buffer, &found, OK).await
+}
+
+/// Answers `GET`, which is for WebSockets; the connection ends with it.
+pub(crate) async fn upgrade(
+    host: &Host,
+    conn: &mut Conn,
+    head: &Head,
+    buffer: &mut BytesMut,
+) -> io::Result<()> {
+    let pool = &host.pool;
+    let Some(found) = admit(host, conn, head).await? else { return Ok(()) };
+    let plan = pool.faults.plan();
+    if plan.console_limit {
+        // With the limit on, the server knows no count of these and turns all of them away.
+        return without_body(conn, "HTTP/1.0 503 Service Unavailable").await;
     }
-    // In one piece with the banner: a client that reads too far loses it.
-    let hello = [OK.as_bytes(), rfb::banner(&place)].concat();
-    conn.write_all(&hello).await?;
+    if head.header("sec-websocket-key1").is_some() {
+        let words = "501 The WebSocket of hixie-76 is left out of this simulator";
+        return refuse(conn, "HTTP/1.0", words, &[]).await;
+    }
+    let Some(answer) = websocket::switching(head) else {
+        return without_body(conn, "HTTP/1.0 501 Method Not Implemented").await;
+    };
+    conn.write_all(answer.as_bytes()).await?;
     conn.flush().await?;
-    rfb::serve(pool, conn, buffer, &place).await
+    if pool.faults.console_is_empty() {
+        return Ok(());
+    }
+    let (mut screen, wire) = tokio::io::duplex(websocket::PIECE);
+    // It owns its end of the pipe: so either one's end is the other's.
+    let guest = async move { attend(pool, &mut screen, &mut BytesMut::new(), &found, "").await };
+    if plan.console_raw_frames {
+        // How the guest's side ended shows in the frames, or in their end.
+        return tokio::join!(guest, wsproxy::relay(conn, buffer, wire)).1;
+    }
+    let _ = tokio::join!(guest, websocket::relay(conn, buffer, wire));
+    Ok(())
 }
 
-async fn refuse(conn: &mut Conn, status: &str, more: &[&str]) -> io::Result<()> {
-    let mut headers = vec!["connection: close", "content-type: text/html"];
-    headers.extend(more);
-    respond(conn, &format!("HTTP/1.1 {status}"), &headers, &page(status)).await
+/// Whom the request is from and which console it is for; `None` if it was turned away.
+async fn admit(host: &Host, conn: &mut Conn, head: &Head) -> io::Result<Option<(Place, String)>> {
+    let pool = &host.pool;
+    if let Err(error) = authenticate(pool, head, Role::VmOperator) {
+        let task = head.query("task_id").or_else(|| head.cookie("task_id")).unwrap_or_default();
+        return turn_away(pool, conn, task, error).await.map(|()| None);
+    }
+    let found = find(pool, head).filter(|(place, _)| runs_here(pool, host.index, &place.vm));
+    if found.is_none() {
+        refuse(conn, "HTTP/1.1", "500 Internal Error", &[]).await?;
+    }
+    Ok(found)
 }
 
-/// The console, by its own name or as the first `rfb` one of a VM.
-fn find(pool: &Pool, head: &Head) -> Option<(Place, String)> {
+/// Lets a client see and type. `head` goes out in one piece with what the guest says first: a
+/// client that reads too far loses that.
+async fn attend<S>(
+    pool: &Pool,
+    stream: &mut S,
+    buffer: &mut BytesMut,
+    (place, protocol): &(Place, String),
+    head: &str,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let served = async {
+        if protocol == "vt100" {
+            return terminal(pool, stream, buffer, place, head).await;
+        }
+        let hello = [head.as_bytes(), rfb::banner(place)].concat();
+        stream.write_all(&hello).await?;
+        stream.flush().await?;
+        rfb::serve(pool, stream, buffer, place).await
+    };
+    tokio::select! {
+        served = served => served,
+        () = place.gone(pool) => Ok(()),
+    }
+}
+
+/// An answer that is nothing but a header block.
+pub(super) async fn without_body(conn: &mut Conn, status_line: &str) -> io::Result<()> {
+    let head =
+        format!("{status_line}\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\r\n");
+    conn.write_all(head.as_bytes()).await?;
+    conn.flush().await
+}
+
+/// The console, by its own name or as the first `rfb` one of a VM. A uuid is looked for before a
+/// reference, and among VMs before consoles.
+pub(super) fn find(pool: &Pool, head: &Head) -> Option<(Place, String)> {
     pool.with(|state| {
-        let by = |class: &str| match (head.query("ref"), head.query("uuid")) {
-            (Some(handle), _) => state.db.raw(class, handle).is_ok().then(|| handle.to_owned()),
-            (None, Some(uuid)) => state.db.by_uuid(class, uuid),
+        let by = |class: &str| match (head.query("uuid"), head.query("ref")) {
+            (Some(uuid), _) => state.db.by_uuid(class, uuid),
+            (None, Some(handle)) => state.db.raw(class, handle).is_ok().then(|| handle.to_owned()),
             (None, None) => None,
         };
-        let console = by("console").or_else(|| {
-            let all = state.db.referrers("console", "VM", &by("VM")?);
-            let is_rfb =
-                |c: &String| state.db.raw("console", c).is_ok_and(|r| text(r, "protocol") == "rfb");
-            all.into_iter().find(is_rfb)
-        })?;
+        let is_rfb =
+            |c: &String| state.db.raw("console", c).is_ok_and(|r| text(r, "protocol") == "rfb");
+        let console = match by("VM") {
+            Some(vm) => state.db.referrers("console", "VM", &vm).into_iter().find(is_rfb),
+            None => by("console"),
+        }?;
         let record = state.db.raw("console", &console).ok()?;
         let (vm, protocol) = (text(record, "VM").to_owned(), text(record, "protocol").to_owned());
         let pv = state.db.raw("VM", &vm).is_ok_and(|r| text(r, "domain_type") == "pv");
@@ -128,7 +197,7 @@ fn find(pool: &Pool, head: &Head) -> Option<(Place, String)> {
     })
 }
 
-fn runs_here(pool: &Pool, host: usize, vm: &str) -> bool {
+pub(super) fn runs_here(pool: &Pool, host: usize, vm: &str) -> bool {
     pool.with(|state| {
         state.db.raw("VM", vm).is_ok_and(|record| {
             text(record, "power_state") == "Running"
@@ -138,29 +207,32 @@ fn runs_here(pool: &Pool, host: usize, vm: &str) -> bool {
 }
 
 /// A guest's text console: it shows what it did before, and writes back what it is told.
-async fn terminal(pool: &Pool, conn: &mut Conn, place: &Place) -> io::Result<()> {
+async fn terminal<S>(
+    pool: &Pool,
+    stream: &mut S,
+    buffer: &mut BytesMut,
+    place: &Place,
+    head: &str,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
     let shown = pool.with(|state| state.desk(&place.vm).screen.text());
-    let hello = format!("{OK}\x1b[2J\x1b[H{}", shown.trim_end().replace('\n', "\r\n"));
-    conn.write_all(hello.as_bytes()).await?;
-    conn.flush().await?;
-    let mut news = pool.watch();
-    let mut buffer = BytesMut::new();
-    while place.exists(pool) {
-        tokio::select! {
-            changed = news.changed() => if changed.is_err() { break },
-            read = conn.read_buf(&mut buffer) => {
-                if read? == 0 {
-                    break;
-                }
-                let came = buffer.split();
-                let answer = pool.with(|state| {
-                    let desk = state.desk(&place.vm);
-                    came.iter().map(|byte| desk.hear(*byte)).collect::<String>()
-                });
-                conn.write_all(answer.as_bytes()).await?;
-                conn.flush().await?;
-            }
+    let hello = format!("{head}\x1b[2J\x1b[H{}", shown.trim_end().replace('\n', "\r\n"));
+    stream.write_all(hello.as_bytes()).await?;
+    stream.flush().await?;
+    loop {
+        if !buffer.is_empty() {
+            let came = buffer.split();
+            let answer = pool.with(|state| {
+                let desk = state.desk(&place.vm);
+                came.iter().map(|byte| desk.hear(*byte)).collect::<String>()
+            });
+            stream.write_all(answer.as_bytes()).await?;
+            stream.flush().await?;
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Ok(());
         }
     }
-    Ok(())
 }

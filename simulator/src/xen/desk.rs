@@ -6,6 +6,9 @@ const ROWS: usize = 25;
 /// Pixels of a character, in both directions.
 const CELL: usize = 8;
 
+/// How bright a lit pixel is.
+pub(crate) const GREY: u8 = 0xaa;
+
 /// The keys of a US keyboard, without and with Shift.
 const PLAIN: &str = "`1234567890-=qwertyuiop[]\\asdfghjkl;'zxcvbnm,./ ";
 const SHIFTED: &str = "~!@#$%^&*()_+QWERTYUIOP{}|ASDFGHJKL:\"ZXCVBNM<>? ";

@@ -47,9 +47,10 @@ use std::time::Duration;
 /// | `old-metrics` | `/rrd_updates` answers `json` as the oldest servers do: names without quotes, bare numbers |
 /// | `old-arity` | parameters that later releases added are refused |
 /// | `console-limit` | consoles answer 503, as while another viewer uses the only place |
-/// | `console-eof=N` | the next N consoles answer 200 and end |
+/// | `console-eof=N` | the next N consoles answer 200 (a WebSocket: 101) and end; a snapshot of the screen is 500 |
 /// | `console-reboot=N` | with the N-th change of a key from now on the guest reboots: its consoles end, and it has new ones |
 /// | `console-absurd=KIND` | screens draw what they must not: `outside`, `huge`, `resize`, `encoding`, `copy` |
+/// | `console-raw-frames` | consoles over WebSockets treat frames as the server's proxy does: pings and unmasked frames are data, 64 KiB is misread, there is no pong and no close frame |
 /// | `redirect` | raw handlers of the first host redirect to the second one, if there is one |
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -113,6 +114,7 @@ pub(crate) struct Plan {
     pub(crate) redirect: bool,
     pub(crate) console_limit: bool,
     pub(crate) console_absurd: Option<Absurd>,
+    pub(crate) console_raw_frames: bool,
 }
 
 impl Faults {
@@ -155,6 +157,7 @@ impl Faults {
             "redirect" => plan.redirect = no_arg(name, arg)?,
             "console-limit" => plan.console_limit = no_arg(name, arg)?,
             "console-absurd" => plan.console_absurd = Some(absurd(name, arg)?),
+            "console-raw-frames" => plan.console_raw_frames = no_arg(name, arg)?,
             "console-eof" => set.console_eof = number(name, arg)?,
             "console-reboot" => set.console_reboot = Some(number(name, arg)?.max(1)),
             "session-invalid" => set.session_invalid = Some(number(name, arg)?.max(1)),

@@ -36,6 +36,9 @@ mod value;
 mod vdi;
 mod vhd;
 mod vm;
+mod vncsnapshot;
+mod websocket;
+mod wsproxy;
 mod xml;
 mod xva;
 

@@ -4,12 +4,11 @@
 use std::io;
 
 use bytes::{Buf, BufMut, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::console::{self, Place};
-use super::desk::Screen;
+use super::desk::{GREY, Screen};
 use super::fault::Absurd;
-use super::http::Conn;
 use super::pool::Pool;
 
 /// What the server says first.
@@ -25,8 +24,6 @@ struct Format {
 }
 
 const NATIVE: Format = Format { shifts: [16, 8, 0], big_endian: false };
-/// The grey of text.
-const GREY: u32 = 0xaa;
 
 /// What the client wants to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,16 +34,19 @@ enum Wish {
 }
 
 /// Serves one client, from behind the banner to its end.
-pub(crate) async fn serve(
+pub(crate) async fn serve<S>(
     pool: &Pool,
-    conn: &mut Conn,
+    conn: &mut S,
     buffer: &mut BytesMut,
     place: &Place,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
     greet(conn, buffer, place).await?;
-    let (mut news, mut shown) = (pool.watch(), pool.screens());
+    let mut shown = pool.screens();
     let (mut format, mut wish, mut seen) = (NATIVE, Wish::Nothing, None);
-    while place.exists(pool) {
+    loop {
         while let Some(message) = read(buffer)? {
             match message {
                 Message::Format(wanted) => format = wanted,
@@ -70,12 +70,10 @@ pub(crate) async fn serve(
             }
         }
         tokio::select! {
-            changed = news.changed() => if changed.is_err() { break },
-            changed = shown.changed() => if changed.is_err() { break },
-            read = conn.read_buf(buffer) => if read? == 0 { break },
+            changed = shown.changed() => if changed.is_err() { return Ok(()) },
+            read = conn.read_buf(buffer) => if read? == 0 { return Ok(()) },
         }
     }
-    Ok(())
 }
 
 /// A key for the guest; one may be the last before it reboots.
@@ -91,7 +89,10 @@ fn press(pool: &Pool, place: &Place, keysym: u32, down: bool) {
     pool.screen_changed();
 }
 
-async fn greet(conn: &mut Conn, buffer: &mut BytesMut, place: &Place) -> io::Result<()> {
+async fn greet<S>(conn: &mut S, buffer: &mut BytesMut, place: &Place) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
     let answer = take(conn, buffer, 12).await?;
     match (&answer[..], place.pv) {
         (b"RFB 003.003\n" | b"RFB 003.004\n", _) => conn.write_all(&[0, 0, 0, 1]).await?,
@@ -122,7 +123,10 @@ async fn greet(conn: &mut Conn, buffer: &mut BytesMut, place: &Place) -> io::Res
     conn.flush().await
 }
 
-async fn take(conn: &mut Conn, buffer: &mut BytesMut, length: usize) -> io::Result<BytesMut> {
+async fn take<S>(conn: &mut S, buffer: &mut BytesMut, length: usize) -> io::Result<BytesMut>
+where
+    S: AsyncRead + Send + Unpin,
+{
     while buffer.len() < length {
         if conn.read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -183,7 +187,7 @@ fn read(buffer: &mut BytesMut) -> io::Result<Option<Message>> {
 fn picture(screen: &Screen, format: Format) -> Vec<u8> {
     let (width, height) = Screen::size();
     let mut update = rectangle(0, 0, width, height, 0);
-    let lit = format.shifts.iter().fold(0, |all, shift| all | GREY << shift);
+    let lit = format.shifts.iter().fold(0, |all, shift| all | u32::from(GREY) << shift);
     for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
         let pixel = if screen.is_lit(x, y) { lit } else { 0 };
         let bytes = if format.big_endian { pixel.to_be_bytes() } else { pixel.to_le_bytes() };

@@ -22,6 +22,7 @@ use super::others;
 use super::ova;
 use super::pool::Pool;
 use super::value::{ApiError, ApiResult, text, truth};
+use super::vncsnapshot;
 use super::xml;
 use super::xva;
 
@@ -32,6 +33,8 @@ const HANDLERS: &[&str] = &[
     "/export_metadata",
     "/blob",
     "/audit_log",
+    "/console",
+    "/vncsnapshot",
     "/rrd_updates",
     "/host_rrd",
     "/vm_rrd",
@@ -182,6 +185,8 @@ impl Host {
             "/export_metadata" => ova::serve(self, conn, head).await,
             "/blob" => blob::serve(self, conn, head, buffer).await,
             "/audit_log" => audit::serve(self, conn, head).await,
+            "/console" => console::upgrade(self, conn, head, buffer).await,
+            "/vncsnapshot" => vncsnapshot::serve(self, conn, head).await,
             _ => metrics::serve(self, conn, head).await,
         }
     }

@@ -63,6 +63,16 @@ impl Pool {
         text(&self.ok("VM.get_by_name_label", json!([name])).await[0])
     }
 
+    /// The console of a running VM for a protocol.
+    pub async fn console(&self, vm: &str, protocol: &str) -> String {
+        for console in self.ok("VM.get_consoles", json!([vm])).await.as_array().unwrap() {
+            if self.ok("console.get_protocol", json!([console])).await == protocol {
+                return text(console);
+            }
+        }
+        panic!("there is no console for {protocol}");
+    }
+
     /// The VDIs of a VM's disks by position.
     pub async fn vdis(&self, vm: &str) -> Vec<String> {
         let vbds = self.ok("VM.get_VBDs", json!([vm])).await;
