@@ -157,6 +157,7 @@ impl Session {
         since: Option<&DateTime>,
         options: &ExportOptions,
     ) -> Result<Resource> {
+        // The task's label is among the options.
         let mut request = HandlerRequest::new("/audit_log").with_task("");
         if let Some(since) = since {
             request = request.with_param("since", since.as_str());
