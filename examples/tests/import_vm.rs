@@ -62,6 +62,14 @@ async fn a_machine_and_a_disk_are_brought_in() {
     let new = disks.values().find(|disk| disk["uuid"] == uuid.as_str()).unwrap();
     assert_eq!((&new["name_label"], &new["virtual_size"]), (&"a new disk".into(), &8388608.into()));
 
+    // The same disk once more.
+    let onto = run(&simulator, "import_vm", &[disk.to_str().unwrap(), "--onto", &uuid]).await;
+    let said = String::from_utf8_lossy(&onto.stderr).into_owned();
+    assert!(onto.status.success() && said.contains(&format!("{uuid} is written")), "{said}");
+    assert_eq!(simulator.xen().inventory(), inventory);
+    let none = run(&simulator, "import_vm", &[xva.to_str().unwrap(), "--onto", &uuid]).await;
+    assert!(!none.status.success(), "a machine is no disk");
+
     // Failures are told in a line and leave nothing.
     for (fault, words) in [
         (Some("import-task-fails"), "INTERNAL_ERROR"),
