@@ -86,7 +86,9 @@ pub(crate) async fn serve(
     if !runs_here(pool, host.index, &place.vm) {
         return refuse(conn, "500 Internal Error", &[]).await;
     }
-    if pool.faults.console_is_empty() {
+    let booting = pool.faults.plan().slow_boot.is_some()
+        && pool.with(|state| state.boots.contains_key(&place.vm));
+    if pool.faults.console_is_empty() || booting {
         // The 200 is sent before anyone looks for the screen.
         conn.write_all(OK.as_bytes()).await?;
         return conn.flush().await;
