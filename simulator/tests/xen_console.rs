@@ -86,3 +86,23 @@ async fn names_that_are_none_and_hosts_that_are_others() {
     let response = raw(&pool.address(), request.as_bytes()).await;
     assert!(response.starts_with(b"HTTP/1.1 503 Connection Limit Exceeded\r\n"));
 }
+
+#[tokio::test]
+async fn keys_that_come_too_fast_are_lost() {
+    for (fault, typed) in [("key-loss=0", "ab"), ("key-loss=600000", "a")] {
+        let pool = Pool::start(XenConfig::new()).await;
+        pool.xen().faults().set_str(fault).unwrap();
+        let vm = pool.vm("web01").await;
+        let mut screen = connect(&pool, &format!("ref={vm}"), "").await;
+        until(&mut screen, "RFB 003.008\n").await;
+        let mut says = b"RFB 003.003\n\x01".to_vec();
+        for (key, down) in [(b'a', 1), (b'a', 0), (b'b', 1), (b'b', 0)] {
+            says.extend([4, down, 0, 0, 0, 0, 0, key]);
+        }
+        // The whole screen, whose picture comes after what was typed before.
+        says.extend([3, 0, 0, 0, 0, 0, 2, 0x80, 0, 200]);
+        screen.write_all(&says).await.unwrap();
+        screen.read_exact(&mut [0; 1000]).await.unwrap();
+        assert_eq!(pool.xen().typed("web01").as_deref(), Some(typed), "{fault}");
+    }
+}

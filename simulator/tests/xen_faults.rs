@@ -149,3 +149,95 @@ async fn a_machine_can_forbid_its_snapshot() {
     let error = pool.call("VM.snapshot", json!([vm, "s"])).await.unwrap_err();
     assert_eq!(error, ["OPERATION_BLOCKED", &vm, "the owner says no"]);
 }
+
+/// A copy of the running VM, halted.
+async fn copy(pool: &Pool) -> String {
+    let snapshot = pool.snapshot(&pool.vm("web01").await, "s").await;
+    let copy = common::text(&pool.ok("VM.clone", json!([snapshot, "copy"])).await);
+    pool.ok("VM.set_is_a_template", json!([copy, false])).await;
+    copy
+}
+
+#[tokio::test]
+async fn a_guest_comes_up_after_its_time() {
+    let pool = pool(&["slow-boot=600000"]).await;
+    let copy = copy(&pool).await;
+    let stale = pool.ok("VM.get_guest_metrics", json!([copy])).await;
+    // The copy holds what the agent of its source had told.
+    let networks = pool.ok("VM_guest_metrics.get_networks", json!([stale])).await;
+    assert_eq!(networks["0/ip"], "192.0.2.21");
+    pool.ok("VM.start", json!([copy, false, false])).await;
+    assert_eq!(pool.ok("VM.get_guest_metrics", json!([copy])).await, "OpaqueRef:NULL");
+    assert!(pool.call("VM_guest_metrics.get_record", json!([stale])).await.is_err());
+    let console = format!(
+        "CONNECT /console?ref={copy} HTTP/1.1\r\nHost: x\r\nCookie: session_id={}\r\n\r\n",
+        pool.session
+    );
+    let response = common::raw(&pool.address(), console.as_bytes()).await;
+    assert_eq!(split(&response).1, b"", "no screen yet");
+    // The time is over at once.
+    pool.xen().faults().set_str("slow-boot=0").unwrap();
+    let mut told = json!("OpaqueRef:NULL");
+    while told == "OpaqueRef:NULL" {
+        common::moment().await;
+        told = pool.ok("VM.get_guest_metrics", json!([copy])).await;
+    }
+    let networks = pool.ok("VM_guest_metrics.get_networks", json!([told])).await;
+    assert!(networks["0/ip"].as_str().unwrap().starts_with("192.0.2."), "{networks}");
+}
+
+#[tokio::test]
+async fn a_guest_may_have_no_agent_or_no_address() {
+    for (fault, agent) in [("no-agent", false), ("no-dhcp", true)] {
+        let pool = pool(&[fault]).await;
+        let copy = copy(&pool).await;
+        pool.ok("VM.start", json!([copy, false, false])).await;
+        // More than the tick in which a guest comes up.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let told = pool.ok("VM.get_guest_metrics", json!([copy])).await;
+        assert_eq!(told != "OpaqueRef:NULL", agent, "{fault}");
+        if agent {
+            assert_eq!(pool.ok("VM_guest_metrics.get_networks", json!([told])).await, json!({}));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_may_ignore_a_shutdown() {
+    let pool = pool(&["shutdown-ignored=100"]).await;
+    let copy = copy(&pool).await;
+    pool.ok("VM.start", json!([copy, false, false])).await;
+    let record = pool.run("VM.clean_shutdown", json!([copy])).await;
+    assert_eq!(record["error_info"], json!(["VM_FAILED_SHUTDOWN_ACKNOWLEDGMENT", copy]));
+    pool.xen().faults().set_str("shutdown-ignored=60000").unwrap();
+    let task = pool.ok("Async.VM.clean_shutdown", json!([copy])).await;
+    pool.ok("task.cancel", json!([task])).await;
+    assert_eq!(pool.wait(task.as_str().unwrap()).await["status"], "cancelled");
+    assert_eq!(pool.ok("VM.get_power_state", json!([copy])).await, "Running");
+    pool.ok("VM.hard_shutdown", json!([copy])).await;
+    assert_eq!(pool.ok("VM.get_power_state", json!([copy])).await, "Halted");
+}
+
+#[tokio::test]
+async fn a_task_is_cancelled_by_somebody_else() {
+    let pool = pool(&["task-cancelled=VM.snapshot"]).await;
+    let vm = pool.vm("web01").await;
+    let before = pool.xen().inventory();
+    let record = pool.run("VM.snapshot", json!([vm, "s"])).await;
+    assert_eq!(
+        (&record["status"], &record["error_info"][0]),
+        (&json!("cancelled"), &json!("TASK_CANCELLED"))
+    );
+    assert_eq!(pool.xen().inventory(), before);
+}
+
+#[tokio::test]
+async fn the_master_moves_between_two_calls() {
+    let pool = Pool::start(XenConfig::new().with_second_host(true)).await;
+    pool.xen().faults().set_str("master-moves=2").unwrap();
+    pool.ok("VM.get_all", json!([])).await;
+    let error = pool.call("VM.get_all", json!([])).await.unwrap_err();
+    let other = pool.xen().url(1).unwrap();
+    assert_eq!(error, ["HOST_IS_SLAVE", other.strip_prefix("http://").unwrap()]);
+    assert!(!pool.xen().faults().is_pending());
+}

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::cache::Cache;
+use crate::enums::VmPowerState;
 use crate::error::{Error, ErrorCode, ErrorKind, Result};
 use crate::live::Session;
 use crate::network::{self, Network};
@@ -103,7 +104,9 @@ impl Session {
     }
 
     /// Waits until the agent in a guest has told addresses that `accept` takes; `accept` is called
-    /// with those of all devices whenever they change. A guest without an agent tells none.
+    /// with those of all devices whenever they change. A guest without an agent tells none. May be
+    /// called before the machine is started: what a halted or suspended machine holds (a copy holds
+    /// the addresses of what it is a copy of) is not taken for an answer.
     ///
     /// # Errors
     /// Of kind [`Timeout`](ErrorKind::Timeout) if there were none in time, of kind
@@ -164,6 +167,11 @@ fn assigned(cache: &Cache, network: &Ref<Network>, device: &Ref<Vif>) -> Result<
 /// All addresses that are known of a VM's guest.
 fn told(cache: &Cache, vm: &Ref<Vm>) -> Result<Vec<GuestAddress>> {
     let Some(record) = cache.get(vm)? else { return Err(gone("VM", vm.as_str())) };
+    // A copy has the metrics of what it is a copy of, and a machine that stopped has its own
+    // last ones, until it is started: the server removes them then.
+    if matches!(record.power_state, VmPowerState::Halted | VmPowerState::Suspended) {
+        return Ok(Vec::new());
+    }
     let metrics: Option<VmGuestMetrics> = cache.get(&record.guest_metrics)?;
     Ok(metrics.map(|metrics| GuestAddress::parse(&metrics.networks)).unwrap_or_default())
 }

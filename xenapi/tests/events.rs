@@ -14,7 +14,9 @@ use xenapi::enums::{EventOperation, VmPowerState};
 use xenapi::vdi::Vdi;
 use xenapi::vif::{self, Vif};
 use xenapi::vm::Vm;
-use xenapi::{Cache, Client, ErrorKind, GuestAddress, Pin, Ref, Session, Trust, vm};
+use xenapi::{
+    Cache, Client, ErrorKind, GuestAddress, Pin, Ref, Session, Trust, vm, vm_guest_metrics,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -168,6 +170,38 @@ async fn a_guest_is_waited_for_until_its_agent_tells_the_right_address() {
             .await;
     let error = session.wait_guest_addresses(&machine, SOON, |_| true).await.unwrap_err();
     assert!(error.is_not_found(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_copy_does_not_tell_the_addresses_of_its_source() {
+    let (simulator, session) = pool(None).await;
+    let faults = simulator.xen().faults();
+    faults.set_str("slow-boot=300").unwrap();
+    let all = session.call(vm::get_all_records()).await.unwrap();
+    let (web, source) = all.iter().find(|(_, vm)| vm.name_label == "web01").unwrap();
+    let metrics = session.call(vm_guest_metrics::get_record(&source.guest_metrics)).await.unwrap();
+    let old = GuestAddress::parse(&metrics.networks);
+    let snapshot = session.call(vm::snapshot(web, "before")).await.unwrap();
+    let copy = session.call(vm::clone(&snapshot, "copy")).await.unwrap();
+    session.call(vm::set_is_a_template(&copy, false)).await.unwrap();
+    let wait = session.wait_guest_addresses(&copy, SOON, |_| true);
+    let start = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        session.call(vm::start(&copy, false, false)).await.unwrap();
+    };
+    let (told, ()) = tokio::join!(wait, start);
+    assert_ne!(told.unwrap(), old);
+    // After its end, its own last ones are none either.
+    session.call(vm::hard_shutdown(&copy)).await.unwrap();
+    let short = Duration::from_millis(200);
+    let error = session.wait_guest_addresses(&copy, short, |_| true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    // Without an agent nobody tells.
+    faults.set_str("no-agent").unwrap();
+    session.call(vm::start(&copy, false, false)).await.unwrap();
+    let error = session.wait_guest_addresses(&copy, short, |_| true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    simulator.stop().await;
 }
 
 /// A server whose `event.from` gives one reply after the other, then hangs. It keeps the tokens.

@@ -69,6 +69,13 @@ pub(crate) fn remove(state: &mut State, vm: &str) {
     }
 }
 
+/// Whether there is nothing behind the console: by a fault, or since the guest is still booting.
+pub(super) fn is_empty(pool: &Pool, vm: &str) -> bool {
+    let booting =
+        pool.faults.plan().slow_boot.is_some() && pool.with(|state| state.boots.contains_key(vm));
+    booting || pool.faults.console_is_empty()
+}
+
 /// Answers `CONNECT`; the connection ends with it.
 pub(crate) async fn serve(
     host: &Host,
@@ -81,7 +88,7 @@ pub(crate) async fn serve(
     if pool.faults.plan().console_limit {
         return refuse(conn, "HTTP/1.1", "503 Connection Limit Exceeded", &[]).await;
     }
-    if pool.faults.console_is_empty() {
+    if is_empty(pool, &found.0.vm) {
         // The 200 is sent before anyone looks for the screen.
         conn.write_all(OK.as_bytes()).await?;
         return conn.flush().await;
@@ -112,7 +119,7 @@ pub(crate) async fn upgrade(
     };
     conn.write_all(answer.as_bytes()).await?;
     conn.flush().await?;
-    if pool.faults.console_is_empty() {
+    if is_empty(pool, &found.0.vm) {
         return Ok(());
     }
     let (mut screen, wire) = tokio::io::duplex(websocket::PIECE);

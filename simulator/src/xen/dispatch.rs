@@ -53,6 +53,9 @@ async fn answer(pool: &Arc<Pool>, host: usize, method: &str, params: Vec<Value>)
     };
     let (class, name, message) =
         find(plain).ok_or_else(|| ApiError::new("MESSAGE_METHOD_UNKNOWN", [method]))?;
+    if message.needs_session() && pool.faults.master_moves() {
+        pool.with(|state| state.move_master(1 - state.master.min(1)));
+    }
     let master = pool.with(|state| state.master);
     // Of what a member answers itself this double has one call.
     if host != master && plain != "session.slave_local_login_with_password" {
@@ -77,8 +80,34 @@ async fn answer(pool: &Arc<Pool>, host: usize, method: &str, params: Vec<Value>)
     if is_async {
         return Ok(start(pool, class, name, args).into());
     }
+    if let Some(error) = ignored(pool, class, name, &args, None).await {
+        return Err(error);
+    }
     let plan = pool.faults.plan();
     pool.with(|state| perform(pool, state, plan, class, name, args.get(1..).unwrap_or_default()))
+}
+
+/// A guest that does not react to what it is asked: why the call fails, after its time.
+async fn ignored(
+    pool: &Pool,
+    class: &str,
+    name: &str,
+    args: &[Value],
+    task: Option<&str>,
+) -> Option<ApiError> {
+    let patience = pool.faults.plan().shutdown_ignored?;
+    if class != "VM" || !matches!(name, "clean_shutdown" | "clean_reboot") {
+        return None;
+    }
+    let until = tokio::time::Instant::now() + patience;
+    while tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if let Some(task) = task.filter(|task| pool.is_cancelled(task)) {
+            return Some(ApiError::new("TASK_CANCELLED", [task]));
+        }
+    }
+    let vm = args.get(1).and_then(Value::as_str).unwrap_or_default();
+    Some(ApiError::new("VM_FAILED_SHUTDOWN_ACKNOWLEDGMENT", [vm]))
 }
 
 fn find(method: &str) -> Option<(&'static str, &'static str, &'static Message)> {
@@ -174,6 +203,13 @@ fn start(pool: &Arc<Pool>, class: &'static str, name: &'static str, args: Vec<Va
                 return pool.finish_task(&id, Err(ApiError::new("TASK_CANCELLED", [&id])));
             }
             pool.progress(&id, f64::from(part) / f64::from(PARTS + 1));
+        }
+        if pool.faults.task_is_cancelled(&method) {
+            let _ = pool.with(|state| state.db.set("task", &id, "status", "cancelling"));
+            return pool.finish_task(&id, Err(ApiError::new("TASK_CANCELLED", [&id])));
+        }
+        if let Some(error) = ignored(&pool, class, name, &args, Some(&id)).await {
+            return pool.finish_task(&id, Err(error));
         }
         if pool.faults.task_fails(&method) {
             let error = ApiError::new("INTERNAL_ERROR", ["a fault was asked for"]);

@@ -24,6 +24,13 @@ use std::time::Duration;
 /// | `drop-before-effect=METHOD` | the connection closes at the next call of METHOD, without effect |
 /// | `slow-task=MS` | every `Async` call takes this long before its effect |
 /// | `login-delay=MS` | a wrong password is answered after this time (5,000 on a real server) |
+/// | `task-cancelled=METHOD` | tasks of `Async.METHOD` are cancelled by somebody else, without effect |
+/// | `shutdown-ignored=MS` | a guest does not react to a clean shutdown or reboot, which fails after this time |
+/// | `slow-boot=MS` | a guest that starts has no screen and tells nothing for so long; without it, it is up at once |
+/// | `no-agent` | guests that start have no agent: `guest_metrics` stays null |
+/// | `no-dhcp` | the agents of guests that start tell no address: nothing in them asks for one |
+/// | `key-loss=MS` | a change of a key within this time of the one before is lost |
+/// | `master-moves=N` | the N-th call with a session from now on finds that the other host has become the master, once |
 /// | `sr-full` | snapshots, clones and copies fail with `SR_BACKEND_FAILURE_44` |
 /// | `chain-too-long` | snapshots fail with `SR_BACKEND_FAILURE_109` |
 /// | `export-truncate=BYTES` | the export's body ends early and cleanly; the task fails |
@@ -61,6 +68,8 @@ pub struct Faults {
 struct Set {
     session_invalid: Option<u64>,
     task_fails: Vec<String>,
+    task_cancelled: Vec<String>,
+    master_moves: Option<u64>,
     fail_nth: Vec<(u64, String)>,
     drop_after_effect: Vec<String>,
     drop_before_effect: Vec<String>,
@@ -90,6 +99,11 @@ pub(crate) struct Plan {
     pub(crate) slow_task: Option<Duration>,
     pub(crate) login_delay: Option<Duration>,
     pub(crate) slow_unplug: Option<Duration>,
+    pub(crate) shutdown_ignored: Option<Duration>,
+    pub(crate) slow_boot: Option<Duration>,
+    pub(crate) key_loss: Option<Duration>,
+    pub(crate) no_agent: bool,
+    pub(crate) no_dhcp: bool,
     pub(crate) sr_full: bool,
     pub(crate) chain_too_long: bool,
     pub(crate) export_truncate: Option<u64>,
@@ -133,6 +147,13 @@ impl Faults {
             "slow-task" => plan.slow_task = Some(millis(name, arg)?),
             "login-delay" => plan.login_delay = Some(millis(name, arg)?),
             "slow-unplug" => plan.slow_unplug = Some(millis(name, arg)?),
+            "shutdown-ignored" => plan.shutdown_ignored = Some(millis(name, arg)?),
+            "slow-boot" => plan.slow_boot = Some(millis(name, arg)?),
+            "key-loss" => plan.key_loss = Some(millis(name, arg)?),
+            "no-agent" => plan.no_agent = no_arg(name, arg)?,
+            "no-dhcp" => plan.no_dhcp = no_arg(name, arg)?,
+            "master-moves" => set.master_moves = Some(number(name, arg)?.max(1)),
+            "task-cancelled" => set.task_cancelled.push(method(name, arg)?),
             "sr-full" => plan.sr_full = no_arg(name, arg)?,
             "chain-too-long" => plan.chain_too_long = no_arg(name, arg)?,
             "export-truncate" => plan.export_truncate = Some(number(name, arg)?),
@@ -185,6 +206,7 @@ impl Faults {
     pub fn is_pending(&self) -> bool {
         let set = self.lock();
         set.session_invalid.is_some()
+            || set.master_moves.is_some()
             || set.console_eof > 0
             || set.console_reboot.is_some()
             || !set.fail_nth.is_empty()
@@ -195,7 +217,8 @@ impl Faults {
     /// Whether a fault that is on needs a pool of two hosts.
     #[must_use]
     pub fn wants_second_host(&self) -> bool {
-        self.lock().plan.redirect
+        let set = self.lock();
+        set.plan.redirect || set.master_moves.is_some()
     }
 
     pub(crate) fn plan(&self) -> Plan {
@@ -204,18 +227,12 @@ impl Faults {
 
     /// Counts a call with a session; true when that session is to be gone.
     pub(crate) fn session_dies(&self) -> bool {
-        let mut set = self.lock();
-        match set.session_invalid {
-            Some(1) => {
-                set.session_invalid = None;
-                true
-            }
-            Some(n) => {
-                set.session_invalid = Some(n - 1);
-                false
-            }
-            None => false,
-        }
+        count_down(&mut self.lock().session_invalid)
+    }
+
+    /// Counts a call with a session; true when the master is to move.
+    pub(crate) fn master_moves(&self) -> bool {
+        count_down(&mut self.lock().master_moves)
     }
 
     /// Whether the console that is opened now is to end at once.
@@ -228,10 +245,7 @@ impl Faults {
 
     /// Counts a change of a key; true when the guest is to reboot with it.
     pub(crate) fn guest_reboots(&self) -> bool {
-        let mut set = self.lock();
-        let left = set.console_reboot.map(|n| n - 1);
-        set.console_reboot = left.filter(|n| *n > 0);
-        left == Some(0)
+        count_down(&mut self.lock().console_reboot)
     }
 
     /// Counts a call of `method`; true when it is to fail.
@@ -246,6 +260,10 @@ impl Faults {
         }
         set.fail_nth.retain(|(n, _)| *n > 0);
         hit
+    }
+
+    pub(crate) fn task_is_cancelled(&self, method: &str) -> bool {
+        self.lock().task_cancelled.iter().any(|what| matches(what, method))
     }
 
     pub(crate) fn task_fails(&self, method: &str) -> bool {
@@ -265,6 +283,13 @@ impl Faults {
     fn lock(&self) -> MutexGuard<'_, Set> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Counts what is left; true at the last one.
+fn count_down(left: &mut Option<u64>) -> bool {
+    let now = left.map(|n| n - 1);
+    *left = now.filter(|n| *n > 0);
+    now == Some(0)
 }
 
 fn take(wanted: &mut Vec<String>, method: &str) -> bool {

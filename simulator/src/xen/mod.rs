@@ -14,6 +14,7 @@ mod export;
 mod fault;
 mod fixture;
 mod generic;
+mod guest;
 mod http;
 mod import;
 mod import_disk;
@@ -319,7 +320,9 @@ fn serve(
                 _ = gone.wait_for(|gone| *gone) => return,
                 _ = clock.tick() => {}
             }
+            let plan = pool.faults.plan();
             pool.with(|state| {
+                guest::come_up(state, plan);
                 let State { db, ticks, .. } = state;
                 for (vm, count) in ticks {
                     let running =
@@ -431,17 +434,8 @@ impl XenHandle {
     /// # Panics
     /// If the pool has no such host.
     pub fn move_master(&self, host: usize) {
-        self.pool.with(|state| {
-            let reference = state.hosts.get(host).cloned();
-            let reference = reference.unwrap_or_else(|| panic!("the pool has no host {host}"));
-            let pools: Vec<String> = state.db.iter("pool").map(|(r, _)| r.to_owned()).collect();
-            for pool in pools {
-                // It is there: its reference was just read.
-                let _ = state.db.set("pool", &pool, "master", reference.as_str());
-            }
-            state.master = host;
-            state.sessions.clear();
-        });
+        let moved = self.pool.with(|state| state.move_master(host));
+        assert!(moved, "the pool has no host {host}");
     }
 
     /// The switches of the faults.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 use vmimage::Disk;
@@ -57,6 +58,10 @@ pub(crate) struct State {
     pub(crate) running: BTreeSet<String>,
     /// Tasks that go away as soon as nothing works on them.
     pub(crate) doomed: BTreeSet<String>,
+    /// Guests that are booting, by VM, and since when.
+    pub(crate) boots: BTreeMap<String, Instant>,
+    /// When a key last changed at a guest's keyboard, by VM.
+    pub(crate) last_keys: BTreeMap<String, Instant>,
     /// Heartbeats of the running guests, by VM.
     pub(crate) ticks: BTreeMap<String, u64>,
     /// Every operation that stopped or paused a running guest.
@@ -183,6 +188,19 @@ impl Pool {
 }
 
 impl State {
+    /// Makes another host the master: every session ends. False if there is no such host.
+    pub(crate) fn move_master(&mut self, host: usize) -> bool {
+        let Some(reference) = self.hosts.get(host).cloned() else { return false };
+        let pools: Vec<String> = self.db.iter("pool").map(|(r, _)| r.to_owned()).collect();
+        for pool in pools {
+            // It is there: its reference was just read.
+            let _ = self.db.set("pool", &pool, "master", reference.as_str());
+        }
+        self.master = host;
+        self.sessions.clear();
+        true
+    }
+
     /// The keyboard and the screen of a guest.
     pub(crate) fn desk(&mut self, vm: &str) -> &mut Desk {
         self.desks.entry(vm.to_owned()).or_default()

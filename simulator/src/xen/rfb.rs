@@ -2,6 +2,7 @@
 //! emulation.
 
 use std::io;
+use std::time::Instant;
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -79,8 +80,13 @@ where
 /// A key for the guest; one may be the last before it reboots.
 fn press(pool: &Pool, place: &Place, keysym: u32, down: bool) {
     let reboots = pool.faults.guest_reboots();
+    let too_soon = pool.faults.plan().key_loss;
     pool.with(|state| {
-        state.desk(&place.vm).key(keysym, down);
+        let before = state.last_keys.insert(place.vm.clone(), Instant::now());
+        let lost = before.zip(too_soon).is_some_and(|(before, limit)| before.elapsed() < limit);
+        if !lost {
+            state.desk(&place.vm).key(keysym, down);
+        }
         if reboots {
             console::remove(state, &place.vm);
             console::create(state, &place.vm);

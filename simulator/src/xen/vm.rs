@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::console;
 use super::fault::Plan;
+use super::guest;
 use super::pool::{State, now};
 use super::value::{ApiError, ApiResult, NULL, Record, Value, map, set, text, truth};
 use super::vdi;
@@ -273,6 +274,7 @@ fn destroy(state: &mut State, vm: &str) -> ApiResult {
     state.db.remove("VM_guest_metrics", text(&record, "guest_metrics"));
     state.db.remove("VM", vm);
     state.ticks.remove(vm);
+    guest::stops(state, vm);
     Ok("".into())
 }
 
@@ -304,10 +306,12 @@ fn power(state: &mut State, vm: &str, name: &str, from: &str, to: &str) -> ApiRe
     }
     if to == "Halted" || to == "Suspended" {
         console::remove(state, vm);
+        guest::stops(state, vm);
     }
     if running {
         if from == "Halted" {
             console::create(state, vm);
+            guest::starts(state, vm)?;
         }
         state.ticks.entry(vm.to_owned()).or_insert(0);
         for device in state.db.referrers("VIF", "VM", vm) {

@@ -5,7 +5,7 @@ use std::io;
 use jpeg_encoder::{ColorType, Encoder};
 use tokio::io::AsyncWriteExt;
 
-use super::console::{find, runs_here, without_body};
+use super::console::{find, is_empty, runs_here, without_body};
 use super::desk::{GREY, Screen};
 use super::export::{authenticate, injected, refuse, turn_away};
 use super::http::{Conn, Head};
@@ -33,7 +33,7 @@ pub(crate) async fn serve(host: &Host, conn: &mut Conn, head: &Head) -> io::Resu
     let taken = match found {
         None => Err(ApiError::new("INTERNAL_ERROR", ["Console.Failure"])),
         // What looks at the screen for the server cannot, or there is no screen yet.
-        Some((_, protocol)) if protocol != "rfb" || pool.faults.console_is_empty() => {
+        Some((place, protocol)) if protocol != "rfb" || is_empty(pool, &place.vm) => {
             Err(injected())
         }
         Some((place, _)) => take(pool, &place.vm),
