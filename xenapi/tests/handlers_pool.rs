@@ -171,3 +171,27 @@ async fn a_dead_session_is_renewed_by_a_raw_handler() {
     session.get_resource(&request).await.unwrap().bytes(MOST).await.unwrap();
     assert_eq!(session.logins(), 2);
 }
+
+/// Width and height in a JPEG's frame header.
+fn dimensions(jpeg: &[u8]) -> (u16, u16) {
+    let at = jpeg.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
+    let number = |at: usize| u16::from_be_bytes([jpeg[at], jpeg[at + 1]]);
+    (number(at + 7), number(at + 5))
+}
+
+#[tokio::test]
+async fn a_screenshot_shows_what_the_screen_does() {
+    let (server, session) = start(XenConfig::new()).await;
+    let (web01, _) = web01(&session).await;
+    let before = session.screenshot_jpeg(&web01).await.unwrap();
+    assert_eq!(dimensions(&before), (640, 200));
+    assert_eq!(session.screenshot_jpeg(&web01).await.unwrap(), before);
+    server.handle().show("web01", "\nsomething else\n");
+    assert_ne!(session.screenshot_jpeg(&web01).await.unwrap(), before);
+    assert!(server.handle().interruptions().is_empty());
+    // A template does not run.
+    let all = session.call(vm::get_all_records()).await.unwrap();
+    let (halted, _) = all.iter().find(|(_, record)| record.resident_on.is_null()).unwrap();
+    let error = session.screenshot_jpeg(halted).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+}
