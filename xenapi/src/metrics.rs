@@ -106,7 +106,8 @@ pub struct RrdQuery {
 
 impl RrdQuery {
     /// What was recorded since `start`, in seconds since 1970 by the host's clock; a negative
-    /// number counts back from the newest value, where the server knows that. Of all machines that run on the host, and of nothing else unless told otherwise.
+    /// number counts back from the newest value, where the server knows that. Of all machines that
+    /// run on the host, and of nothing else unless told otherwise.
     ///
     /// The server gives the finest steps that reach so far back: 5 s for 10 minutes, 1 min for 2
     /// hours, 1 h for a week, 1 day for a year.
