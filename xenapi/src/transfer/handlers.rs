@@ -179,7 +179,7 @@ impl Session {
     }
 
     /// Replaces what a blob holds (`PUT /blob`, since XenServer 5.0, role `vm-power-admin`), and
-    /// asks the server how much of it has arrived: it has no task to say so.
+    /// asks the server how much of it has arrived: the answer to a PUT comes before its body.
     ///
     /// # Errors
     /// [`Truncated`](ErrorKind::Truncated) if it has another size than it should, and those of

@@ -88,8 +88,9 @@ impl HandlerRequest {
     /// Lets a task carry the request; it is made first, awaited at the end, and removed.
     ///
     /// With it failures come with the server's own code, and one that comes late does not go
-    /// unnoticed. Leave it out for handlers that do not know `task_id` (the metrics and blobs):
-    /// their task would never end. `label` becomes its name; make it one that a later run can find.
+    /// unnoticed. Leave it out where the answer says all (metrics), and for what is read without a
+    /// session (public blobs): nobody ends a task there. `label` becomes its name; make it one that
+    /// a later run can find.
     pub fn with_task(mut self, label: impl Into<String>) -> Self {
         self.common.task_label = label.into();
         self.with_task = true;
