@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{record, words};
 use crate::value::Fields;
-use crate::wait::{WaitOptions, Waiting};
+use crate::wait::{Seen, WaitOptions};
 
 /// A job that the server has accepted, and the way to read its result. [`Client::job`] waits for it.
 ///
@@ -329,17 +329,15 @@ impl Client {
     pub async fn job<T>(&self, job: &Job<T>, options: &WaitOptions) -> Result<T> {
         let call = query(&job.id);
         let what = format!("{} (job {})", job.what, job.id);
-        let mut waiting = Waiting::new(&what, options);
-        loop {
-            match waiting.look(self.send(&call)).await {
-                Ok(JobState::Pending) => waiting.pause("the job is pending").await?,
-                Ok(JobState::Done(content)) => {
-                    return (job.read)(&Answer { what: &what, content: &content });
-                }
-                Ok(JobState::Failed { code, text }) => return Err(failed(&what, code, &text)),
-                Err(error) => waiting.bear(error).await?,
-            }
-        }
+        let look = || async {
+            Ok(match self.send(&call).await? {
+                JobState::Pending => Seen::Pending("the job is pending".to_owned()),
+                JobState::Done(content) => Seen::Done(content),
+                JobState::Failed { code, text } => Seen::Failed(failed(&what, code, &text)),
+            })
+        };
+        let content = options.until(&what, look).await?;
+        (job.read)(&Answer { what: &what, content: &content })
     }
 
     /// Starts a job and waits for its result.
@@ -412,22 +410,24 @@ impl Client {
         let what = format!("{}: find job {id}", call.what());
         let makes = crate::commands::find(call.command()).is_some_and(|known| known.makes_object());
         let settle = if makes { options.settle } else { Duration::ZERO };
-        let (query, mut waiting) = (query(id), Waiting::new(&what, options));
-        loop {
-            match waiting.look(self.send(&query)).await {
-                Ok(_) => {
-                    let answer = serde_json::json!({"answer": {"jobid": id}}).to_string();
-                    return call.parse(http::StatusCode::OK, answer.as_bytes()).map(Some);
+        let (query, begun) = (query(id), Instant::now());
+        let look = || async {
+            match self.send(&query).await {
+                Ok(_) => Ok(Seen::Done(true)),
+                Err(error) if is_unknown(&error) && begun.elapsed() >= settle => {
+                    Ok(Seen::Done(false))
                 }
                 Err(error) if is_unknown(&error) => {
-                    if waiting.is_past(settle) {
-                        return Ok(None);
-                    }
-                    waiting.pause("the server does not know the job yet").await?;
+                    Ok(Seen::Pending("the server does not know the job yet".to_owned()))
                 }
-                Err(error) => waiting.bear(error).await?,
+                Err(error) => Err(error),
             }
+        };
+        if !options.until(&what, look).await? {
+            return Ok(None);
         }
+        let answer = serde_json::json!({"answer": {"jobid": id}}).to_string();
+        call.parse(http::StatusCode::OK, answer.as_bytes()).map(Some)
     }
 }
 

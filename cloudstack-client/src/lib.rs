@@ -216,6 +216,7 @@ mod value;
 pub mod virtual_machines;
 pub mod volumes;
 mod wait;
+mod zoned;
 pub mod zones;
 
 pub use call::{Answer, Call, List, Record, command, rows, start};

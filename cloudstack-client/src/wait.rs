@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_quota};
 use crate::random::spread;
 
 /// How long the last look may take, also beyond the time limit.
@@ -100,22 +100,88 @@ impl fmt::Debug for WaitOptions {
     }
 }
 
+/// How often in a row something may be missing before it is taken to be no more.
+const LOOKS: u32 = 4;
+
+/// What one look saw.
+pub(crate) enum Seen<T> {
+    /// What was waited for.
+    Done(T),
+    /// It is on its way: how far.
+    Pending(String),
+    /// It is not there, maybe not yet.
+    Absent,
+    /// It will never be.
+    Failed(Error),
+}
+
+impl<T> Seen<T> {
+    /// What makes something ready will never come. `how` follows on "it failed".
+    pub(crate) fn failed(what: &str, how: &str) -> Self {
+        let kind = if is_quota(how) { ErrorKind::Quota } else { ErrorKind::Failed };
+        let text = format!("{what}: it failed{how}; delete it and begin anew");
+        Self::Failed(Error::new(kind, text))
+    }
+}
+
+/// The rows of a look: none, if the server says that there is no such thing.
+pub(crate) fn there<R>(rows: Result<Vec<R>>) -> Result<Vec<R>> {
+    match rows {
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        rows => rows,
+    }
+}
+
 /// One wait that has begun.
-pub(crate) struct Waiting<'a> {
+struct Waiting<'a> {
     options: &'a WaitOptions,
     what: &'a str,
     start: Instant,
     pause: Duration,
 }
 
+impl WaitOptions {
+    /// Looks again and again until it sees an end. A look that fails because the server is away for a moment is as
+    /// good as none; every other failure ends the wait.
+    pub(crate) async fn until<T, F>(&self, what: &str, mut look: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<Seen<T>>>,
+    {
+        let mut waiting = Waiting::new(what, self);
+        let mut missing = 0;
+        loop {
+            let last = match waiting.look(look()).await {
+                Ok(Seen::Done(value)) => return Ok(value),
+                Ok(Seen::Failed(error)) => return Err(error),
+                Ok(Seen::Pending(last)) => {
+                    missing = 0;
+                    last
+                }
+                Ok(Seen::Absent) => {
+                    missing += 1;
+                    if missing >= LOOKS {
+                        let text = format!("{what}: it is not there (any more)");
+                        return Err(Error::new(ErrorKind::NotFound, text));
+                    }
+                    "it is not there".to_owned()
+                }
+                // A server that is restarted for a moment has not lost what is waited for.
+                Err(error) if error.is_retryable() => error.to_string(),
+                Err(error) => return Err(error),
+            };
+            waiting.pause(&last).await?;
+        }
+    }
+}
+
 impl<'a> Waiting<'a> {
-    pub(crate) fn new(what: &'a str, options: &'a WaitOptions) -> Self {
+    fn new(what: &'a str, options: &'a WaitOptions) -> Self {
         Self { options, what, start: Instant::now(), pause: options.first_pause }
     }
 
     /// One look, which ends with the cancel flag or with the time limit: a server that hangs must not outlast them. It may
     /// be given up because it changes nothing.
-    pub(crate) async fn look<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn look<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let left = self.options.timeout.saturating_sub(self.start.elapsed()).max(LAST_LOOK);
         let begun = Instant::now();
         tokio::pin!(work);
@@ -142,7 +208,7 @@ impl<'a> Waiting<'a> {
     }
 
     /// The pause until the next look. `last` is what the last one saw.
-    pub(crate) async fn pause(&mut self, last: &str) -> Result<()> {
+    async fn pause(&mut self, last: &str) -> Result<()> {
         let gone = self.start.elapsed();
         let left = self.options.timeout.saturating_sub(gone);
         if let Some(progress) = &self.options.progress {
@@ -164,18 +230,5 @@ impl<'a> Waiting<'a> {
             }
             tokio::time::sleep(left.min(Duration::from_millis(200))).await;
         }
-    }
-
-    /// Whether it has been waited for so long.
-    pub(crate) fn is_past(&self, limit: Duration) -> bool {
-        self.start.elapsed() >= limit
-    }
-
-    /// What a failed look means: a server that is restarted for a moment has not lost what is waited for.
-    pub(crate) async fn bear(&mut self, error: Error) -> Result<()> {
-        if !error.is_retryable() {
-            return Err(error);
-        }
-        self.pause(&error.to_string()).await
     }
 }
