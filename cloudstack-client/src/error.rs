@@ -42,7 +42,7 @@ pub enum ErrorKind {
     Config,
     /// Key, secret, signature or time were refused (401, or 511: a second factor is wanted).
     Unauthorized,
-    /// The account may not do this (531).
+    /// The account may not do this (531), or something before the server refuses it (403).
     Forbidden,
     /// The object does not exist, or is not visible to this account, in CloudStack's own words.
     NotFound,
@@ -57,7 +57,7 @@ pub enum ErrorKind {
     /// The object is in use, something else is being done with it, or a rule stands in the way (536, 537). After a change
     /// of that, or in the first two cases maybe simply later.
     Conflict,
-    /// The server takes no calls at the moment (429, 503). Worth another try a little later.
+    /// The server takes no calls at the moment (408, 429, 503). Worth another try a little later.
     Busy,
     /// The server failed inside (530, other 5xx).
     Server,
@@ -298,6 +298,9 @@ pub(crate) fn classify(
         536 => (ErrorKind::Conflict, Some(IN_USE)),
         537 => (ErrorKind::Conflict, Some(RULES)),
         429 => (ErrorKind::Busy, Some(RATE)),
+        // Of what stands before the server, which may have passed the call on.
+        403 => (ErrorKind::Forbidden, Some("something before the server refuses the call")),
+        408 => (ErrorKind::Busy, Some("something before the server did not wait any longer")),
         503 => (
             ErrorKind::Busy,
             Some("the management server is starting, stopping or in maintenance: try later"),
@@ -414,6 +417,8 @@ mod tests {
             (537, "", ErrorKind::Conflict),
             (302, "", ErrorKind::Protocol),
             (404, "", ErrorKind::NotFound),
+            (403, "", ErrorKind::Forbidden),
+            (408, "", ErrorKind::Busy),
             (418, "", ErrorKind::Invalid),
             (200, "", ErrorKind::Protocol),
         ] {

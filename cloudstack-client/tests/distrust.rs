@@ -30,6 +30,7 @@ async fn only_cloudstack_itself_can_say_that_a_job_is_unknown() {
         let new = templates::TemplateFromDisk::new("golden", "os", source);
         let create = templates::create(&new).with_job_id("our-id");
         let options = soon().with_settle(Duration::from_millis(20));
+        let options = options.with_timeout(Duration::from_millis(300));
         let unsure = cloud.client().run(create, &options).await.unwrap_err();
         assert!(!unsure.is_not_found(), "{unsure}");
         let sent = cloud.commands().iter().filter(|one| *one == "createTemplate").count();

@@ -54,10 +54,13 @@ impl<T> Call<T> {
             return Err(Error::protocol(text).with_status(status));
         }
         let root = serde_json::from_slice::<Value>(body);
-        let content = match root.as_ref().map(|root| content(root, &self.command)) {
-            Ok(Some(content)) => content,
+        let content = root.as_ref().map(|root| content(root, &self.command));
+        // What stands before the server may speak JSON as well, but tells no errors as CloudStack does.
+        let own = |content: &Value| status.is_success() || is_error(content);
+        let content = match content {
+            Ok(Some(content)) if own(content) => content,
             _ if !status.is_success() => return Err(self.refused(status, &plain(body))),
-            Ok(None) => {
+            Ok(_) => {
                 let text = "the answer is not one object under one key";
                 return Err(Answer { what: &self.what, content: &Value::Null }.wrong(text));
             }
@@ -91,6 +94,12 @@ impl<T> Call<T> {
         let error = failure(&self.what, status.as_u16(), None, said).with_status(status);
         if error.is_not_found() { error.with_kind(ErrorKind::Protocol) } else { error }
     }
+}
+
+/// Whether it is one of CloudStack's errors.
+fn is_error(content: &Value) -> bool {
+    let named = |name| content.get(name).is_some_and(|value| !value.is_null());
+    ["errorcode", "cserrorcode", "errortext"].into_iter().any(named)
 }
 
 /// The error for one of CloudStack's codes and texts, wherever they came.

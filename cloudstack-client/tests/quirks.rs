@@ -1,0 +1,52 @@
+//! What real clouds and what stands before them do beyond the rules, as users of other clients have met it.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use cloudstack_client::templates::{self};
+use cloudstack_client::{ErrorKind, zones};
+use serde_json::json;
+use support::{Cloud, Reply, ok, raw, soon};
+
+fn json_page(status: &'static str, body: &serde_json::Value) -> Reply {
+    Reply::Send(raw(status, &[("Content-Type", "application/json")], &body.to_string()))
+}
+
+#[tokio::test]
+async fn a_gateway_that_speaks_json_is_no_cloudstack() {
+    for body in [
+        json!({"message": "no route matched"}),
+        json!({"error": {"code": 404, "message": "no route matched"}}),
+        json!({"errors": ["no route matched"]}),
+        json!({"status": 404, "title": "no route matched"}),
+    ] {
+        let copy = body.clone();
+        let cloud = Cloud::start(move |_, _| json_page("404 Not Found", &copy)).await;
+        let client = cloud.client();
+        for wrong in [
+            client.call(zones::list()).await.unwrap_err(),
+            client.wait_ready("t1", &[], &soon()).await.unwrap_err(),
+            client.wait_volume("v1", &soon()).await.unwrap_err(),
+        ] {
+            assert_eq!(wrong.kind(), ErrorKind::Protocol, "{body}: {wrong}");
+            assert!(wrong.to_string().contains("no route matched"), "{wrong}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_proxy_timed_out_may_have_arrived() {
+    let cloud = Cloud::start(|seen, _| match seen.command() {
+        "deleteTemplate" => Reply::Send(raw("408 Request Timeout", &[], "<html>")),
+        _ => ok(&json!({"jobstatus": 1, "jobresult": {"success": true}})),
+    })
+    .await;
+    let delete = templates::delete("t1").with_job_id("our-id");
+    cloud.client().run(delete, &soon()).await.unwrap();
+    let sent = cloud.commands().iter().filter(|one| *one == "deleteTemplate").count();
+    assert_eq!(sent, 1, "its job was looked for instead");
+    let cloud = Cloud::start(|_, _| Reply::Send(raw("403 Forbidden", &[], "<html>"))).await;
+    let refused = cloud.client().call(zones::list()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Forbidden, "{refused}");
+}
