@@ -63,10 +63,15 @@ pub trait Outcome: Sized + 'static {
     fn read_outcome(answer: &Answer<'_>) -> Result<Self>;
 }
 
-/// Success, which the server may deny in its result.
+/// Success, which the server may deny in its result. A job that has ended well may have none.
 impl Outcome for () {
     fn read_outcome(answer: &Answer<'_>) -> Result<Self> {
-        success(answer)
+        match answer.content {
+            Value::Object(_) => success(answer),
+            Value::Bool(false) => Err(denied(answer, "")),
+            Value::String(text) if text.eq_ignore_ascii_case("false") => Err(denied(answer, "")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -240,12 +245,8 @@ pub fn query(id: &str) -> Call<JobState> {
             Some(1) => Ok(JobState::Done(result.cloned().unwrap_or(Value::Null))),
             // 2 is failed, 3 cancelled.
             Some(_) => {
-                let inner = result.and_then(Fields::of);
-                let code = inner
-                    .and_then(|inner| inner.number("errorcode"))
-                    .or_else(|| fields.number("jobresultcode"));
-                let text = inner.and_then(|inner| inner.text("errortext"));
-                let text = text.or_else(|| result?.as_str().map(str::to_owned));
+                let (code, text) = result.map(reason).unwrap_or_default();
+                let code = code.or_else(|| fields.number("jobresultcode"));
                 Ok(JobState::Failed {
                     code: code.and_then(|code| u16::try_from(code).ok()),
                     text: text.unwrap_or_default(),
@@ -255,6 +256,26 @@ pub fn query(id: &str) -> Call<JobState> {
         }
     })
     .with("jobid", id)
+}
+
+/// The code and the words of a failed job's result: an error, alone or under a key, or a mere text.
+fn reason(result: &Value) -> (Option<u64>, Option<String>) {
+    let Some(fields) = Fields::of(result) else {
+        let text = match result {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        return (None, text);
+    };
+    let text = fields.text("errortext").or_else(|| fields.text("displaytext"));
+    match (fields.number("errorcode"), text) {
+        (None, None) => fields
+            .values()
+            .find_map(Fields::of)
+            .map_or((None, None), |inner| (inner.number("errorcode"), inner.text("errortext"))),
+        told => told,
+    }
 }
 
 words! {
@@ -308,15 +329,13 @@ pub fn list() -> Call<List<JobRecord>> {
 pub(crate) fn success(answer: &Answer<'_>) -> Result<()> {
     let fields = answer.fields()?;
     match fields.flag("success") {
-        Some(false) => {
-            let said = fields.text("displaytext").unwrap_or_default();
-            Err(Error::new(
-                ErrorKind::Failed,
-                format!("{}: it did not succeed: {said}", answer.what),
-            ))
-        }
+        Some(false) => Err(denied(answer, &fields.text("displaytext").unwrap_or_default())),
         _ => Ok(()),
     }
+}
+
+fn denied(answer: &Answer<'_>, said: &str) -> Error {
+    Error::new(ErrorKind::Failed, format!("{}: it did not succeed: {said}", answer.what))
 }
 
 impl Client {

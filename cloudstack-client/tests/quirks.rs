@@ -36,6 +36,52 @@ async fn a_gateway_that_speaks_json_is_no_cloudstack() {
 }
 
 #[tokio::test]
+async fn a_job_that_ended_well_is_no_error_whatever_its_result() {
+    for result in [
+        json!({"jobstatus": 1}),
+        json!({"jobstatus": 1, "jobresult": null}),
+        json!({"jobstatus": 1, "jobresult": {}}),
+        json!({"jobstatus": 1, "jobresult": ""}),
+        json!({"jobstatus": 1, "jobresult": "true"}),
+        json!({"jobstatus": 1, "jobresult": true}),
+        json!({"jobstatus": "1", "jobresulttype": "text", "jobresult": "the template was deleted"}),
+    ] {
+        let copy = result.clone();
+        let cloud = Cloud::start(move |seen, _| match seen.command() {
+            "deleteTemplate" => ok(&json!({"jobid": "j1"})),
+            _ => ok(&copy),
+        })
+        .await;
+        let done = cloud.client().run(templates::delete("t1"), &soon()).await;
+        assert!(done.is_ok(), "{result}: {done:?}");
+    }
+    for (result, words) in [
+        (json!({"jobstatus": 1, "jobresult": false}), "did not succeed"),
+        (json!({"jobstatus": 1, "jobresult": "false"}), "did not succeed"),
+        (json!({"jobstatus": 2, "jobresultcode": 530, "jobresult": 7}), "job failed: 7"),
+        (json!({"jobstatus": 2, "jobresult": {}}), "does not say why"),
+        (
+            json!({"jobstatus": 2, "jobresult": {"success": false, "displaytext": "the host is away"}}),
+            "the host is away",
+        ),
+        (
+            json!({"jobstatus": 2, "jobresult": {"deletetemplateresponse": {"errorcode": 530, "errortext": "nested"}}}),
+            "nested",
+        ),
+    ] {
+        let copy = result.clone();
+        let cloud = Cloud::start(move |seen, _| match seen.command() {
+            "deleteTemplate" => ok(&json!({"jobid": "j1"})),
+            _ => ok(&copy),
+        })
+        .await;
+        let failed = cloud.client().run(templates::delete("t1"), &soon()).await.unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Failed, "{result}: {failed}");
+        assert!(failed.to_string().contains(words), "{result}: {failed}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_proxy_timed_out_may_have_arrived() {
     let cloud = Cloud::start(|seen, _| match seen.command() {
         "deleteTemplate" => Reply::Send(raw("408 Request Timeout", &[], "<html>")),
