@@ -71,6 +71,9 @@ pub enum ErrorKind {
     UnsupportedFormat,
     /// A job or a template ended in failure.
     Failed,
+    /// The server does not know a job (any more): it forgets them after a day. Whether it ended well is to be seen at its
+    /// object.
+    JobUnknown,
     /// The time limit of the caller has passed.
     Timeout,
     /// The caller's cancel flag was set.

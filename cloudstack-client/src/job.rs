@@ -344,18 +344,28 @@ impl Client {
     ///
     /// # Errors
     /// The failure of the job, of the kind that its code means (a quota, a missing permission), else
-    /// [`ErrorKind::Failed`]; [`ErrorKind::Timeout`] and [`ErrorKind::Cancelled`] leave the job running.
+    /// [`ErrorKind::Failed`]; [`ErrorKind::JobUnknown`] if the server does not know the job (any more);
+    /// [`ErrorKind::Timeout`] and [`ErrorKind::Cancelled`] leave the job running.
     pub async fn job<T>(&self, job: &Job<T>, options: &WaitOptions) -> Result<T> {
         let call = query(&job.id);
         let what = format!("{} (job {})", job.what, job.id);
         let look = || async {
-            Ok(match self.send(&call).await? {
-                JobState::Pending => Seen::Pending("the job is pending".to_owned()),
-                JobState::Done(content) => Seen::Done(content),
-                JobState::Failed { code, text } => Seen::Failed(failed(&what, code, &text)),
+            Ok(match self.send(&call).await {
+                Ok(JobState::Pending) => Seen::Pending("the job is pending".to_owned()),
+                Ok(JobState::Done(content)) => Seen::Done(content),
+                Ok(JobState::Failed { code, text }) => Seen::Failed(failed(&what, code, &text)),
+                // Of several servers one may know it a little later than another.
+                Err(error) if error.is_not_found() => Seen::Absent,
+                Err(error) => return Err(error),
             })
         };
         let content = options.until(&what, look).await?;
+        let content = content.ok_or_else(|| {
+            let text = format!(
+                "{what}: the server does not know this job (it forgets them after a day): look at the object itself"
+            );
+            Error::new(ErrorKind::JobUnknown, text)
+        })?;
         (job.read)(&Answer { what: &what, content: &content })
     }
 
@@ -442,7 +452,7 @@ impl Client {
                 Err(error) => Err(error),
             }
         };
-        if !options.until(&what, look).await? {
+        if options.until(&what, look).await? != Some(true) {
             return Ok(None);
         }
         let answer = serde_json::json!({"answer": {"jobid": id}}).to_string();

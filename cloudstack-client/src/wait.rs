@@ -124,6 +124,11 @@ impl<T> Seen<T> {
     }
 }
 
+/// What a wait for something says that is not there.
+pub(crate) fn gone(what: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{what}: it is not there (any more)"))
+}
+
 /// The rows of a look: none, if the server says that there is no such thing.
 pub(crate) fn there<R>(rows: Result<Vec<R>>) -> Result<Vec<R>> {
     match rows {
@@ -142,8 +147,12 @@ struct Waiting<'a> {
 
 impl WaitOptions {
     /// Looks again and again until it sees an end. A look that fails because the server is away for a moment is as
-    /// good as none; every other failure ends the wait.
-    pub(crate) async fn until<T, F>(&self, what: &str, mut look: impl FnMut() -> F) -> Result<T>
+    /// good as none; every other failure ends the wait. `None` if it is not there, also after some more looks.
+    pub(crate) async fn until<T, F>(
+        &self,
+        what: &str,
+        mut look: impl FnMut() -> F,
+    ) -> Result<Option<T>>
     where
         F: Future<Output = Result<Seen<T>>>,
     {
@@ -151,7 +160,7 @@ impl WaitOptions {
         let mut missing = 0;
         loop {
             let last = match waiting.look(look()).await {
-                Ok(Seen::Done(value)) => return Ok(value),
+                Ok(Seen::Done(value)) => return Ok(Some(value)),
                 Ok(Seen::Failed(error)) => return Err(error),
                 Ok(Seen::Pending(last)) => {
                     missing = 0;
@@ -160,8 +169,7 @@ impl WaitOptions {
                 Ok(Seen::Absent) => {
                     missing += 1;
                     if missing >= LOOKS {
-                        let text = format!("{what}: it is not there (any more)");
-                        return Err(Error::new(ErrorKind::NotFound, text));
+                        return Ok(None);
                     }
                     "it is not there".to_owned()
                 }

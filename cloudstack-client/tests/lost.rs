@@ -129,7 +129,7 @@ async fn a_job_is_resumed_after_the_process_has_ended() {
     let unknown: StoredJob =
         r#"{"job":"6f1a6d2e-2f6b-4a43-9c1d-0d4b8a1f2c3d","what":"x"}"#.parse().unwrap();
     let unknown = client.job(&Job::<Template>::restored(&unknown), &soon()).await.unwrap_err();
-    assert!(unknown.is_not_found(), "{unknown}");
+    assert_eq!(unknown.kind(), ErrorKind::JobUnknown, "{unknown}");
 }
 
 #[tokio::test]

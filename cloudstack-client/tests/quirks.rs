@@ -7,7 +7,7 @@ mod support;
 use cloudstack_client::templates::{self};
 use cloudstack_client::{ErrorKind, zones};
 use serde_json::json;
-use support::{Cloud, Reply, ok, raw, soon};
+use support::{Cloud, Reply, error, ok, raw, soon};
 
 fn json_page(status: &'static str, body: &serde_json::Value) -> Reply {
     Reply::Send(raw(status, &[("Content-Type", "application/json")], &body.to_string()))
@@ -79,6 +79,27 @@ async fn a_job_that_ended_well_is_no_error_whatever_its_result() {
         assert_eq!(failed.kind(), ErrorKind::Failed, "{result}: {failed}");
         assert!(failed.to_string().contains(words), "{result}: {failed}");
     }
+}
+
+#[tokio::test]
+async fn a_job_that_the_server_forgot_is_not_an_object_that_is_gone() {
+    let cloud = Cloud::start(|seen, _| match seen.command() {
+        "deleteTemplate" => ok(&json!({"jobid": "j1"})),
+        _ => error(431, "Unable to find a job by id j1"),
+    })
+    .await;
+    let lost = cloud.client().run(templates::delete("t1"), &soon()).await.unwrap_err();
+    assert!(!lost.is_not_found(), "the template may well be there: {lost}");
+    let text = lost.to_string();
+    assert!(text.starts_with("template t1: delete (job j1): "), "{text}");
+    // Behind a load balancer one server may know a job a little later than another.
+    let cloud = Cloud::start(|seen, number| match (seen.command(), number) {
+        ("deleteTemplate", _) => ok(&json!({"jobid": "j1"})),
+        (_, 1) => error(431, "Unable to find a job by id j1"),
+        _ => ok(&json!({"jobstatus": 1, "jobresult": {"success": true}})),
+    })
+    .await;
+    cloud.client().run(templates::delete("t1"), &soon()).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use crate::call::{Call, List, Record};
 use crate::client::Client;
 use crate::error::Result;
 use crate::isos::{self, Iso};
-use crate::wait::{Seen, WaitOptions, there};
+use crate::wait::{Seen, WaitOptions, gone, there};
 use crate::zoned::{TemplateZone, ZoneState, Zoned, merge};
 
 impl Client {
@@ -52,7 +52,7 @@ impl Client {
                 },
             })
         };
-        options.until(what, look).await
+        options.until(what, look).await?.ok_or_else(|| gone(what))
     }
 }
 

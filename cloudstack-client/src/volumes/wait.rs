@@ -4,7 +4,7 @@ use super::get;
 use super::record::{Volume, VolumeState};
 use crate::client::Client;
 use crate::error::{Result, one_line};
-use crate::wait::{Seen, WaitOptions, there};
+use crate::wait::{Seen, WaitOptions, gone, there};
 
 impl Client {
     /// Waits until a volume can be attached: its data are there, or it needs none.
@@ -30,7 +30,7 @@ impl Client {
                 },
             })
         };
-        options.until(&what, look).await
+        options.until(&what, look).await?.ok_or_else(|| gone(&what))
     }
 }
 
