@@ -372,8 +372,33 @@ pub(crate) fn one_line(text: &str, limit: usize) -> String {
     out
 }
 
-/// Hides path segments of 32 hex digits or more: who knows that of a [served](crate::serve) file can fetch it.
+/// Hides what in addresses opens a door: path segments of 32 hex digits or more (who knows that of a
+/// [served](crate::serve) file can fetch it), names and passwords before a host, and whatever stands after `?`.
 pub(crate) fn masked(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, url) = rest.split_at(at + 3);
+        out.push_str(before);
+        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>');
+        let (url, after) = url.split_at(url.find(ends).unwrap_or(url.len()));
+        let (place, query) = url.split_once('?').map_or((url, false), |(place, _)| (place, true));
+        let host = place.find('/').unwrap_or(place.len());
+        match place[..host].rfind('@') {
+            Some(at) => {
+                out.push('…');
+                out.push_str(&place[at..]);
+            }
+            None => out.push_str(place),
+        }
+        out.push_str(if query { "?…" } else { "" });
+        rest = after;
+    }
+    out.push_str(rest);
+    without_keys(&out)
+}
+
+fn without_keys(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (index, segment) in text.split('/').enumerate() {
         if index > 0 {
@@ -461,6 +486,21 @@ mod tests {
         // What is missing is told by words only.
         assert_eq!(classify(431, Some(4350), "Unable to find it").0, ErrorKind::NotFound);
         assert_eq!(classify(401, Some(4290), "").0, ErrorKind::Unauthorized);
+    }
+
+    #[test]
+    fn addresses_show_only_where_they_lead() {
+        for (text, shown) in [
+            ("http://h/a.vhd?k=v: 403", "http://h/a.vhd?… 403"),
+            ("\"https://u:p@h:8/a\" and ftp://x@y no", "\"https://…@h:8/a\" and ftp://…@y no"),
+            ("http://u:p@w@[::1]/@a?b?c", "http://…@[::1]/@a?…"),
+            ("is it there? a@b.c", "is it there? a@b.c"),
+            ("://", "://"),
+            ("x://?", "x://?…"),
+            ("a://é@ü?ö", "a://…@ü?…"),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
     }
 
     #[test]

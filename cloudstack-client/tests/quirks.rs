@@ -4,8 +4,9 @@
 
 mod support;
 
-use cloudstack_client::templates::{self};
-use cloudstack_client::{ErrorKind, zones};
+use cloudstack_client::templates::{self, Format, NewTemplate};
+use cloudstack_client::virtual_machines::{self, NewVirtualMachine};
+use cloudstack_client::{ErrorKind, volumes, zones};
 use serde_json::json;
 use support::{Cloud, Reply, error, ok, raw, soon};
 
@@ -116,4 +117,57 @@ async fn what_a_proxy_timed_out_may_have_arrived() {
     let cloud = Cloud::start(|_, _| Reply::Send(raw("403 Forbidden", &[], "<html>"))).await;
     let refused = cloud.client().call(zones::list()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Forbidden, "{refused}");
+}
+
+#[tokio::test]
+async fn what_a_call_was_given_in_confidence_is_in_no_error() {
+    let data = "#cloud-config\npassword: correct-horse\n";
+    let new = NewVirtualMachine::new("z", "s", "t").with_user_data(data);
+    let cloud = Cloud::start(|seen, _| {
+        error(
+            431,
+            &format!(
+                "Unable to execute due to invalid value {} for userdata",
+                seen.get("userdata")
+            ),
+        )
+    })
+    .await;
+    let told = cloud.client().call(virtual_machines::deploy(&new)).await.unwrap_err();
+    assert!(!format!("{told} {told:?}").contains("Y29ycmVjdC1ob3"), "{told}");
+    assert!(!format!("{told} {told:?}").contains("I2Nsb3VkLWNvbm"), "{told}");
+
+    // An address that opens the file: signed, or with a password.
+    for url in [
+        "https://store.example/b/web01.vhd?X-Amz-Signature=0a1b2c3d4e5f&X-Amz-Expires=600",
+        "http://reader:correct-horse@10.0.0.5/web01.vhd",
+    ] {
+        let cloud = Cloud::start(|seen, _| {
+            error(431, &format!("Unsupported scheme for url: {}", seen.get("url")))
+        })
+        .await;
+        let new = NewTemplate::new("web01", "XenServer", Format::Vhd, "z1");
+        let told = cloud.client().call(templates::register(&new, url)).await.unwrap_err();
+        let text = format!("{told} {told:?}");
+        assert!(!text.contains("0a1b2c3d4e5f") && !text.contains("correct-horse"), "{text}");
+        // And if the storage VM repeats it as the reason for a failure.
+        let status = format!("Failed to fetch {url}: 403 Forbidden");
+        let row = json!({"id": "t1", "zoneid": "z1", "status": status, "isready": false});
+        let volume = json!({"id": "v1", "state": "UploadError", "status": status});
+        let cloud = Cloud::start(move |seen, _| match seen.command() {
+            "listTemplates" => ok(&json!({"count": 1, "template": [row]})),
+            _ => ok(&json!({"count": 1, "volume": [volume]})),
+        })
+        .await;
+        for failed in [
+            cloud.client().wait_ready("t1", &[], &soon()).await.unwrap_err(),
+            cloud.client().wait_volume("v1", &soon()).await.unwrap_err(),
+        ] {
+            let text = format!("{failed} {failed:?}");
+            assert!(!text.contains("0a1b2c3d4e5f") && !text.contains("correct-horse"), "{text}");
+            assert!(text.contains("403 Forbidden"), "{text}");
+        }
+        let all = cloud.client().call_all(volumes::list()).await.unwrap();
+        assert!(!format!("{all:?}").contains("correct-horse"), "{all:?}");
+    }
 }

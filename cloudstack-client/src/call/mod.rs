@@ -201,13 +201,27 @@ impl<T> Call<T> {
 
     /// Removes the secrets among the parameters from an error that a server has put them into.
     pub(crate) fn redact(&self, error: Error) -> Error {
-        let secret = |name: &str| {
-            let name = name.to_ascii_lowercase();
-            ["password", "secret", "privatekey", "token"].iter().any(|word| name.contains(word))
-        };
-        let secrets = self.parameters.iter().filter(|(name, _)| secret(name));
+        let secrets = self.parameters.iter().filter(|(name, _)| is_secret(name));
         secrets.fold(error, |error, (_, value)| error.without(value))
     }
+}
+
+/// Whether what a parameter of this name holds is nobody's business. Data for a guest mostly have a password in them.
+fn is_secret(name: &str) -> bool {
+    const WORDS: [&str; 9] = [
+        "password",
+        "passwd",
+        "passphrase",
+        "secret",
+        "privatekey",
+        "token",
+        "credential",
+        "accesskey",
+        "userdata",
+    ];
+    let name = name.to_ascii_lowercase();
+    // The id of data that are kept at the server is no secret.
+    name != "userdataid" && WORDS.iter().any(|word| name.contains(word))
 }
 
 impl<T> Clone for Call<T> {
