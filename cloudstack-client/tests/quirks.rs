@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use cloudstack_client::templates::{self, Format, NewTemplate};
 use cloudstack_client::virtual_machines::{self, NewVirtualMachine};
-use cloudstack_client::{ErrorKind, volumes, zones};
+use cloudstack_client::{ErrorKind, os_types, volumes, zones};
 use serde_json::json;
 use support::{Cloud, Reply, error, ok, raw, soon};
 
@@ -169,5 +171,30 @@ async fn what_a_call_was_given_in_confidence_is_in_no_error() {
         }
         let all = cloud.client().call_all(volumes::list()).await.unwrap();
         assert!(!format!("{all:?}").contains("correct-horse"), "{all:?}");
+    }
+}
+
+/// A list of which one element is deleted between the first page and the second.
+#[tokio::test]
+async fn an_element_that_slips_to_a_page_before_is_not_missed() {
+    // With 201 elements the second page is empty then, and has no count.
+    for total in [450, 201] {
+        let cloud = Cloud::start(move |seen, number| {
+            let number_of = |name: &str| seen.get(name).parse::<usize>().unwrap();
+            let (page, size) = (number_of("page"), number_of("pagesize"));
+            let all: Vec<u32> = (0..total).filter(|n| number == 0 || *n != 7).collect();
+            let rows = all.iter().skip((page - 1) * size).take(size);
+            let rows: Vec<_> = rows.map(|n| json!({"id": n, "description": "os"})).collect();
+            if rows.is_empty() {
+                return ok(&json!({}));
+            }
+            ok(&json!({"count": all.len(), "ostype": rows}))
+        })
+        .await;
+        let all = cloud.client().call_all(os_types::list()).await.unwrap();
+        let ids: BTreeSet<u32> = all.iter().map(|os| os.id.parse().unwrap()).collect();
+        assert_eq!(ids.len(), all.len(), "each comes once");
+        assert_eq!((8..total).find(|n| !ids.contains(n)), None);
+        assert!(cloud.commands().len() < 8, "it ends: {}", cloud.commands().len());
     }
 }
