@@ -423,20 +423,24 @@ impl fmt::Debug for ClientBuilder {
 
 /// The text itself stays out of the errors: people put passwords into URLs.
 fn endpoint(text: &str) -> Result<Url> {
-    let url = Url::parse(text).map_err(|error| {
+    let mut url = Url::parse(text).map_err(|error| {
         Error::config(format!(
             "the endpoint is no URL ({error}); expected is something like https://cloud.example/client/api"
         ))
     })?;
+    let there = |part: Option<&str>| part.is_some_and(|part| !part.is_empty());
     let problem = if !["http", "https"].contains(&url.scheme()) {
         "is neither http nor https"
     } else if !url.has_host() {
         "names no host"
     } else if !url.username().is_empty() || url.password().is_some() {
         "holds a user name or password, which CloudStack's API does not take"
-    } else if url.query().is_some() || url.fragment().is_some() {
+    } else if there(url.query()) || there(url.fragment()) {
         "has a query or a fragment, which would get into every call"
     } else {
+        // As other clients want it, with a question mark at its end.
+        url.set_query(None);
+        url.set_fragment(None);
         return Ok(url);
     };
     Err(Error::config(format!("the endpoint {problem}")))

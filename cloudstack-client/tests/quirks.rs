@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use cloudstack_client::templates::{self, Format, NewTemplate};
 use cloudstack_client::virtual_machines::{self, NewVirtualMachine};
-use cloudstack_client::{ErrorKind, os_types, volumes, zones};
+use cloudstack_client::{Client, Credentials, ErrorKind, os_types, volumes, zones};
 use serde_json::json;
 use support::{Cloud, Reply, error, ok, raw, soon};
 
@@ -196,5 +196,26 @@ async fn an_element_that_slips_to_a_page_before_is_not_missed() {
         assert_eq!(ids.len(), all.len(), "each comes once");
         assert_eq!((8..total).find(|n| !ids.contains(n)), None);
         assert!(cloud.commands().len() < 8, "it ends: {}", cloud.commands().len());
+    }
+}
+
+#[tokio::test]
+async fn endpoints_are_taken_as_people_write_them() {
+    let cloud = Cloud::start(|_, _| ok(&json!({}))).await;
+    for (end, path) in [
+        ("/client/api", "/client/api"),
+        ("/client/api/", "/client/api/"),
+        ("/client/api?", "/client/api"),
+        ("/client/api#", "/client/api"),
+        (" ", "/"),
+        ("/a%20b/api", "/a%20b/api"),
+    ] {
+        let client = Client::builder(format!("{}{end}", cloud.url))
+            .credentials(Credentials::new("key", "secret"))
+            .build();
+        let client = client.unwrap_or_else(|e| panic!("{end}: {e}"));
+        client.call(zones::list()).await.unwrap();
+        let head = cloud.seen.lock().unwrap().last().unwrap().head.clone();
+        assert!(head.starts_with(&format!("POST {path} HTTP")), "{head}");
     }
 }
