@@ -22,7 +22,7 @@ pub struct WaitOptions {
     /// How long at most (1 hour); the look that is under way at the end gets some seconds more.
     pub timeout: Duration,
     /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`. Each is up to a
-    /// tenth longer or shorter.
+    /// tenth longer or shorter, and at least 10 ms.
     pub first_pause: Duration,
     /// The longest pause (5 s).
     pub longest_pause: Duration,
@@ -100,6 +100,8 @@ impl fmt::Debug for WaitOptions {
     }
 }
 
+/// No pause is shorter, so that no server is stormed.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// How often in a row something may be missing before it is taken to be no more.
 const LOOKS: u32 = 4;
 
@@ -227,7 +229,7 @@ impl<'a> Waiting<'a> {
             let text = format!("{}: not done after {limit} s (last: {last})", self.what);
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let (begun, pause) = (Instant::now(), spread(self.pause).min(left));
+        let (begun, pause) = (Instant::now(), spread(self.pause).max(SHORTEST).min(left));
         self.pause = (self.pause.saturating_mul(3) / 2).min(self.options.longest_pause);
         loop {
             // Looked at in between, so that a cancellation does not wait for the end of a pause.

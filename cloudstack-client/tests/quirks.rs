@@ -5,10 +5,13 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use cloudstack_client::templates::{self, Format, NewTemplate};
 use cloudstack_client::virtual_machines::{self, NewVirtualMachine};
-use cloudstack_client::{Client, Credentials, ErrorKind, os_types, volumes, zones};
+use cloudstack_client::{
+    Client, Credentials, ErrorKind, Job, WaitOptions, os_types, volumes, zones,
+};
 use serde_json::json;
 use support::{Cloud, Reply, error, ok, raw, soon};
 
@@ -218,4 +221,16 @@ async fn endpoints_are_taken_as_people_write_them() {
         let head = cloud.seen.lock().unwrap().last().unwrap().head.clone();
         assert!(head.starts_with(&format!("POST {path} HTTP")), "{head}");
     }
+}
+
+#[tokio::test]
+async fn a_wait_without_pauses_does_not_storm_the_server() {
+    let cloud = Cloud::start(|_, _| ok(&json!({"jobstatus": 0}))).await;
+    let job = Job::<()>::restored(&r#"{"job":"j1","what":"x"}"#.parse().unwrap());
+    let options = WaitOptions::default()
+        .with_pauses(Duration::ZERO, Duration::ZERO)
+        .with_timeout(Duration::from_millis(300));
+    let late = cloud.client().job(&job, &options).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout);
+    assert!(cloud.commands().len() < 40, "{}", cloud.commands().len());
 }
