@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::call::{Call, List, Record};
+use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result, is_quota};
 use crate::random::spread;
 
@@ -131,11 +133,29 @@ pub(crate) fn gone(what: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("{what}: it is not there (any more)"))
 }
 
-/// The rows of a look: none, if the server says that there is no such thing.
-pub(crate) fn there<R>(rows: Result<Vec<R>>) -> Result<Vec<R>> {
-    match rows {
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        rows => rows,
+impl Client {
+    /// The rows of what has an id; none, if the server says that there is no such thing. What belongs to a project is in
+    /// no list that does not ask for projects.
+    pub(crate) async fn rows_by_id<R: Record>(&self, get: &Call<List<R>>) -> Result<Vec<R>> {
+        match self.call_all(get.clone()).await {
+            Ok(rows) if !rows.is_empty() => return Ok(rows),
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        match self.call_all(get.clone().of_project("-1")).await {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound
+                        | ErrorKind::Invalid
+                        | ErrorKind::Unsupported
+                        | ErrorKind::Forbidden
+                ) =>
+            {
+                Ok(Vec::new())
+            }
+            rows => rows,
+        }
     }
 }
 

@@ -234,3 +234,21 @@ async fn a_wait_without_pauses_does_not_storm_the_server() {
     assert_eq!(late.kind(), ErrorKind::Timeout);
     assert!(cloud.commands().len() < 40, "{}", cloud.commands().len());
 }
+
+/// A volume of a project is in no list of the account's own.
+#[tokio::test]
+async fn what_belongs_to_a_project_is_waited_for_as_well() {
+    let cloud = Cloud::start(|seen, _| {
+        let row = json!({"id": seen.get("id"), "zoneid": "z1", "isready": true, "state": "Ready"});
+        match (seen.get("projectid"), seen.command()) {
+            ("", _) => ok(&json!({})),
+            (_, "listVolumes") => ok(&json!({"count": 1, "volume": [row]})),
+            (_, "listIsos") => ok(&json!({"count": 1, "iso": [row]})),
+            _ => ok(&json!({"count": 1, "template": [row]})),
+        }
+    })
+    .await;
+    cloud.client().wait_volume("v1", &soon()).await.unwrap();
+    cloud.client().wait_ready("t1", &[], &soon()).await.unwrap();
+    cloud.client().wait_iso("i1", &[], &soon()).await.unwrap();
+}

@@ -6,11 +6,12 @@ use crate::call::{Call, List, Record};
 use crate::client::Client;
 use crate::error::Result;
 use crate::isos::{self, Iso};
-use crate::wait::{Seen, WaitOptions, gone, there};
+use crate::wait::{Seen, WaitOptions, gone};
 use crate::zoned::{TemplateZone, ZoneState, Zoned, merge};
 
 impl Client {
-    /// Waits until a template is ready in all of `zones` (ids), or, if none is named, in every zone where it is.
+    /// Waits until a template is ready in all of `zones` (ids), or, if none is named, in every zone where it is. It may
+    /// also be a project's.
     ///
     /// # Errors
     /// [`ErrorKind::Failed`](crate::ErrorKind::Failed) as soon as it has failed in a zone, with the server's words;
@@ -42,7 +43,7 @@ impl Client {
         options: &WaitOptions,
     ) -> Result<R> {
         let look = || async {
-            let rows = there(self.call_all(get.clone()).await)?;
+            let rows = self.rows_by_id(get).await?;
             Ok(match merge(rows).into_iter().find(|one| one.id() == id) {
                 None => Seen::Absent,
                 Some(found) => match judge(found.zones(), zones) {

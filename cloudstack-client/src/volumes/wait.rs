@@ -4,10 +4,10 @@ use super::get;
 use super::record::{Volume, VolumeState};
 use crate::client::Client;
 use crate::error::{Result, one_line};
-use crate::wait::{Seen, WaitOptions, gone, there};
+use crate::wait::{Seen, WaitOptions, gone};
 
 impl Client {
-    /// Waits until a volume can be attached: its data are there, or it needs none.
+    /// Waits until a volume can be attached: its data are there, or it needs none. It may also be a project's.
     ///
     /// # Errors
     /// [`ErrorKind::Failed`](crate::ErrorKind::Failed) as soon as its upload has failed, with the server's words;
@@ -16,8 +16,8 @@ impl Client {
     pub async fn wait_volume(&self, id: &str, options: &WaitOptions) -> Result<Volume> {
         let what = format!("volume {id}");
         let look = || async {
-            let rows = self.call_all(get(id)).await;
-            Ok(match there(rows)?.into_iter().find(|volume| volume.id == id) {
+            let rows = self.rows_by_id(&get(id)).await?;
+            Ok(match rows.into_iter().find(|volume| volume.id == id) {
                 None => Seen::Absent,
                 Some(volume) => match judge(&volume) {
                     Ok(true) => Seen::Done(volume),
