@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
 use crate::call::{Answer, Call, List, Record, failure};
-use crate::client::Client;
+use crate::client::{Client, Sent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{record, words};
 use crate::value::Fields;
-use crate::wait::{Seen, WaitOptions};
+use crate::wait::{Seen, WaitOptions, Waiting};
 
 /// A job that the server has accepted, and the way to read its result. [`Client::job`] waits for it.
 ///
@@ -372,9 +373,14 @@ impl Client {
     /// Starts a job and waits for its result.
     ///
     /// If the call has a [job id of ours](Call::with_job_id), a lost answer is survived: the job is looked for, and the
-    /// call is sent again, with the same id, only when there is none. Of a command that
-    /// [makes an object](crate::commands::Command::makes_object) the server keeps the beginnings even if it then refuses the
-    /// id, so its job is looked for [a while](WaitOptions::settle) before that.
+    /// call is sent again, with the same id, only when there is none.
+    ///
+    /// A command that [makes an object](crate::commands::Command::makes_object) leaves one behind even if the server then
+    /// refuses its job's id, so it must not arrive after it was sent again. It cannot: its signature is valid for two minutes
+    /// only (or for the client's [validity](crate::ClientBuilder::validity), if that is less or the clocks differ), and it is
+    /// sent again only when, by the server's own clock, that time and the [settling](WaitOptions::settle) time are over
+    /// and the job is still unknown. What remains is a server that took the call in time and needs longer than the
+    /// settling time to begin with it, and a port for calls without signatures, which never expire.
     ///
     /// # Errors
     /// As [`call`](Self::call) and [`job`](Self::job).
@@ -384,16 +390,16 @@ impl Client {
     }
 
     /// As [`run`](Self::run), for a call that may have been sent already: by a process that has ended since. Its job is
-    /// looked for first.
+    /// looked for first; what makes an object is sent only when the call of the other process can no longer arrive.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`ErrorKind::Invalid`] if the call has no [job id of ours](Call::with_job_id).
     pub async fn resume<T: 'static>(&self, call: Call<Job<T>>, options: &WaitOptions) -> Result<T> {
-        let Some(id) = call.job_id().map(str::to_owned) else {
+        if call.job_id().is_none() {
             let text = format!("{}: it can be resumed only with a job id of ours", call.what());
             return Err(Error::new(ErrorKind::Invalid, text));
-        };
-        let job = match self.find_job(&call, &id, options).await? {
+        }
+        let job = match self.find_job(&call, options, None).await? {
             Some(job) => job,
             None => self.submit(&call, options).await?,
         };
@@ -405,49 +411,80 @@ impl Client {
         call: &Call<Job<T>>,
         options: &WaitOptions,
     ) -> Result<Job<T>> {
-        let lost = match (self.send(call).await, call.job_id()) {
+        let first = self.send_once(call, options).await;
+        let lost = match (first.result, call.job_id()) {
             (Ok(job), _) => return Ok(job),
             (Err(error), Some(_)) if is_lost(&error) => error,
             (Err(error), _) => return Err(error),
         };
-        let id = call.job_id().unwrap_or_default().to_owned();
-        if let Some(job) = self.find_job(call, &id, options).await? {
+        if let Some(job) = self.find_job(call, options, Some(first.expires)).await? {
             return Ok(job);
         }
-        let again = match self.send(call).await {
+        let second = self.send_once(call, options).await;
+        let again = match second.result {
             Ok(job) => return Ok(job),
             Err(again) => again,
         };
         // The first one has come through after all, so that the id or the object is taken; or this answer was lost, too.
-        let found = if again.kind() == ErrorKind::Invalid || is_lost(&again) {
-            self.find_job(call, &id, options).await?
+        let found = if is_lost(&again) {
+            self.find_job(call, options, Some(second.expires)).await?
         } else {
             let once = options.clone().with_settle(Duration::ZERO);
-            self.find_job(call, &id, &once).await.unwrap_or_default()
+            self.find_job(call, &once, Some(SystemTime::UNIX_EPOCH)).await.unwrap_or_default()
         };
         found.ok_or_else(|| again.with_source(lost))
     }
 
+    /// Sends a call that starts a job; what makes an object, with a signature of short validity.
+    async fn send_once<T: 'static>(
+        &self,
+        call: &Call<Job<T>>,
+        options: &WaitOptions,
+    ) -> Sent<Job<T>> {
+        let waiting = Waiting::new(call.what(), options);
+        let brief = if self.may_repeat(call) { self.brief() } else { self.validity() };
+        let sent = self.send_as(call, brief, Some(&waiting)).await;
+        let refused = sent.result.as_ref().err().and_then(Error::code) == Some(401);
+        // The refusal has told how far apart the clocks are.
+        if refused && brief < self.validity() && self.brief() > brief {
+            return self.send_as(call, self.validity(), Some(&waiting)).await;
+        }
+        sent
+    }
+
+    /// Whether a call that is lost leaves something behind when it arrives after it was sent again.
+    fn may_repeat<T>(&self, call: &Call<Job<T>>) -> bool {
+        let makes = crate::commands::find(call.command()).is_some_and(|known| known.makes_object());
+        makes && call.job_id().is_some()
+    }
+
     /// The job with an id of ours, as its lost answer would have told it. `None` if the server does not know it, also
-    /// after the while in which a lost call could still arrive.
+    /// after the while in which a lost call could still arrive: what makes an object leaves one behind then, even if its
+    /// job id is refused. Until when it could is not known of a call that another process has sent.
     async fn find_job<T: 'static>(
         &self,
         call: &Call<Job<T>>,
-        id: &str,
         options: &WaitOptions,
+        expires: Option<SystemTime>,
     ) -> Result<Option<Job<T>>> {
+        let id = call.job_id().unwrap_or_default();
         let what = format!("{}: find job {id}", call.what());
-        let makes = crate::commands::find(call.command()).is_some_and(|known| known.makes_object());
-        let settle = if makes { options.settle } else { Duration::ZERO };
-        let (query, begun) = (query(id), Instant::now());
+        let (query, begun, repeats) = (query(id), self.now(), self.may_repeat(call));
+        let ended = OnceLock::<Instant>::new();
         let look = || async {
+            // All of this is before the question, so that the answer is of a time when nothing could arrive any more.
+            let latest = || begun.checked_add(self.brief()).unwrap_or(begun);
+            let expires = expires.unwrap_or_else(latest);
+            if self.server_now() > expires + Duration::from_secs(1) {
+                ended.get_or_init(Instant::now);
+            }
+            let settled = ended.get().is_some_and(|at| at.elapsed() >= options.settle);
             match self.send(&query).await {
                 Ok(_) => Ok(Seen::Done(true)),
-                Err(error) if is_unknown(&error) && begun.elapsed() >= settle => {
-                    Ok(Seen::Done(false))
-                }
+                Err(error) if is_unknown(&error) && (settled || !repeats) => Ok(Seen::Done(false)),
                 Err(error) if is_unknown(&error) => {
-                    Ok(Seen::Pending("the server does not know the job yet".to_owned()))
+                    let text = "the server does not know the job, and its call may still arrive";
+                    Ok(Seen::Pending(text.to_owned()))
                 }
                 Err(error) => Err(error),
             }

@@ -28,9 +28,9 @@ pub struct WaitOptions {
     pub first_pause: Duration,
     /// The longest pause (5 s).
     pub longest_pause: Duration,
-    /// After a lost answer to a command that makes an object: how long its job is looked for before the command is
-    /// sent again (30 s). Until it has arrived, an answer that was lost on the way there is not to be told from one
-    /// that is late.
+    /// After a lost answer to a command that makes an object: how long its job is looked for, once the command can no
+    /// longer arrive, before it is sent again (30 s). It can arrive as long as its signature is valid, two minutes
+    /// mostly; `settle` is for one that arrived at the last moment and is still being begun.
     pub settle: Duration,
     /// Set it to stop waiting.
     pub cancel: Option<Arc<AtomicBool>>,
@@ -65,7 +65,7 @@ impl WaitOptions {
         self
     }
 
-    /// How long a job is looked for after a lost answer before its command is sent again.
+    /// How long a job is looked for, once its command can no longer arrive, before the command is sent again.
     #[must_use]
     pub fn with_settle(mut self, settle: Duration) -> Self {
         self.settle = settle;
@@ -160,7 +160,7 @@ impl Client {
 }
 
 /// One wait that has begun.
-struct Waiting<'a> {
+pub(crate) struct Waiting<'a> {
     options: &'a WaitOptions,
     what: &'a str,
     start: Instant,
@@ -205,7 +205,7 @@ impl WaitOptions {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(what: &'a str, options: &'a WaitOptions) -> Self {
+    pub(crate) fn new(what: &'a str, options: &'a WaitOptions) -> Self {
         Self { options, what, start: Instant::now(), pause: options.first_pause }
     }
 
@@ -249,8 +249,23 @@ impl<'a> Waiting<'a> {
             let text = format!("{}: not done after {limit} s (last: {last})", self.what);
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let (begun, pause) = (Instant::now(), spread(self.pause).max(SHORTEST).min(left));
+        let pause = spread(self.pause).max(SHORTEST).min(left);
         self.pause = (self.pause.saturating_mul(3) / 2).min(self.options.longest_pause);
+        self.sleep(pause).await
+    }
+
+    /// A pause that something else asks for; false, at once, if the time limit is before its end.
+    pub(crate) async fn rest(&self, pause: Duration) -> Result<bool> {
+        self.check()?;
+        if pause > self.options.timeout.saturating_sub(self.start.elapsed()) {
+            return Ok(false);
+        }
+        self.sleep(pause).await?;
+        Ok(true)
+    }
+
+    async fn sleep(&self, pause: Duration) -> Result<()> {
+        let begun = Instant::now();
         loop {
             // Looked at in between, so that a cancellation does not wait for the end of a pause.
             self.check()?;

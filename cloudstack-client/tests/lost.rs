@@ -59,6 +59,8 @@ async fn a_lost_answer_never_makes_two_templates() {
         "drop-after-effect=createTemplate@1",
         // It takes effect only while it is being looked for.
         "late-effect=300:createTemplate@1",
+        // It arrives only after the time in which its job is looked for.
+        "late-arrival=1000:createTemplate@1",
         // The server is out of order for a while on top of that.
         "drop-after-effect=createTemplate@1 fail-nth=1:queryAsyncJobResult fail-nth=2:queryAsyncJobResult",
     ] {
@@ -68,17 +70,20 @@ async fn a_lost_answer_never_makes_two_templates() {
             set(cloud.faults(), one);
         }
         let create = templates::create(&source).with_new_job_id().unwrap();
-        let made = client.run(create, &soon()).await.unwrap();
+        let made = client.run(create, &soon().with_settle(Duration::ZERO)).await.unwrap();
         // What is late has come by now.
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         let all = client.call_all(templates::named("golden")).await.unwrap();
         assert_eq!(all.iter().map(|one| &one.id).collect::<Vec<_>>(), [&made.id], "{fault}");
         client.wait_ready(&made.id, &[], &soon()).await.unwrap();
     }
-    // A call that has never arrived is sent again.
-    let (cloud, client) = cloud().await;
+    // A call that has never arrived is sent again, but only when it can no longer arrive.
+    let (cloud, _) = cloud().await;
+    let keys = Credentials::new(cloud.config().key(), cloud.config().secret());
+    let client = Client::builder(cloud.endpoint()).credentials(keys);
+    let client = client.validity(Duration::from_secs(1)).build().unwrap();
     let source = source(&client).await;
-    set(cloud.faults(), "late-effect=3600000:createTemplate@1");
+    set(cloud.faults(), "late-arrival=3600000:createTemplate@1");
     let create = templates::create(&source).with_new_job_id().unwrap();
     let options = soon().with_settle(Duration::from_millis(50));
     client.run(create, &options).await.unwrap();
@@ -87,6 +92,29 @@ async fn a_lost_answer_never_makes_two_templates() {
     set(cloud.faults(), "drop-after-effect=createTemplate@1");
     let lost = client.run(templates::create(&source), &soon()).await.unwrap_err();
     assert!(lost.is_retryable(), "{lost}");
+    assert_eq!(client.call_all(templates::named("golden")).await.unwrap().len(), 2);
+}
+
+/// Between a second try and the end of a signature that is nearly over lies what must not be done twice.
+#[tokio::test]
+async fn what_arrives_after_it_was_sent_again_is_too_old() {
+    let (cloud, _) = cloud().await;
+    let keys = Credentials::new(cloud.config().key(), cloud.config().secret());
+    let client = Client::builder(cloud.endpoint()).credentials(keys);
+    let client = client.validity(Duration::from_secs(1)).build().unwrap();
+    let source = source(&client).await;
+    set(cloud.faults(), "late-arrival=4000:createTemplate@1");
+    let begun = std::time::Instant::now();
+    let create = templates::create(&source).with_new_job_id().unwrap();
+    let made = client.run(create, &soon().with_settle(Duration::ZERO)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(4500).saturating_sub(begun.elapsed())).await;
+    let all = client.call_all(templates::named("golden")).await.unwrap();
+    assert_eq!(all.iter().map(|one| &one.id).collect::<Vec<_>>(), [&made.id]);
+    // And of a job that another process may have begun, it is waited in the same way.
+    set(cloud.faults(), "late-arrival=700:createTemplate@1");
+    let create = templates::create(&source).with_new_job_id().unwrap();
+    client.call(create.clone()).await.unwrap_err();
+    client.resume(create, &soon().with_settle(Duration::ZERO)).await.unwrap();
     assert_eq!(client.call_all(templates::named("golden")).await.unwrap().len(), 2);
 }
 

@@ -5,12 +5,14 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cloudstack_client::templates::{self, Format, NewTemplate};
 use cloudstack_client::virtual_machines::{self, NewVirtualMachine};
 use cloudstack_client::{
-    Client, Credentials, ErrorKind, Job, WaitOptions, os_types, volumes, zones,
+    Client, Credentials, ErrorKind, Job, WaitOptions, os_types, tags, volumes, zones,
 };
 use serde_json::json;
 use support::{Cloud, Reply, error, ok, raw, soon};
@@ -233,6 +235,33 @@ async fn a_wait_without_pauses_does_not_storm_the_server() {
     let late = cloud.client().job(&job, &options).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Timeout);
     assert!(cloud.commands().len() < 40, "{}", cloud.commands().len());
+}
+
+#[tokio::test]
+async fn a_long_pause_that_the_server_asks_for_ends_with_the_wait() {
+    let cloud = Cloud::start(|_, _| {
+        let body = r#"{"x":{"errorcode":429,"cserrorcode":4545,"errortext":"slow down"}}"#;
+        Reply::Send(raw("429 Too Many", &[("Retry-After", "20")], body))
+    })
+    .await;
+    // It would be over before the pause: the refusal is told at once.
+    let options = soon().with_timeout(Duration::from_secs(2));
+    let tag = tags::create("Template", &["t1"], [("run", "7")]);
+    let busy = cloud.client().run(tag, &options).await.unwrap_err();
+    assert_eq!((busy.kind(), cloud.commands().len()), (ErrorKind::Busy, 1), "{busy}");
+    // It is cancelled in the middle of the pause.
+    let stop = Arc::new(AtomicBool::new(false));
+    let options = soon().with_timeout(Duration::from_secs(600)).with_cancel(Arc::clone(&stop));
+    let client = cloud.client();
+    let run = tokio::spawn(async move {
+        client.run(templates::delete("t1"), &options).await.unwrap_err().kind()
+    });
+    while cloud.commands().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(run.await.unwrap(), ErrorKind::Cancelled);
+    assert_eq!(cloud.commands().len(), 2, "it was not sent again after the pause");
 }
 
 /// A volume of a project is in no list of the account's own.

@@ -210,6 +210,15 @@ fn allowed(state: &Shared, command: &Command) -> bool {
     denied.is_none() && (command.name != "listConfigurations" || sites.is_some())
 }
 
+/// How much later than it was sent a request arrives.
+pub(super) fn delay(state: &Shared, pairs: &[(String, String)]) -> Option<Duration> {
+    let name = value(pairs, "command").unwrap_or_default();
+    state.faults.take(|fault| match fault {
+        Fault::LateArrival { after, command } if command == name => Some(*after),
+        _ => None,
+    })
+}
+
 /// How much later than its request a command takes effect.
 fn late(state: &Shared, name: &str) -> Option<Duration> {
     state.faults.take(|fault| match fault {
