@@ -297,7 +297,16 @@ async fn every_format_is_taken_in_every_packing() {
         packer.write_all(data).unwrap();
         packer.finish().unwrap()
     };
+    let zip = |data: &[u8]| {
+        let mut packer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        packer.start_file("disk", zip::write::SimpleFileOptions::default()).unwrap();
+        packer.write_all(data).unwrap();
+        packer.finish().unwrap().into_inner()
+    };
     for (format, hypervisor, name, data) in [
+        (Format::Vhd, "XenServer", "a.vhd.zip", zip(&vhd)),
+        (Format::Qcow2, "KVM", "a.qcow2.zip", zip(&qcow2)),
+        (Format::Raw, "KVM", "a.img.zip", zip(&raw)),
         (Format::Vhd, "XenServer", "a.vhd", vhd.clone()),
         (Format::Vhd, "XenServer", "a.vhd.gz", gz(&vhd)),
         (Format::Vhd, "XenServer", "a.vhd.bz2", bz2(&vhd)),

@@ -11,8 +11,7 @@
 //! Virtual machines, volumes, networks, public addresses, rules of load balancers and firewalls,
 //! snapshots and keys are rows with the states and the refusals that clients have to know.
 //!
-//! Left out: sessions with passwords, more than one account, projects, private clouds; templates in
-//! `.zip`, and downloads by https.
+//! Left out: sessions with passwords, more than one account, projects, private clouds; downloads by https.
 //!
 //! ```
 //! use simulator::cloudstack::{CloudStack, CloudStackConfig};

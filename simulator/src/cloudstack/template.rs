@@ -11,22 +11,29 @@ use super::fixture::{self, Zone};
 
 /// Formats and the ends of a URL's path or of a file's name that go with them.
 pub(super) const FORMATS: [(&str, &[&str]); 9] = [
-    ("VHD", &[".vhd", ".vhd.gz", ".vhd.bz2", ".vhd.zip"]),
-    ("VHDX", &[".vhdx", ".vhdx.gz", ".vhdx.bz2", ".vhdx.zip"]),
-    ("QCOW2", &[".qcow2", ".img", ".qcow2.gz", ".qcow2.bz2", ".qcow2.zip", ".img.gz", ".img.bz2"]),
-    ("RAW", &[".raw", ".img", ".raw.gz", ".raw.bz2", ".img.gz", ".img.bz2"]),
-    ("OVA", &[".ova"]),
-    ("VMDK", &[".vmdk", ".vmdk.gz", ".vmdk.bz2"]),
-    ("ISO", &[".iso"]),
-    ("TAR", &[".tar", ".tar.gz", ".tar.bz2"]),
-    ("VDI", &[".vdi"]),
+    ("VHD", &["vhd"]),
+    ("VHDX", &["vhdx"]),
+    ("QCOW2", &["qcow2", "img"]),
+    ("RAW", &["raw", "img"]),
+    ("OVA", &["ova"]),
+    ("VMDK", &["vmdk"]),
+    ("ISO", &["iso"]),
+    ("TAR", &["tar"]),
+    ("VDI", &["vdi"]),
 ];
 
-/// True when this format may be at a place that ends like `path`.
+/// True when this format may be at a place that ends like `path`: plain or, but for an OVA, an ISO and a
+/// VDI, compressed.
 pub(super) fn extension_fits(format: &str, path: &str) -> bool {
     let path = path.to_ascii_lowercase();
-    let known = FORMATS.iter().find(|(name, _)| *name == format);
-    known.is_some_and(|(_, ends)| ends.iter().any(|end| path.ends_with(end)))
+    let packed = [".gz", ".bz2", ".zip"].iter().find_map(|end| path.strip_suffix(end));
+    let plain = match packed {
+        Some(_) if ["OVA", "ISO", "VDI"].contains(&format) => return false,
+        Some(plain) => plain,
+        None => &path,
+    };
+    let ends = |end: &&str| plain.strip_suffix(end).is_some_and(|stem| stem.ends_with('.'));
+    FORMATS.iter().any(|(name, all)| *name == format && all.iter().any(|end| ends(&end)))
 }
 
 /// How far the copy of a template in one zone is.
@@ -286,6 +293,8 @@ mod tests {
     fn extensions() {
         assert!(extension_fits("VHD", "/images/web01.VHD.gz"));
         assert!(extension_fits("QCOW2", "a.img"));
+        assert!(extension_fits("VHD", "a.vhd.zip") && extension_fits("RAW", "a.raw.zip"));
+        assert!(!extension_fits("ISO", "a.iso.zip") && !extension_fits("VHD", "a.zip"));
         assert!(!extension_fits("VHD", "/images/web01.vhdx"));
         assert!(!extension_fits("VHD", "/images/web01"));
     }
