@@ -15,8 +15,8 @@ use cloudstack_client::templates::{
 };
 use cloudstack_client::virtual_machines::{self, NewVirtualMachine};
 use cloudstack_client::{
-    Client, Credentials, CsErrorCode, ErrorKind, Job, Upload, WaitOptions, isos, offerings,
-    os_types, volumes, zones,
+    Client, Credentials, CsErrorCode, ErrorKind, Job, Upload, WaitOptions, accounts, isos,
+    offerings, os_types, volumes, zones,
 };
 use simulator::cloudstack::{CloudStack, CloudStackConfig, Faults};
 
@@ -396,4 +396,46 @@ async fn a_broken_upload_of_a_volume_is_told_as_one() {
     let gone =
         client.wait_volume("6f1a6d2e-2f6b-4a43-9c1d-0d4b8a1f2c3d", &soon()).await.unwrap_err();
     assert!(gone.is_not_found(), "{gone}");
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_project_is_made_waited_for_and_deleted() {
+    let (cloud, client) = cloud().await;
+    let zone = client.call_all(zones::list()).await.unwrap().remove(0).id;
+    let os = client.call_all(os_types::list()).await.unwrap().remove(0).id;
+    let project = client.call_all(accounts::projects()).await.unwrap().remove(0);
+    let new = volumes::NewUploadedVolume::new("data", Format::Raw, &zone);
+    let new = new.with_project(&project.id);
+    let ticket = client.call(volumes::upload_params(&new)).await.unwrap();
+    let volume = ticket.id().to_owned();
+    client.upload(ticket, Upload::from_bytes(vec![7; 4096])).await.unwrap();
+    client.wait_volume(&volume, &soon()).await.unwrap();
+    assert!(client.call_all(volumes::list()).await.unwrap().is_empty());
+    let of_project = volumes::list().of_project(&project.id);
+    assert_eq!(client.call_all(of_project).await.unwrap()[0].id, volume);
+
+    let new = NewTemplate::new("web01", "KVM", Format::Raw, &zone).with_os_type(&os);
+    let ticket = client.call(templates::upload_params(&new.with_project(&project.id))).await;
+    let ticket = ticket.unwrap();
+    let template = ticket.id().to_owned();
+    client.upload(ticket, Upload::from_bytes(vec![7; 4096])).await.unwrap();
+    assert!(client.wait_ready(&template, &[&zone], &soon()).await.unwrap().is_ready());
+
+    // The other member sees both; an administrator all that is anybody's.
+    let (key, secret) = cloud.config().keys_of("others");
+    let other = client_of(&cloud.endpoint(), &key, &secret);
+    other.wait_ready(&template, &[], &soon()).await.unwrap();
+    let (key, secret) = cloud.config().keys_of("admin");
+    let admin = client_of(&cloud.endpoint(), &key, &secret);
+    assert_eq!(admin.call_all(accounts::list().of_all_accounts()).await.unwrap().len(), 3);
+    assert_eq!(admin.call_all(volumes::list().of_project("-1")).await.unwrap().len(), 1);
+    other.run(templates::delete(&template), &soon()).await.unwrap();
+    client.call(volumes::delete(&volume)).await.unwrap();
+    assert!(cloud.templates().is_empty());
+    // What is another's is refused, and not there.
+    let mine = volumes::NewUploadedVolume::new("data", Format::Raw, &zone);
+    let mine = client.call(volumes::upload_params(&mine)).await.unwrap().id().to_owned();
+    assert!(other.wait_volume(&mine, &soon()).await.unwrap_err().is_not_found());
+    let refused = other.call(volumes::delete(&mine)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Forbidden, "{refused}");
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::fixture::{self, Zone};
+use super::owner::{Caller, Owner};
 
 /// Formats and the ends of a URL's path or of a file's name that go with them.
 pub(super) const FORMATS: [(&str, &[&str]); 9] = [
@@ -33,7 +34,7 @@ pub(super) fn extension_fits(format: &str, path: &str) -> bool {
         None => &path,
     };
     let ends = |end: &&str| plain.strip_suffix(end).is_some_and(|stem| stem.ends_with('.'));
-    FORMATS.iter().any(|(name, all)| *name == format && all.iter().any(|end| ends(&end)))
+    FORMATS.iter().any(|(name, all)| *name == format && all.iter().any(ends))
 }
 
 /// How far the copy of a template in one zone is.
@@ -108,8 +109,7 @@ pub(super) enum What {
 pub(super) struct Template {
     pub(super) what: What,
     pub(super) id: String,
-    /// False for what came with the server.
-    pub(super) own: bool,
+    pub(super) owner: Owner,
     pub(super) name: String,
     pub(super) displaytext: String,
     pub(super) format: String,
@@ -170,7 +170,6 @@ impl Template {
     pub(super) fn show(&self, copy: &Copy, zone: &Zone) -> Value {
         let (status, download_state, percent) = copy.state.words();
         let ready = copy.state == State::Ready;
-        let (account, domain) = (if self.own { fixture::ACCOUNT } else { "system" }, "ROOT");
         let tags = self.tags.iter().map(|tag| self.show_tag(tag));
         let mut row = json!({
             "id": self.id,
@@ -183,13 +182,10 @@ impl Template {
             "hypervisor": self.hypervisor,
             "ostypeid": self.ostypeid,
             "ostypename": fixture::os_type_name(&self.ostypeid).unwrap_or_default(),
-            "account": account,
-            "domain": domain,
-            "domainid": fixture::domain_id(),
             "zoneid": zone.id,
             "zonename": zone.name,
             "crossZones": false,
-            "templatetype": if self.own { "USER" } else { "BUILTIN" },
+            "templatetype": if self.is_own() { "USER" } else { "BUILTIN" },
             "arch": self.arch,
             "bits": self.bits,
             "deployasis": false,
@@ -205,6 +201,7 @@ impl Template {
             }],
         });
         if let Some(row) = row.as_object_mut() {
+            row.extend(self.owner.show());
             for (name, on) in &self.flags {
                 row.insert((*name).to_owned(), json!(on));
             }
@@ -224,6 +221,16 @@ impl Template {
             }
         }
         row
+    }
+
+    /// False for what came with the server.
+    pub(super) fn is_own(&self) -> bool {
+        self.owner != Owner::System
+    }
+
+    /// Whether machines can be made of it: by its owner, by those whom it is shared with, or by all.
+    pub(super) fn is_usable(&self, caller: Caller) -> bool {
+        self.flag("ispublic") || self.shared.contains(caller.account) || caller.may_use(self.owner)
     }
 
     pub(super) fn is_volume(&self) -> bool {
@@ -250,12 +257,12 @@ impl Template {
             "zoneid": zone.id,
             "zonename": zone.name,
             "hypervisor": "None",
-            "account": fixture::ACCOUNT,
-            "domainid": fixture::domain_id(),
-            "domain": "ROOT",
             "isextractable": true,
             "tags": self.tags.iter().map(|tag| self.show_tag(tag)).collect::<Vec<_>>(),
         });
+        if let Some(row) = row.as_object_mut() {
+            row.extend(self.owner.show());
+        }
         if copy.state == State::Ready {
             row["size"] = json!(copy.size);
             row["physicalsize"] = json!(copy.physical);
@@ -264,7 +271,7 @@ impl Template {
     }
 
     pub(super) fn show_tag(&self, tag: &Tag) -> Value {
-        json!({
+        let mut shown = json!({
             "key": tag.key,
             "value": tag.value,
             "resourcetype": match self.what {
@@ -273,10 +280,11 @@ impl Template {
                 What::Volume => "Volume",
             },
             "resourceid": self.id,
-            "account": fixture::ACCOUNT,
-            "domain": "ROOT",
-            "domainid": fixture::domain_id(),
-        })
+        });
+        if let Some(shown) = shown.as_object_mut() {
+            shown.extend(self.owner.show());
+        }
+        shown
     }
 }
 
