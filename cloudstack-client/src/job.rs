@@ -367,7 +367,12 @@ impl Client {
             );
             Error::new(ErrorKind::JobUnknown, text)
         })?;
-        (job.read)(&Answer { what: &what, content: &content })
+        (job.read)(&Answer { what: &what, content: &content }).map_err(|error| match error.kind() {
+            ErrorKind::Protocol => {
+                error.with_hint("the job itself has ended well: look at what it was about")
+            }
+            _ => error,
+        })
     }
 
     /// Starts a job and waits for its result.

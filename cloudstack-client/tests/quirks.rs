@@ -63,6 +63,15 @@ async fn a_job_that_ended_well_is_no_error_whatever_its_result() {
         let done = cloud.client().run(templates::delete("t1"), &soon()).await;
         assert!(done.is_ok(), "{result}: {done:?}");
     }
+    // Where an object is wanted, it is said that only the object is missing.
+    let cloud = Cloud::start(|seen, _| match seen.command() {
+        "startVirtualMachine" => ok(&json!({"jobid": "j1"})),
+        _ => ok(&json!({"jobstatus": 1, "jobresult": {}})),
+    })
+    .await;
+    let start = virtual_machines::start("m1");
+    let odd = cloud.client().run(start, &soon()).await.unwrap_err();
+    assert!(odd.to_string().contains("has ended well"), "{odd}");
     for (result, words) in [
         (json!({"jobstatus": 1, "jobresult": false}), "did not succeed"),
         (json!({"jobstatus": 1, "jobresult": "false"}), "did not succeed"),

@@ -17,14 +17,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A cloud that gives tickets to itself, and answers uploads by `script`.
 async fn cloud(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Cloud {
-    Cloud::start(move |seen, _| {
+    Cloud::start(with_tickets(script)).await
+}
+
+fn with_tickets(
+    script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+) -> impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static {
+    move |seen, _| {
         if seen.is_upload() {
             return script(seen);
         }
         let host = seen.head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
         support::ok(&ticket_at(&format!("http://{host}/upload/7c1d")))
-    })
-    .await
+    }
 }
 
 fn ticket_at(url: &str) -> serde_json::Value {
