@@ -71,6 +71,9 @@ pub struct ClientBuilder {
 
 impl Client {
     /// Starts with the URL of the API, which mostly ends in `/client/api`.
+    ///
+    /// The secret key is never sent, but over plain `http` all the rest can be read on the way: the passwords of new
+    /// machines, data for guests, tickets for uploads, and each signed call, which is good until its signature expires.
     pub fn builder(endpoint: impl AsRef<str>) -> ClientBuilder {
         ClientBuilder {
             endpoint: endpoint.as_ref().trim().to_owned(),

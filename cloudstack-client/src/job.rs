@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::call::{Answer, Call, List, Record, failure};
 use crate::client::{Client, Sent};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, masked};
 use crate::record::{record, words};
 use crate::value::Fields;
 use crate::wait::{Seen, WaitOptions, Waiting};
@@ -250,7 +250,8 @@ pub fn query(id: &str) -> Call<JobState> {
                 let code = code.or_else(|| fields.number("jobresultcode"));
                 Ok(JobState::Failed {
                     code: code.and_then(|code| u16::try_from(code).ok()),
-                    text: text.unwrap_or_default(),
+                    // It may hold the address of a file that could not be fetched.
+                    text: masked(&text.unwrap_or_default()),
                 })
             }
             None => Err(answer.wrong("the answer has no job status")),
@@ -554,6 +555,8 @@ mod tests {
             failed(None, "cancelled")
         );
         assert_eq!(state(r#"{"jobstatus":2}"#).unwrap(), failed(None, ""));
+        let signed = r#"{"jobstatus":2,"jobresult":{"errortext":"no http://h/a.vhd?sig=0a1b2c"}}"#;
+        assert_eq!(state(signed).unwrap(), failed(None, "no http://h/a.vhd?…"));
         for body in ["{}", "[]", r#"{"jobstatus":"soon"}"#, r#"{"jobstatus":-1}"#] {
             assert_eq!(state(body).unwrap_err().kind(), ErrorKind::Protocol, "{body}");
         }
