@@ -1,13 +1,14 @@
 //! Where a CloudStack is and who we are: what the examples for CloudStack share.
+#![allow(dead_code, reason = "none of them uses all of it")]
 
-use std::error::Error;
-use std::process::ExitCode;
+use std::path::Path;
 
+use cloudstack_client::templates::{self, Format, Template};
 use cloudstack_client::zones::Zone;
-use cloudstack_client::{Client, Credentials, Trust, os_types, zones};
+use cloudstack_client::{Client, Credentials, Trust, WaitOptions, os_types, zones};
+use examples::{Result, plain};
+use indicatif::{ProgressBar, ProgressStyle};
 use simulator::cloudstack::{CloudStack, CloudStackConfig};
-
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const NEEDED: [&str; 3] = ["CLOUDSTACK_ENDPOINT", "CLOUDSTACK_KEY", "CLOUDSTACK_SECRET"];
 
@@ -19,7 +20,7 @@ pub(crate) struct Cloud {
 
 impl Cloud {
     /// From the environment; with nothing of it set, a simulated one, which is said in one line.
-    pub(crate) async fn open(program: &str) -> Result<Self> {
+    async fn open(program: &str) -> Result<Self> {
         let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let trust = var("CLOUDSTACK_CA_FILE").map(|file| Trust::CaFile(file.into()));
         if NEEDED.iter().all(|name| var(name).is_none()) && trust.is_none() {
@@ -40,14 +41,20 @@ impl Cloud {
         Ok(Self { client, simulated: None })
     }
 
-    pub(crate) async fn close(self) {
-        if let Some(cloud) = self.simulated {
-            cloud.stop().await;
+    /// Does something with the cloud, and closes it whatever came of it.
+    pub(crate) async fn with<T>(
+        program: &str,
+        work: impl AsyncFnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let cloud = Self::open(program).await?;
+        let done = work(&cloud).await;
+        if let Some(simulated) = cloud.simulated {
+            simulated.stop().await;
         }
+        done
     }
 
     /// The zone of this name or id, or the only one.
-    #[allow(dead_code, reason = "what is registered can be in many")]
     pub(crate) async fn zone(&self, wanted: Option<&str>) -> Result<Zone> {
         let all = self.client.call_all(zones::list()).await?;
         pick(all, wanted, "zone", |zone| (&zone.id, &zone.name))
@@ -76,7 +83,6 @@ pub(crate) fn pick<T>(
 }
 
 /// The id of the type of operating system of this description or id.
-#[allow(dead_code, reason = "what is deployed has a type already")]
 pub(crate) async fn os_type(client: &Client, wanted: &str) -> Result<String> {
     let all = client.call_all(os_types::list()).await?;
     let fits =
@@ -85,18 +91,42 @@ pub(crate) async fn os_type(client: &Client, wanted: &str) -> Result<String> {
     found.ok_or_else(|| format!("the cloud has no type of operating system {wanted:?}").into())
 }
 
-/// The end of a program: a failure is one line on standard error.
-pub(crate) fn ended(name: &str, result: Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+/// The name of a file, the format that it tells, and the name without its endings.
+pub(crate) fn format_of(path: &Path) -> Result<(&str, Format, &str)> {
+    let file = path.file_name().and_then(|name| name.to_str()).ok_or("the file has no name")?;
+    let formats = [Format::Vhd, Format::Qcow2, Format::Raw];
+    let known = formats.into_iter().find(|format| format.of_file(file).is_some());
+    let known = known.ok_or_else(|| {
+        format!(
+            "{file:?}: the name must end in .vhd, .qcow2, .raw or .img, also with .gz, .bz2 or .zip"
+        )
+    })?;
+    let plain =
+        [".gz", ".bz2", ".zip"].iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file);
+    Ok((file, known, plain.rsplit_once('.').map_or(plain, |(stem, _)| stem)))
 }
 
-/// Text of a server, without commands to the terminal.
-pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+/// A wait that shows what it waits for, and the line where it does.
+pub(crate) fn shown_wait() -> Result<(ProgressBar, WaitOptions)> {
+    let style = ProgressStyle::with_template("{spinner} {msg}")?;
+    let bar = ProgressBar::new_spinner().with_style(style);
+    let shown = bar.clone();
+    let options = WaitOptions::default().with_progress(move |last, _| {
+        shown.set_message(plain(last));
+        shown.tick();
+    });
+    Ok((bar, options))
+}
+
+/// The template, or the error after the template that did not become one was deleted.
+pub(crate) async fn or_deleted(
+    client: &Client,
+    id: &str,
+    made: Result<Template>,
+) -> Result<Template> {
+    let Err(error) = made else { return made };
+    match client.run(templates::delete(id), &WaitOptions::default()).await {
+        Ok(()) => Err(error),
+        Err(left) => Err(format!("{error}; and template {id} is left: {left}").into()),
+    }
 }

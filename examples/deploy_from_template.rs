@@ -17,9 +17,9 @@ use clap::Parser;
 use cloudstack_client::templates::{self, Template, TemplateFilter};
 use cloudstack_client::virtual_machines::{self, NewVirtualMachine, VirtualMachine};
 use cloudstack_client::{Client, WaitOptions, load_balancers, networks, offerings};
-use indicatif::{ProgressBar, ProgressStyle};
 
-use cloud::{Cloud, Result, ended, pick, plain};
+use cloud::{Cloud, pick, shown_wait};
+use examples::{Result, ended, plain};
 
 /// Deploy a machine of a template.
 ///
@@ -72,14 +72,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    let cloud = Cloud::open("deploy_from_template").await?;
-    let done = tokio::select! {
-        done = deploy(&cloud, args) => done,
-        stopped = tokio::signal::ctrl_c() => stopped.map_err(Into::into)
-            .and(Err("stopped; a deployment that was sent goes on at the cloud".into())),
+    let work = async |cloud: &Cloud| {
+        tokio::select! {
+            done = deploy(cloud, args) => done,
+            stopped = tokio::signal::ctrl_c() => stopped.map_err(Into::into)
+                .and(Err("stopped; a deployment that was sent goes on at the cloud".into())),
+        }
     };
-    cloud.close().await;
-    let machine = done?;
+    let machine = Cloud::with("deploy_from_template", work).await?;
     let address = machine.address().unwrap_or_default();
     let password = machine.password.as_ref().filter(|_| args.show_password);
     let password = password.map(cloudstack_client::Password::reveal);
@@ -152,13 +152,7 @@ async fn template(client: &Client, wanted: &str) -> Result<Template> {
 
 /// Deploys, or waits for what the kept job deploys.
 async fn started(client: &Client, args: &Args, new: &NewVirtualMachine) -> Result<VirtualMachine> {
-    let bar =
-        ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?);
-    let shown = bar.clone();
-    let options = WaitOptions::default().with_progress(move |last, _| {
-        shown.set_message(plain(last));
-        shown.tick();
-    });
+    let (bar, options) = shown_wait()?;
     let call = virtual_machines::deploy(new);
     let machine = match &args.job {
         None => client.run(call.with_new_job_id()?, &options).await?,

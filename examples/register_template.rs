@@ -16,11 +16,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cloudstack_client::serve::{Content, Server};
-use cloudstack_client::templates::{self, Checksum, Format, NewTemplate, Template, Zones};
-use cloudstack_client::{WaitOptions, preflight, zones};
-use indicatif::{ProgressBar, ProgressStyle};
+use cloudstack_client::templates::{self, Checksum, NewTemplate, Template, Zones};
+use cloudstack_client::{preflight, zones};
 
-use cloud::{Cloud, Result, ended, os_type, pick, plain};
+use cloud::{Cloud, format_of, or_deleted, os_type, pick, shown_wait};
+use examples::{Result, ended, plain};
 
 /// Register a disk image as a template: the cloud fetches it from here.
 ///
@@ -61,10 +61,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    let cloud = Cloud::open("register_template").await?;
-    let done = register(&cloud, args).await;
-    cloud.close().await;
-    let template = done?;
+    let work = async |cloud: &Cloud| register(cloud, args).await;
+    let template = Cloud::with("register_template", work).await?;
     if args.json {
         let zones: Vec<_> = template.zones.iter().filter_map(|zone| zone.name.as_deref()).collect();
         let (id, name, size) = (&template.id, &template.name, template.size);
@@ -77,15 +75,7 @@ async fn run(args: &Args) -> Result<()> {
 
 async fn register(cloud: &Cloud, args: &Args) -> Result<Template> {
     let client = &cloud.client;
-    let file =
-        args.file.file_name().and_then(|name| name.to_str()).ok_or("the file has no name")?;
-    let formats = [Format::Vhd, Format::Qcow2, Format::Raw];
-    let format = formats.into_iter().find(|format| format.of_file(file).is_some());
-    let format = format.ok_or_else(|| {
-        format!(
-            "{file:?}: the name must end in .vhd, .qcow2, .raw or .img, also with .gz, .bz2 or .zip"
-        )
-    })?;
+    let (file, format, stem) = format_of(&args.file)?;
     let content = Content::file(&args.file).await?;
     let mut needs = preflight::Needs::new()
         .with_commands(["registerTemplate", "listTemplates", "deleteTemplate"])
@@ -99,7 +89,7 @@ async fn register(cloud: &Cloud, args: &Args) -> Result<Template> {
         return Err(finding.to_string().into());
     }
     let wanted = zone_ids(cloud, args).await?;
-    let name = args.name.as_deref().unwrap_or_else(|| file.split('.').next().unwrap_or(file));
+    let name = args.name.as_deref().unwrap_or(stem);
     let mut new = NewTemplate::new(name, &args.hypervisor, format, "")
         .with_zones(if wanted.is_empty() { Zones::All } else { Zones::Many(wanted.clone()) })
         .with_os_type(os_type(client, &args.os_type).await?);
@@ -115,18 +105,11 @@ async fn register(cloud: &Cloud, args: &Args) -> Result<Template> {
     };
     let served = server.failure();
     server.stop().await;
-    match ready {
-        Ok(template) => Ok(template),
-        Err(error) => {
-            let error = served.map_or_else(|| error.to_string(), |why| format!("{error} ({why})"));
-            match client.run(templates::delete(&made.id), &WaitOptions::default()).await {
-                Ok(()) => Err(error.into()),
-                Err(left) => {
-                    Err(format!("{error}; and template {} is left: {left}", made.id).into())
-                }
-            }
-        }
-    }
+    let ready = ready.map_err(|error| match served {
+        Some(why) => format!("{error} ({why})").into(),
+        None => error,
+    });
+    or_deleted(client, &made.id, ready).await
 }
 
 async fn zone_ids(cloud: &Cloud, args: &Args) -> Result<Vec<String>> {
@@ -138,13 +121,7 @@ async fn zone_ids(cloud: &Cloud, args: &Args) -> Result<Vec<String>> {
 }
 
 async fn wait(cloud: &Cloud, id: &str, zones: &[&str]) -> Result<Template> {
-    let bar =
-        ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?);
-    let shown = bar.clone();
-    let options = WaitOptions::default().with_progress(move |last, _| {
-        shown.set_message(plain(last));
-        shown.tick();
-    });
+    let (bar, options) = shown_wait()?;
     let ready = cloud.client.wait_ready(id, zones, &options).await?;
     bar.finish_and_clear();
     Ok(ready)

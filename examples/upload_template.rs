@@ -17,13 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use clap::Parser;
-use cloudstack_client::templates::{self, Checksum, Format, NewTemplate, Permissions, Template};
+use cloudstack_client::templates::{self, Checksum, NewTemplate, Permissions, Template};
 use cloudstack_client::{Upload, UploadTicket, WaitOptions, preflight};
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::io::AsyncReadExt as _;
 
-use cloud::{Cloud, Result, ended, os_type, plain};
+use cloud::{Cloud, format_of, or_deleted, os_type};
+use examples::{Result, ended, plain};
 
 /// Upload a disk image as a template.
 ///
@@ -66,10 +67,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    let cloud = Cloud::open("upload_template").await?;
-    let done = upload(&cloud, args).await;
-    cloud.close().await;
-    let template = done?;
+    let template = Cloud::with("upload_template", async |cloud| upload(cloud, args).await).await?;
     if args.json {
         let line =
             serde_json::json!({"id": template.id, "name": template.name, "size": template.size});
@@ -82,9 +80,7 @@ async fn run(args: &Args) -> Result<()> {
 
 async fn upload(cloud: &Cloud, args: &Args) -> Result<Template> {
     let client = &cloud.client;
-    let file =
-        args.file.file_name().and_then(|name| name.to_str()).ok_or("the file has no name")?;
-    let (format, stem) = format_of(file)?;
+    let (file, format, stem) = format_of(&args.file)?;
     let bytes = tokio::fs::metadata(&args.file).await;
     let bytes = bytes.map_err(|e| format!("{}: {e}", args.file.display()))?.len();
     let zone = cloud.zone(args.zone.as_deref()).await?;
@@ -104,13 +100,7 @@ async fn upload(cloud: &Cloud, args: &Args) -> Result<Template> {
     }
     let ticket = client.call(templates::upload_params(&new)).await?;
     let id = ticket.id().to_owned();
-    match finish(cloud, args, ticket, file, bytes, &zone.id).await {
-        Ok(template) => Ok(template),
-        Err(error) => match client.run(templates::delete(&id), &WaitOptions::default()).await {
-            Ok(()) => Err(error),
-            Err(left) => Err(format!("{error}; and template {id} is left: {left}").into()),
-        },
-    }
+    or_deleted(client, &id, finish(cloud, args, ticket, file, bytes, &zone.id).await).await
 }
 
 /// Sends the data, waits, and publishes what was asked to be public.
@@ -153,20 +143,6 @@ async fn finish(
         client.call(templates::set_permissions(&id, &Permissions::new().with_public(true))).await?;
     }
     Ok(template)
-}
-
-/// The format that a file's name tells, and the name without its endings.
-fn format_of(file: &str) -> Result<(Format, &str)> {
-    let formats = [Format::Vhd, Format::Qcow2, Format::Raw];
-    let known = formats.into_iter().find(|format| format.of_file(file).is_some());
-    let known = known.ok_or_else(|| {
-        format!(
-            "{file:?}: the name must end in .vhd, .qcow2, .raw or .img, also with .gz, .bz2 or .zip"
-        )
-    })?;
-    let plain =
-        [".gz", ".bz2", ".zip"].iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file);
-    Ok((known, plain.rsplit_once('.').map_or(plain, |(stem, _)| stem)))
 }
 
 fn read(path: PathBuf) -> futures_util::stream::BoxStream<'static, std::io::Result<bytes::Bytes>> {

@@ -16,9 +16,13 @@ use crate::pages::PAGE;
 use crate::random::spread;
 use crate::sign::{Credentials, Expires, Spelling, VALIDITY};
 use crate::transport::{Body, HttpTransport, Transport, Trust, read_all};
+use crate::wait::Waiting;
 
 /// The largest answer that is read.
 const LARGEST_ANSWER: usize = 32 << 20;
+/// How long a signature is valid at most of a call that makes an object and has a job id of ours: before it is sent again
+/// it is waited until the first one can no longer arrive.
+const BRIEF: Duration = Duration::from_secs(120);
 /// The longest pause that a server can ask for before another try.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -39,6 +43,8 @@ struct Inner {
     follow_clock: bool,
     /// By how many seconds the server's clock was found to be ahead, if it is followed.
     ahead: AtomicI64,
+    /// By how many seconds the server's clock was ahead when it last answered; the least number before that.
+    skew: AtomicI64,
     /// The largest page that the server is known to give.
     page: AtomicU64,
     transport: Arc<dyn Transport>,
@@ -65,6 +71,9 @@ pub struct ClientBuilder {
 
 impl Client {
     /// Starts with the URL of the API, which mostly ends in `/client/api`.
+    ///
+    /// The secret key is never sent, but over plain `http` all the rest can be read on the way: the passwords of new
+    /// machines, data for guests, tickets for uploads, and each signed call, which is good until its signature expires.
     pub fn builder(endpoint: impl AsRef<str>) -> ClientBuilder {
         ClientBuilder {
             endpoint: endpoint.as_ref().trim().to_owned(),
@@ -111,11 +120,37 @@ impl Client {
     }
 
     pub(crate) async fn send<T>(&self, call: &Call<T>) -> Result<T> {
+        self.send_as(call, self.0.validity, None).await.result
+    }
+
+    /// Sends a call whose signature is valid for so long; the pauses before further tries end with the wait.
+    pub(crate) async fn send_as<T>(
+        &self,
+        call: &Call<T>,
+        validity: Duration,
+        waiting: Option<&Waiting<'_>>,
+    ) -> Sent<T> {
+        let mut expires = SystemTime::UNIX_EPOCH;
+        let result = self.tried(call, validity, waiting, &mut expires).await;
+        Sent { result, expires }
+    }
+
+    async fn tried<T>(
+        &self,
+        call: &Call<T>,
+        validity: Duration,
+        waiting: Option<&Waiting<'_>>,
+        expires: &mut SystemTime,
+    ) -> Result<T> {
         let mut pause = Duration::from_millis(250);
         let (mut left, mut followed) = (self.0.retries, false);
         loop {
             let ahead = self.0.ahead.load(Ordering::Relaxed);
-            let error = match self.once(call).await {
+            *expires = self.now().checked_add(validity).ok_or_else(|| {
+                let text = format!("{}: no signature can be valid for so long", call.what());
+                Error::new(ErrorKind::Expires, text)
+            })?;
+            let error = match self.once(call, *expires).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
@@ -138,17 +173,18 @@ impl Client {
             }
             left -= 1;
             let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
-            tokio::time::sleep(spread(pause).max(asked)).await;
+            let rest = spread(pause).max(asked);
+            match waiting {
+                Some(waiting) if !waiting.rest(rest).await? => return Err(error),
+                Some(_) => {}
+                None => tokio::time::sleep(rest).await,
+            }
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
 
-    async fn once<T>(&self, call: &Call<T>) -> Result<T> {
-        let time = self.now().checked_add(self.0.validity).ok_or_else(|| {
-            let text = format!("{}: no signature can be valid for so long", call.what());
-            Error::new(ErrorKind::Expires, text)
-        })?;
-        let form = call.sign(&self.0.credentials, Expires::at(time).spelled(self.0.spelling))?;
+    async fn once<T>(&self, call: &Call<T>, expires: SystemTime) -> Result<T> {
+        let form = call.sign(&self.0.credentials, Expires::at(expires).spelled(self.0.spelling))?;
         let signature = form.signature();
         let mut request = http::Request::new(Body::Bytes(Bytes::from(form.into_string())));
         *request.method_mut() = Method::POST;
@@ -191,6 +227,11 @@ impl Client {
             bytes = body.len(),
             "cloudstack call"
         );
+        if let Some(there) = date(&parts.headers)
+            && let Ok(here) = jiff::Timestamp::try_from((self.0.clock)())
+        {
+            self.0.skew.store(there.as_second() - here.as_second(), Ordering::Relaxed);
+        }
         call.parse(parts.status, &body).map_err(|error| {
             let error = if error.kind() == ErrorKind::Unauthorized {
                 self.explain(error, &parts.headers)
@@ -203,11 +244,29 @@ impl Client {
     }
 
     /// The time, by the server's clock if that is followed.
-    fn now(&self) -> SystemTime {
-        let (now, ahead) = ((self.0.clock)(), self.0.ahead.load(Ordering::Relaxed));
-        let by = Duration::from_secs(ahead.unsigned_abs());
-        let right = if ahead < 0 { now.checked_sub(by) } else { now.checked_add(by) };
-        right.unwrap_or(now)
+    pub(crate) fn now(&self) -> SystemTime {
+        moved((self.0.clock)(), self.0.ahead.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn validity(&self) -> Duration {
+        self.0.validity
+    }
+
+    /// The time at the server, as far as its last answer told.
+    pub(crate) fn server_now(&self) -> SystemTime {
+        match self.0.skew.load(Ordering::Relaxed) {
+            i64::MIN => self.now(),
+            skew => moved((self.0.clock)(), skew),
+        }
+    }
+
+    /// How long the signature of a call should be valid that may have to be sent again; as long as usual where clocks
+    /// differ, so that it is accepted at all.
+    pub(crate) fn brief(&self) -> Duration {
+        let (here, there) = (self.now(), self.server_now());
+        let apart = here.duration_since(there).or_else(|_| there.duration_since(here));
+        let close = apart.unwrap_or_default() <= BRIEF / 2;
+        if close { self.0.validity.min(BRIEF) } else { self.0.validity }
     }
 
     /// The server answers every doubt about a signature with the same words; its clock may tell which it is.
@@ -215,10 +274,7 @@ impl Client {
         if error.code() != Some(401) {
             return error;
         }
-        let date = headers
-            .get(DATE)
-            .and_then(|date| date.to_str().ok())
-            .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
+        let date = date(headers);
         let than = |time: SystemTime| {
             let (there, here) = date.zip(jiff::Timestamp::try_from(time).ok())?;
             Some(there.as_second() - here.as_second())
@@ -255,6 +311,25 @@ impl Client {
             _ => error.with_hint(KEYS),
         }
     }
+}
+
+/// What a call came to, and until when it would be taken by the server: should it still be on its way.
+pub(crate) struct Sent<T> {
+    pub(crate) result: Result<T>,
+    pub(crate) expires: SystemTime,
+}
+
+/// A time so many seconds later, or earlier.
+fn moved(time: SystemTime, seconds: i64) -> SystemTime {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    let right = if seconds < 0 { time.checked_sub(by) } else { time.checked_add(by) };
+    right.unwrap_or(time)
+}
+
+/// The server's time when it answered.
+fn date(headers: &HeaderMap) -> Option<jiff::Timestamp> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()
 }
 
 /// The pause that an answer asks for, in seconds or as a time beside the server's own.
@@ -405,6 +480,7 @@ impl ClientBuilder {
             clock: self.clock,
             follow_clock: self.follow_clock,
             ahead: AtomicI64::new(0),
+            skew: AtomicI64::new(i64::MIN),
             page: AtomicU64::new(PAGE),
             transport,
             uploads,
@@ -423,20 +499,24 @@ impl fmt::Debug for ClientBuilder {
 
 /// The text itself stays out of the errors: people put passwords into URLs.
 fn endpoint(text: &str) -> Result<Url> {
-    let url = Url::parse(text).map_err(|error| {
+    let mut url = Url::parse(text).map_err(|error| {
         Error::config(format!(
             "the endpoint is no URL ({error}); expected is something like https://cloud.example/client/api"
         ))
     })?;
+    let there = |part: Option<&str>| part.is_some_and(|part| !part.is_empty());
     let problem = if !["http", "https"].contains(&url.scheme()) {
         "is neither http nor https"
     } else if !url.has_host() {
         "names no host"
     } else if !url.username().is_empty() || url.password().is_some() {
         "holds a user name or password, which CloudStack's API does not take"
-    } else if url.query().is_some() || url.fragment().is_some() {
+    } else if there(url.query()) || there(url.fragment()) {
         "has a query or a fragment, which would get into every call"
     } else {
+        // As other clients want it, with a question mark at its end.
+        url.set_query(None);
+        url.set_fragment(None);
         return Ok(url);
     };
     Err(Error::config(format!("the endpoint {problem}")))

@@ -42,7 +42,7 @@ pub enum ErrorKind {
     Config,
     /// Key, secret, signature or time were refused (401, or 511: a second factor is wanted).
     Unauthorized,
-    /// The account may not do this (531).
+    /// The account may not do this (531), or something before the server refuses it (403).
     Forbidden,
     /// The object does not exist, or is not visible to this account, in CloudStack's own words.
     NotFound,
@@ -57,7 +57,7 @@ pub enum ErrorKind {
     /// The object is in use, something else is being done with it, or a rule stands in the way (536, 537). After a change
     /// of that, or in the first two cases maybe simply later.
     Conflict,
-    /// The server takes no calls at the moment (429, 503). Worth another try a little later.
+    /// The server takes no calls at the moment (408, 429, 503). Worth another try a little later.
     Busy,
     /// The server failed inside (530, other 5xx).
     Server,
@@ -71,6 +71,9 @@ pub enum ErrorKind {
     UnsupportedFormat,
     /// A job or a template ended in failure.
     Failed,
+    /// The server does not know a job (any more): it forgets them after a day. Whether it ended well is to be seen at its
+    /// object.
+    JobUnknown,
     /// The time limit of the caller has passed.
     Timeout,
     /// The caller's cancel flag was set.
@@ -298,6 +301,9 @@ pub(crate) fn classify(
         536 => (ErrorKind::Conflict, Some(IN_USE)),
         537 => (ErrorKind::Conflict, Some(RULES)),
         429 => (ErrorKind::Busy, Some(RATE)),
+        // Of what stands before the server, which may have passed the call on.
+        403 => (ErrorKind::Forbidden, Some("something before the server refuses the call")),
+        408 => (ErrorKind::Busy, Some("something before the server did not wait any longer")),
         503 => (
             ErrorKind::Busy,
             Some("the management server is starting, stopping or in maintenance: try later"),
@@ -366,8 +372,33 @@ pub(crate) fn one_line(text: &str, limit: usize) -> String {
     out
 }
 
-/// Hides path segments of 32 hex digits or more: who knows that of a [served](crate::serve) file can fetch it.
+/// Hides what in addresses opens a door: path segments of 32 hex digits or more (who knows that of a
+/// [served](crate::serve) file can fetch it), names and passwords before a host, and whatever stands after `?`.
 pub(crate) fn masked(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, url) = rest.split_at(at + 3);
+        out.push_str(before);
+        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>');
+        let (url, after) = url.split_at(url.find(ends).unwrap_or(url.len()));
+        let (place, query) = url.split_once('?').map_or((url, false), |(place, _)| (place, true));
+        let host = place.find('/').unwrap_or(place.len());
+        match place[..host].rfind('@') {
+            Some(at) => {
+                out.push('…');
+                out.push_str(&place[at..]);
+            }
+            None => out.push_str(place),
+        }
+        out.push_str(if query { "?…" } else { "" });
+        rest = after;
+    }
+    out.push_str(rest);
+    without_keys(&out)
+}
+
+fn without_keys(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (index, segment) in text.split('/').enumerate() {
         if index > 0 {
@@ -414,6 +445,8 @@ mod tests {
             (537, "", ErrorKind::Conflict),
             (302, "", ErrorKind::Protocol),
             (404, "", ErrorKind::NotFound),
+            (403, "", ErrorKind::Forbidden),
+            (408, "", ErrorKind::Busy),
             (418, "", ErrorKind::Invalid),
             (200, "", ErrorKind::Protocol),
         ] {
@@ -453,6 +486,21 @@ mod tests {
         // What is missing is told by words only.
         assert_eq!(classify(431, Some(4350), "Unable to find it").0, ErrorKind::NotFound);
         assert_eq!(classify(401, Some(4290), "").0, ErrorKind::Unauthorized);
+    }
+
+    #[test]
+    fn addresses_show_only_where_they_lead() {
+        for (text, shown) in [
+            ("http://h/a.vhd?k=v: 403", "http://h/a.vhd?… 403"),
+            ("\"https://u:p@h:8/a\" and ftp://x@y no", "\"https://…@h:8/a\" and ftp://…@y no"),
+            ("http://u:p@w@[::1]/@a?b?c", "http://…@[::1]/@a?…"),
+            ("is it there? a@b.c", "is it there? a@b.c"),
+            ("://", "://"),
+            ("x://?", "x://?…"),
+            ("a://é@ü?ö", "a://…@ü?…"),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
     }
 
     #[test]

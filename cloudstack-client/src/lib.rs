@@ -106,7 +106,9 @@
 //!
 //! Asynchronous commands give a [`Job`], which [`Client::job`] waits for; [`Client::run`] does both. A job can be kept as a
 //! line of text and waited for by another process. With a [job id of ours](Call::with_new_job_id) a lost answer is survived:
-//! the job is looked for before anything is sent again, so that nothing is made twice.
+//! the job is looked for, and nothing is sent again before the first call can no longer arrive, so that nothing is made twice
+//! ([`Client::run`] tells how, and what remains). Commands that answer at once, as [`templates::register`], have no such id:
+//! after a lost answer look for what they may have made by its name.
 //!
 //! ```
 //! use cloudstack_client::templates::{self, DiskSource, TemplateFilter, TemplateFromDisk};
@@ -216,6 +218,7 @@ mod value;
 pub mod virtual_machines;
 pub mod volumes;
 mod wait;
+mod zoned;
 pub mod zones;
 
 pub use call::{Answer, Call, List, Record, command, rows, start};

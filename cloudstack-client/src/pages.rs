@@ -15,6 +15,9 @@ pub(crate) const PAGE: u64 = 200;
 /// More than any cloud has; an answer that goes on for so long is no list.
 const MOST_PAGES: u64 = 1_000;
 
+/// How often a list that has become shorter meanwhile is read.
+const MOST_ROUNDS: u32 = 4;
+
 /// A list that is being read.
 struct Pages<R> {
     client: Client,
@@ -22,7 +25,18 @@ struct Pages<R> {
     seen: HashSet<String>,
     size: u64,
     page: u64,
+    /// How many elements have come in this round.
     taken: u64,
+    /// How many there are, as the first page of this round said.
+    count: Option<u64>,
+    /// Whether a later page said that there are fewer, or fewer came: something was deleted on an earlier page, so that
+    /// an element slipped there from a later one.
+    shrunk: bool,
+    /// How many new elements have come in this round.
+    fresh: usize,
+    round: u32,
+    /// How many pages the longest round had.
+    pages: u64,
     ended: bool,
 }
 
@@ -30,7 +44,20 @@ impl<R: Record> Pages<R> {
     fn new(client: &Client, call: Call<List<R>>) -> Self {
         let size = client.page().load(Ordering::Relaxed);
         let (seen, client) = (HashSet::new(), client.clone());
-        Self { client, call, seen, size, page: 1, taken: 0, ended: false }
+        Self {
+            client,
+            call,
+            seen,
+            size,
+            page: 1,
+            taken: 0,
+            count: None,
+            shrunk: false,
+            fresh: 0,
+            round: 1,
+            pages: 0,
+            ended: false,
+        }
     }
 
     /// What is new on the next page; `None` after the last.
@@ -45,12 +72,25 @@ impl<R: Record> Pages<R> {
         } else {
             (self.client.send(&self.call).await?, false)
         };
-        self.ended = !more;
-        self.page += 1;
+        let short = list.items.is_empty() && self.count.is_some_and(|count| self.taken < count);
+        let fewer = list.count.zip(self.count).is_some_and(|(now, then)| now < then);
+        self.shrunk |= short || fewer;
+        let came = list.items.len();
         let items: Vec<R> =
             list.items.into_iter().filter(|item| self.seen.insert(item.key())).collect();
-        // A page without anything new comes from a server that knows no pages.
-        self.ended |= items.is_empty();
+        self.fresh += items.len();
+        // A page without anything new comes from a server that knows no pages; in a later round it is as it should be.
+        let repeated = self.round == 1 && came > 0 && items.is_empty();
+        let more = more && came > 0 && !repeated && (self.round == 1 || self.page <= self.pages);
+        self.pages = self.pages.max(self.page);
+        if more {
+            self.page += 1;
+            self.ended = false;
+        } else if self.shrunk && !repeated && self.fresh > 0 && self.round < MOST_ROUNDS {
+            (self.page, self.taken, self.count, self.shrunk, self.fresh) = (1, 0, None, false, 0);
+            self.round += 1;
+            self.ended = false;
+        }
         Ok(Some(items))
     }
 
@@ -70,6 +110,9 @@ impl<R: Record> Pages<R> {
             }
         };
         self.client.page().fetch_min(self.size, Ordering::Relaxed);
+        if self.page == 1 {
+            self.count = list.count;
+        }
         let came = list.items.len() as u64;
         self.taken = self.taken.saturating_add(came);
         // A full page may have a successor even if the count (which some lists count otherwise) is reached.
@@ -80,7 +123,8 @@ impl<R: Record> Pages<R> {
 
 impl Client {
     /// The elements of a list as they come, page by page; the next page is asked for when the elements of the one
-    /// before have been taken. Elements that come twice because pages shift meanwhile are given once.
+    /// before have been taken. Elements that come twice because pages shift meanwhile are given once; if the list becomes
+    /// shorter meanwhile, it is read again from its beginning for what has slipped to an earlier page.
     ///
     /// The size of a page starts at 200 and follows a server that allows less, which all later lists of this client know.
     ///

@@ -35,11 +35,12 @@ impl Telling for Option<String> {
 }
 
 /// Declares a record: its name, the key of its lists, the fields that tell one from another, and every field with the
-/// server's name for it. The first of the telling fields must not be empty.
+/// server's name for it. The first of the telling fields must not be empty. What is read under further names for one
+/// of the fields is named after `with`.
 macro_rules! record {
     (
         $(#[$meta:meta])*
-        $name:ident in $array:literal by $($key:ident),+;
+        $name:ident in $array:literal $(with $($also:literal),+)? by $($key:ident),+;
         $($(#[$doc:meta])* $field:ident: $ty:ty = $wire:literal,)+
     ) => {
         $(#[$meta])*
@@ -51,7 +52,7 @@ macro_rules! record {
 
         impl $crate::call::Record for $name {
             const ARRAY: &'static str = $array;
-            const FIELDS: &'static [&'static str] = &[$($wire),+];
+            const FIELDS: &'static [&'static str] = &[$($wire,)+ $($($also),+)?];
 
             fn read(value: &serde_json::Value) -> Option<Self> {
                 let fields = $crate::value::Fields::of(value)?;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::call::{Call, List, Record};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result, is_quota};
 use crate::random::spread;
 
 /// How long the last look may take, also beyond the time limit.
@@ -22,13 +24,13 @@ pub struct WaitOptions {
     /// How long at most (1 hour); the look that is under way at the end gets some seconds more.
     pub timeout: Duration,
     /// The first pause between two looks (500 ms); it grows by half each time, up to `longest_pause`. Each is up to a
-    /// tenth longer or shorter.
+    /// tenth longer or shorter, and at least 10 ms.
     pub first_pause: Duration,
     /// The longest pause (5 s).
     pub longest_pause: Duration,
-    /// After a lost answer to a command that makes an object: how long its job is looked for before the command is
-    /// sent again (30 s). Until it has arrived, an answer that was lost on the way there is not to be told from one
-    /// that is late.
+    /// After a lost answer to a command that makes an object: how long its job is looked for, once the command can no
+    /// longer arrive, before it is sent again (30 s). It can arrive as long as its signature is valid, two minutes
+    /// mostly; `settle` is for one that arrived at the last moment and is still being begun.
     pub settle: Duration,
     /// Set it to stop waiting.
     pub cancel: Option<Arc<AtomicBool>>,
@@ -63,7 +65,7 @@ impl WaitOptions {
         self
     }
 
-    /// How long a job is looked for after a lost answer before its command is sent again.
+    /// How long a job is looked for, once its command can no longer arrive, before the command is sent again.
     #[must_use]
     pub fn with_settle(mut self, settle: Duration) -> Self {
         self.settle = settle;
@@ -100,12 +102,106 @@ impl fmt::Debug for WaitOptions {
     }
 }
 
+/// No pause is shorter, so that no server is stormed.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// How often in a row something may be missing before it is taken to be no more.
+const LOOKS: u32 = 4;
+
+/// What one look saw.
+pub(crate) enum Seen<T> {
+    /// What was waited for.
+    Done(T),
+    /// It is on its way: how far.
+    Pending(String),
+    /// It is not there, maybe not yet.
+    Absent,
+    /// It will never be.
+    Failed(Error),
+}
+
+impl<T> Seen<T> {
+    /// What makes something ready will never come. `how` follows on "it failed".
+    pub(crate) fn failed(what: &str, how: &str) -> Self {
+        let kind = if is_quota(how) { ErrorKind::Quota } else { ErrorKind::Failed };
+        let text = format!("{what}: it failed{how}; delete it and begin anew");
+        Self::Failed(Error::new(kind, text))
+    }
+}
+
+/// What a wait for something says that is not there.
+pub(crate) fn gone(what: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{what}: it is not there (any more)"))
+}
+
+impl Client {
+    /// The rows of what has an id; none, if the server says that there is no such thing. What belongs to a project is in
+    /// no list that does not ask for projects.
+    pub(crate) async fn rows_by_id<R: Record>(&self, get: &Call<List<R>>) -> Result<Vec<R>> {
+        match self.call_all(get.clone()).await {
+            Ok(rows) if !rows.is_empty() => return Ok(rows),
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        match self.call_all(get.clone().of_project("-1")).await {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound
+                        | ErrorKind::Invalid
+                        | ErrorKind::Unsupported
+                        | ErrorKind::Forbidden
+                ) =>
+            {
+                Ok(Vec::new())
+            }
+            rows => rows,
+        }
+    }
+}
+
 /// One wait that has begun.
 pub(crate) struct Waiting<'a> {
     options: &'a WaitOptions,
     what: &'a str,
     start: Instant,
     pause: Duration,
+}
+
+impl WaitOptions {
+    /// Looks again and again until it sees an end. A look that fails because the server is away for a moment is as
+    /// good as none; every other failure ends the wait. `None` if it is not there, also after some more looks.
+    pub(crate) async fn until<T, F>(
+        &self,
+        what: &str,
+        mut look: impl FnMut() -> F,
+    ) -> Result<Option<T>>
+    where
+        F: Future<Output = Result<Seen<T>>>,
+    {
+        let mut waiting = Waiting::new(what, self);
+        let mut missing = 0;
+        loop {
+            let last = match waiting.look(look()).await {
+                Ok(Seen::Done(value)) => return Ok(Some(value)),
+                Ok(Seen::Failed(error)) => return Err(error),
+                Ok(Seen::Pending(last)) => {
+                    missing = 0;
+                    last
+                }
+                Ok(Seen::Absent) => {
+                    missing += 1;
+                    if missing >= LOOKS {
+                        return Ok(None);
+                    }
+                    "it is not there".to_owned()
+                }
+                // A server that is restarted for a moment has not lost what is waited for.
+                Err(error) if error.is_retryable() => error.to_string(),
+                Err(error) => return Err(error),
+            };
+            waiting.pause(&last).await?;
+        }
+    }
 }
 
 impl<'a> Waiting<'a> {
@@ -115,7 +211,7 @@ impl<'a> Waiting<'a> {
 
     /// One look, which ends with the cancel flag or with the time limit: a server that hangs must not outlast them. It may
     /// be given up because it changes nothing.
-    pub(crate) async fn look<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn look<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let left = self.options.timeout.saturating_sub(self.start.elapsed()).max(LAST_LOOK);
         let begun = Instant::now();
         tokio::pin!(work);
@@ -142,7 +238,7 @@ impl<'a> Waiting<'a> {
     }
 
     /// The pause until the next look. `last` is what the last one saw.
-    pub(crate) async fn pause(&mut self, last: &str) -> Result<()> {
+    async fn pause(&mut self, last: &str) -> Result<()> {
         let gone = self.start.elapsed();
         let left = self.options.timeout.saturating_sub(gone);
         if let Some(progress) = &self.options.progress {
@@ -153,8 +249,23 @@ impl<'a> Waiting<'a> {
             let text = format!("{}: not done after {limit} s (last: {last})", self.what);
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let (begun, pause) = (Instant::now(), spread(self.pause).min(left));
+        let pause = spread(self.pause).max(SHORTEST).min(left);
         self.pause = (self.pause.saturating_mul(3) / 2).min(self.options.longest_pause);
+        self.sleep(pause).await
+    }
+
+    /// A pause that something else asks for; false, at once, if the time limit is before its end.
+    pub(crate) async fn rest(&self, pause: Duration) -> Result<bool> {
+        self.check()?;
+        if pause > self.options.timeout.saturating_sub(self.start.elapsed()) {
+            return Ok(false);
+        }
+        self.sleep(pause).await?;
+        Ok(true)
+    }
+
+    async fn sleep(&self, pause: Duration) -> Result<()> {
+        let begun = Instant::now();
         loop {
             // Looked at in between, so that a cancellation does not wait for the end of a pause.
             self.check()?;
@@ -164,18 +275,5 @@ impl<'a> Waiting<'a> {
             }
             tokio::time::sleep(left.min(Duration::from_millis(200))).await;
         }
-    }
-
-    /// Whether it has been waited for so long.
-    pub(crate) fn is_past(&self, limit: Duration) -> bool {
-        self.start.elapsed() >= limit
-    }
-
-    /// What a failed look means: a server that is restarted for a moment has not lost what is waited for.
-    pub(crate) async fn bear(&mut self, error: Error) -> Result<()> {
-        if !error.is_retryable() {
-            return Err(error);
-        }
-        self.pause(&error.to_string()).await
     }
 }

@@ -373,7 +373,6 @@ async fn failing_jobs_have_the_kind_of_their_failure() {
             ErrorKind::Failed,
             "did not succeed",
         ),
-        (json!({"jobstatus": 1}), ErrorKind::Protocol, "no object"),
         (json!({}), ErrorKind::Protocol, "no job status"),
     ] {
         let cloud = Cloud::start(move |seen, _| {

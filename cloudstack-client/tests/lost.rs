@@ -15,8 +15,8 @@ use cloudstack_client::templates::{
 };
 use cloudstack_client::virtual_machines::{self, NewVirtualMachine};
 use cloudstack_client::{
-    Client, Credentials, CsErrorCode, ErrorKind, Job, Upload, WaitOptions, isos, offerings,
-    os_types, volumes, zones,
+    Client, Credentials, CsErrorCode, ErrorKind, Job, Upload, WaitOptions, accounts, isos,
+    offerings, os_types, volumes, zones,
 };
 use simulator::cloudstack::{CloudStack, CloudStackConfig, Faults};
 
@@ -59,6 +59,8 @@ async fn a_lost_answer_never_makes_two_templates() {
         "drop-after-effect=createTemplate@1",
         // It takes effect only while it is being looked for.
         "late-effect=300:createTemplate@1",
+        // It arrives only after the time in which its job is looked for.
+        "late-arrival=1000:createTemplate@1",
         // The server is out of order for a while on top of that.
         "drop-after-effect=createTemplate@1 fail-nth=1:queryAsyncJobResult fail-nth=2:queryAsyncJobResult",
     ] {
@@ -68,17 +70,20 @@ async fn a_lost_answer_never_makes_two_templates() {
             set(cloud.faults(), one);
         }
         let create = templates::create(&source).with_new_job_id().unwrap();
-        let made = client.run(create, &soon()).await.unwrap();
+        let made = client.run(create, &soon().with_settle(Duration::ZERO)).await.unwrap();
         // What is late has come by now.
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         let all = client.call_all(templates::named("golden")).await.unwrap();
         assert_eq!(all.iter().map(|one| &one.id).collect::<Vec<_>>(), [&made.id], "{fault}");
         client.wait_ready(&made.id, &[], &soon()).await.unwrap();
     }
-    // A call that has never arrived is sent again.
-    let (cloud, client) = cloud().await;
+    // A call that has never arrived is sent again, but only when it can no longer arrive.
+    let (cloud, _) = cloud().await;
+    let keys = Credentials::new(cloud.config().key(), cloud.config().secret());
+    let client = Client::builder(cloud.endpoint()).credentials(keys);
+    let client = client.validity(Duration::from_secs(1)).build().unwrap();
     let source = source(&client).await;
-    set(cloud.faults(), "late-effect=3600000:createTemplate@1");
+    set(cloud.faults(), "late-arrival=3600000:createTemplate@1");
     let create = templates::create(&source).with_new_job_id().unwrap();
     let options = soon().with_settle(Duration::from_millis(50));
     client.run(create, &options).await.unwrap();
@@ -87,6 +92,29 @@ async fn a_lost_answer_never_makes_two_templates() {
     set(cloud.faults(), "drop-after-effect=createTemplate@1");
     let lost = client.run(templates::create(&source), &soon()).await.unwrap_err();
     assert!(lost.is_retryable(), "{lost}");
+    assert_eq!(client.call_all(templates::named("golden")).await.unwrap().len(), 2);
+}
+
+/// Between a second try and the end of a signature that is nearly over lies what must not be done twice.
+#[tokio::test]
+async fn what_arrives_after_it_was_sent_again_is_too_old() {
+    let (cloud, _) = cloud().await;
+    let keys = Credentials::new(cloud.config().key(), cloud.config().secret());
+    let client = Client::builder(cloud.endpoint()).credentials(keys);
+    let client = client.validity(Duration::from_secs(1)).build().unwrap();
+    let source = source(&client).await;
+    set(cloud.faults(), "late-arrival=4000:createTemplate@1");
+    let begun = std::time::Instant::now();
+    let create = templates::create(&source).with_new_job_id().unwrap();
+    let made = client.run(create, &soon().with_settle(Duration::ZERO)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(4500).saturating_sub(begun.elapsed())).await;
+    let all = client.call_all(templates::named("golden")).await.unwrap();
+    assert_eq!(all.iter().map(|one| &one.id).collect::<Vec<_>>(), [&made.id]);
+    // And of a job that another process may have begun, it is waited in the same way.
+    set(cloud.faults(), "late-arrival=700:createTemplate@1");
+    let create = templates::create(&source).with_new_job_id().unwrap();
+    client.call(create.clone()).await.unwrap_err();
+    client.resume(create, &soon().with_settle(Duration::ZERO)).await.unwrap();
     assert_eq!(client.call_all(templates::named("golden")).await.unwrap().len(), 2);
 }
 
@@ -129,7 +157,7 @@ async fn a_job_is_resumed_after_the_process_has_ended() {
     let unknown: StoredJob =
         r#"{"job":"6f1a6d2e-2f6b-4a43-9c1d-0d4b8a1f2c3d","what":"x"}"#.parse().unwrap();
     let unknown = client.job(&Job::<Template>::restored(&unknown), &soon()).await.unwrap_err();
-    assert!(unknown.is_not_found(), "{unknown}");
+    assert_eq!(unknown.kind(), ErrorKind::JobUnknown, "{unknown}");
 }
 
 #[tokio::test]
@@ -269,7 +297,16 @@ async fn every_format_is_taken_in_every_packing() {
         packer.write_all(data).unwrap();
         packer.finish().unwrap()
     };
+    let zip = |data: &[u8]| {
+        let mut packer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        packer.start_file("disk", zip::write::SimpleFileOptions::default()).unwrap();
+        packer.write_all(data).unwrap();
+        packer.finish().unwrap().into_inner()
+    };
     for (format, hypervisor, name, data) in [
+        (Format::Vhd, "XenServer", "a.vhd.zip", zip(&vhd)),
+        (Format::Qcow2, "KVM", "a.qcow2.zip", zip(&qcow2)),
+        (Format::Raw, "KVM", "a.img.zip", zip(&raw)),
         (Format::Vhd, "XenServer", "a.vhd", vhd.clone()),
         (Format::Vhd, "XenServer", "a.vhd.gz", gz(&vhd)),
         (Format::Vhd, "XenServer", "a.vhd.bz2", bz2(&vhd)),
@@ -359,4 +396,46 @@ async fn a_broken_upload_of_a_volume_is_told_as_one() {
     let gone =
         client.wait_volume("6f1a6d2e-2f6b-4a43-9c1d-0d4b8a1f2c3d", &soon()).await.unwrap_err();
     assert!(gone.is_not_found(), "{gone}");
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_project_is_made_waited_for_and_deleted() {
+    let (cloud, client) = cloud().await;
+    let zone = client.call_all(zones::list()).await.unwrap().remove(0).id;
+    let os = client.call_all(os_types::list()).await.unwrap().remove(0).id;
+    let project = client.call_all(accounts::projects()).await.unwrap().remove(0);
+    let new = volumes::NewUploadedVolume::new("data", Format::Raw, &zone);
+    let new = new.with_project(&project.id);
+    let ticket = client.call(volumes::upload_params(&new)).await.unwrap();
+    let volume = ticket.id().to_owned();
+    client.upload(ticket, Upload::from_bytes(vec![7; 4096])).await.unwrap();
+    client.wait_volume(&volume, &soon()).await.unwrap();
+    assert!(client.call_all(volumes::list()).await.unwrap().is_empty());
+    let of_project = volumes::list().of_project(&project.id);
+    assert_eq!(client.call_all(of_project).await.unwrap()[0].id, volume);
+
+    let new = NewTemplate::new("web01", "KVM", Format::Raw, &zone).with_os_type(&os);
+    let ticket = client.call(templates::upload_params(&new.with_project(&project.id))).await;
+    let ticket = ticket.unwrap();
+    let template = ticket.id().to_owned();
+    client.upload(ticket, Upload::from_bytes(vec![7; 4096])).await.unwrap();
+    assert!(client.wait_ready(&template, &[&zone], &soon()).await.unwrap().is_ready());
+
+    // The other member sees both; an administrator all that is anybody's.
+    let (key, secret) = cloud.config().keys_of("others");
+    let other = client_of(&cloud.endpoint(), &key, &secret);
+    other.wait_ready(&template, &[], &soon()).await.unwrap();
+    let (key, secret) = cloud.config().keys_of("admin");
+    let admin = client_of(&cloud.endpoint(), &key, &secret);
+    assert_eq!(admin.call_all(accounts::list().of_all_accounts()).await.unwrap().len(), 3);
+    assert_eq!(admin.call_all(volumes::list().of_project("-1")).await.unwrap().len(), 1);
+    other.run(templates::delete(&template), &soon()).await.unwrap();
+    client.call(volumes::delete(&volume)).await.unwrap();
+    assert!(cloud.templates().is_empty());
+    // What is another's is refused, and not there.
+    let mine = volumes::NewUploadedVolume::new("data", Format::Raw, &zone);
+    let mine = client.call(volumes::upload_params(&mine)).await.unwrap().id().to_owned();
+    assert!(other.wait_volume(&mine, &soon()).await.unwrap_err().is_not_found());
+    let refused = other.call(volumes::delete(&mine)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Forbidden, "{refused}");
 }

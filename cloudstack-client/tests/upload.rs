@@ -17,14 +17,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A cloud that gives tickets to itself, and answers uploads by `script`.
 async fn cloud(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Cloud {
-    Cloud::start(move |seen, _| {
+    Cloud::start(with_tickets(script)).await
+}
+
+fn with_tickets(
+    script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+) -> impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static {
+    move |seen, _| {
         if seen.is_upload() {
             return script(seen);
         }
         let host = seen.head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
         support::ok(&ticket_at(&format!("http://{host}/upload/7c1d")))
-    })
-    .await
+    }
 }
 
 fn ticket_at(url: &str) -> serde_json::Value {
@@ -316,19 +321,38 @@ async fn a_cancelled_or_stalled_upload_ends() {
 
 #[tokio::test]
 async fn uploads_over_tls_have_a_trust_of_their_own() {
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    // As openssl makes it by default, a certificate that signed itself says that it is an authority.
+    for authority in [false, true] {
+        uploads_over_tls(authority, "localhost", &[]).await;
+        uploads_over_tls(authority, "127.0.0.1", &[]).await;
+    }
+    // For another name it is none, whoever has signed it.
+    for authority in [false, true] {
+        uploads_over_tls(authority, "localhost", &["ssvm.example"]).await;
+    }
+}
+
+/// The names in the certificate are that of the host, unless there are others.
+async fn uploads_over_tls(authority: bool, host: &'static str, others: &[&str]) {
+    let names = if others.is_empty() { &[host][..] } else { others };
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).unwrap();
+    if authority {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    }
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    let cert = params.self_signed(&signing_key).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ssvm.pem");
-    std::fs::write(&ca, certified.cert.pem()).unwrap();
-    let key =
-        rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    std::fs::write(&ca, cert.pem()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(
         rustls::crypto::ring::default_provider(),
     ))
     .with_safe_default_protocol_versions()
     .unwrap()
     .with_no_client_auth()
-    .with_single_cert(vec![certified.cert.der().clone()], key)
+    .with_single_cert(vec![cert.der().clone()], key)
     .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -347,7 +371,7 @@ async fn uploads_over_tls_have_a_trust_of_their_own() {
         }
     });
     let cloud = Cloud::start(move |_, _| {
-        support::ok(&ticket_at(&format!("https://localhost:{port}/upload/1")))
+        support::ok(&ticket_at(&format!("https://{host}:{port}/upload/1")))
     })
     .await;
     let build = |trust: Trust| {
@@ -359,13 +383,16 @@ async fn uploads_over_tls_have_a_trust_of_their_own() {
     };
     for (trust, kind) in [
         (Trust::SystemRoots, ErrorKind::Transport),
-        (Trust::CaFile(ca), ErrorKind::Server),
+        (
+            Trust::CaFile(ca),
+            if others.is_empty() { ErrorKind::Server } else { ErrorKind::Transport },
+        ),
         (Trust::DangerAcceptAny, ErrorKind::Server),
     ] {
         let client = build(trust.clone());
         let refused =
             client.upload(ticket(&client).await, Endless::new().upload()).await.unwrap_err();
-        assert_eq!(refused.kind(), kind, "{trust:?}: {refused}");
+        assert_eq!(refused.kind(), kind, "{authority} {host} {trust:?}: {refused}");
         told(&refused);
     }
     server.abort();

@@ -42,7 +42,7 @@ pub enum Repeat {
     /// It only looks: as often as one likes.
     Always,
     /// It starts a job. With a [job id of ours](crate::Call::with_job_id) one can ask whether it has arrived, and
-    /// send it again if it has not, as [`Client::run`](crate::Client::run) does.
+    /// send it again if it has not and no longer can, as [`Client::run`](crate::Client::run) does.
     WithJobId,
     /// It changes something at once: only after a look at what has become of it.
     Never,

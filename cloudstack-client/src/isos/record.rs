@@ -2,134 +2,59 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use crate::record::record;
+use crate::zoned::{TemplateZone, zoned};
 
-use crate::call::Record;
-use crate::record::FromField;
-use crate::templates::{TemplateZone, ZoneState, zone_of};
-use crate::value::Fields;
-
-/// An ISO. Lists have one for each zone; [`merge`] makes one of those.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Iso {
+record! {
+    /// An ISO. Lists have one for each zone; [`merge`] makes one of those.
+    Iso in "iso" with "zonename", "isready", "status", "downloaddetails" by id, zones;
     /// Its id, the same in all zones.
-    pub id: String,
+    id: String = "id",
     /// Its name, which need not be unique.
-    pub name: String,
+    name: String = "name",
     /// The text for people.
-    pub display_text: Option<String>,
+    display_text: Option<String> = "displaytext",
     /// Whether a machine can start from it.
-    pub is_bootable: Option<bool>,
+    is_bootable: Option<bool> = "bootable",
     /// Its size in bytes.
-    pub size: Option<u64>,
+    size: Option<u64> = "size",
     /// The digest of the file, MD5 if it does not begin with a name in braces.
-    pub checksum: Option<String>,
+    checksum: Option<String> = "checksum",
     /// The id of the type of operating system.
-    pub os_type: Option<String>,
+    os_type: Option<String> = "ostypeid",
     /// The name of the type of operating system.
-    pub os_type_name: Option<String>,
+    os_type_name: Option<String> = "ostypename",
     /// Everybody may use it.
-    pub is_public: Option<bool>,
+    is_public: Option<bool> = "ispublic",
     /// It is shown first.
-    pub is_featured: Option<bool>,
+    is_featured: Option<bool> = "isfeatured",
     /// It may be downloaded again.
-    pub is_extractable: Option<bool>,
+    is_extractable: Option<bool> = "isextractable",
     /// `x86_64` or `aarch64`.
-    pub arch: Option<String>,
+    arch: Option<String> = "arch",
     /// When it was made.
-    pub created: Option<String>,
+    created: Option<String> = "created",
     /// Whose it is.
-    pub account: Option<String>,
+    account: Option<String> = "account",
     /// Its tags.
-    pub tags: BTreeMap<String, String>,
+    tags: BTreeMap<String, String> = "tags",
     /// Where it is, and how far it is there.
-    pub zones: Vec<TemplateZone>,
+    zones: Vec<TemplateZone> = "zoneid",
 }
 
-impl Iso {
-    /// What it is in the zone of this id.
-    #[must_use]
-    pub fn zone(&self, id: &str) -> Option<&TemplateZone> {
-        self.zones.iter().find(|zone| zone.id.as_deref() == Some(id))
-    }
-
-    /// Whether it is ready wherever it is.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        !self.zones.is_empty() && self.zones.iter().all(|zone| zone.state == ZoneState::Ready)
-    }
-}
-
-impl Record for Iso {
-    const ARRAY: &'static str = "iso";
-    const FIELDS: &'static [&'static str] = &[
-        "id",
-        "name",
-        "displaytext",
-        "bootable",
-        "size",
-        "checksum",
-        "ostypeid",
-        "ostypename",
-        "ispublic",
-        "isfeatured",
-        "isextractable",
-        "arch",
-        "created",
-        "account",
-        "tags",
-        "zoneid",
-        "zonename",
-        "isready",
-        "status",
-        "downloaddetails",
-    ];
-
-    fn read(value: &Value) -> Option<Self> {
-        let fields = Fields::of(value)?;
-        Some(Self {
-            id: fields.text("id").filter(|id| !id.is_empty())?,
-            name: fields.text("name").unwrap_or_default(),
-            display_text: fields.text("displaytext"),
-            is_bootable: fields.flag("bootable"),
-            size: fields.number("size"),
-            checksum: fields.text("checksum"),
-            os_type: fields.text("ostypeid"),
-            os_type_name: fields.text("ostypename"),
-            is_public: fields.flag("ispublic"),
-            is_featured: fields.flag("isfeatured"),
-            is_extractable: fields.flag("isextractable"),
-            arch: fields.text("arch"),
-            created: fields.text("created"),
-            account: fields.text("account"),
-            tags: BTreeMap::from_field(fields, "tags"),
-            zones: vec![zone_of(fields)],
-        })
-    }
-
-    fn key(&self) -> String {
-        let zones = self.zones.iter().filter_map(|zone| zone.id.as_deref());
-        std::iter::once(self.id.as_str()).chain(zones).collect::<Vec<_>>().join(" ")
-    }
-}
+zoned!(Iso);
 
 /// One ISO for each id, with all its zones, from a list that has one for each zone.
 #[must_use]
 pub fn merge(rows: impl IntoIterator<Item = Iso>) -> Vec<Iso> {
-    let mut all: Vec<Iso> = Vec::new();
-    for row in rows {
-        match all.iter_mut().find(|there| there.id == row.id) {
-            Some(there) => there.zones.extend(row.zones),
-            None => all.push(row),
-        }
-    }
-    all
+    crate::zoned::merge(rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Record;
+    use crate::zoned::ZoneState;
     use serde_json::json;
 
     #[test]

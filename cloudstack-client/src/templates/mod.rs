@@ -22,8 +22,9 @@ pub use manage::{
 };
 pub use new::{Checksum, NewTemplate, Zones};
 pub use preflight::{HEAD_LEN, preflight};
-pub use record::{StoreState, Template, TemplateZone, ZoneState, merge};
+pub use record::{Template, merge};
 pub use upload::{Preflight, Upload, UploadTicket, Uploaded};
 
+pub use crate::zoned::{StoreState, TemplateZone, ZoneState};
+
 pub(crate) use call::url_problem;
-pub(crate) use record::zone_of;

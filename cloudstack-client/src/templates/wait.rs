@@ -1,57 +1,22 @@
 //! Waiting for a template or an ISO to become ready.
 
 use super::call::get;
-use super::record::{Template, TemplateZone, ZoneState, merge};
+use super::record::Template;
 use crate::call::{Call, List, Record};
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result, is_quota};
+use crate::error::Result;
 use crate::isos::{self, Iso};
-use crate::wait::{WaitOptions, Waiting};
-
-/// How often a template may be missing before it is taken to be no more.
-const LOOKS: u32 = 4;
-
-/// What is there once for each zone.
-trait Zoned: Sized {
-    fn merged(rows: Vec<Self>) -> Vec<Self>;
-    fn id(&self) -> &str;
-    fn zones(&self) -> &[TemplateZone];
-}
-
-impl Zoned for Template {
-    fn merged(rows: Vec<Self>) -> Vec<Self> {
-        merge(rows)
-    }
-
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn zones(&self) -> &[TemplateZone] {
-        &self.zones
-    }
-}
-
-impl Zoned for Iso {
-    fn merged(rows: Vec<Self>) -> Vec<Self> {
-        isos::merge(rows)
-    }
-
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn zones(&self) -> &[TemplateZone] {
-        &self.zones
-    }
-}
+use crate::wait::{Seen, WaitOptions, gone};
+use crate::zoned::{TemplateZone, ZoneState, Zoned, merge};
 
 impl Client {
-    /// Waits until a template is ready in all of `zones` (ids), or, if none is named, in every zone where it is.
+    /// Waits until a template is ready in all of `zones` (ids), or, if none is named, in every zone where it is. It may
+    /// also be a project's.
     ///
     /// # Errors
-    /// [`ErrorKind::Failed`] as soon as it has failed in a zone, with the server's words;
-    /// [`ErrorKind::NotFound`] if it is not there; [`ErrorKind::Timeout`] with how far it came.
+    /// [`ErrorKind::Failed`](crate::ErrorKind::Failed) as soon as it has failed in a zone, with the server's words;
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if it is not there;
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with how far it came.
     pub async fn wait_ready(
         &self,
         id: &str,
@@ -77,37 +42,18 @@ impl Client {
         zones: &[&str],
         options: &WaitOptions,
     ) -> Result<R> {
-        let mut waiting = Waiting::new(what, options);
-        let mut missing = 0;
-        loop {
-            let found = match waiting.look(self.call_all(get.clone())).await {
-                Ok(rows) => R::merged(rows).into_iter().find(|one| one.id() == id),
-                Err(error) if error.is_not_found() => None,
-                Err(error) => {
-                    waiting.bear(error).await?;
-                    continue;
-                }
-            };
-            let Some(found) = found else {
-                missing += 1;
-                if missing >= LOOKS {
-                    let text = format!("{what}: it is not there (any more)");
-                    return Err(Error::new(ErrorKind::NotFound, text));
-                }
-                waiting.pause("it is not there").await?;
-                continue;
-            };
-            missing = 0;
-            match judge(found.zones(), zones) {
-                Ok(None) => return Ok(found),
-                Ok(Some(pending)) => waiting.pause(&pending).await?,
-                Err(failed) => {
-                    let text = format!("{what}: it failed {failed}; delete it and begin anew");
-                    let kind = if is_quota(&failed) { ErrorKind::Quota } else { ErrorKind::Failed };
-                    return Err(Error::new(kind, text));
-                }
-            }
-        }
+        let look = || async {
+            let rows = self.rows_by_id(get).await?;
+            Ok(match merge(rows).into_iter().find(|one| one.id() == id) {
+                None => Seen::Absent,
+                Some(found) => match judge(found.zones(), zones) {
+                    Ok(None) => Seen::Done(found),
+                    Ok(Some(pending)) => Seen::Pending(pending),
+                    Err(failed) => Seen::failed(what, &format!(" {failed}")),
+                },
+            })
+        };
+        options.until(what, look).await?.ok_or_else(|| gone(what))
     }
 }
 

@@ -3,55 +3,34 @@
 use super::get;
 use super::record::{Volume, VolumeState};
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result, is_quota, one_line};
-use crate::wait::{WaitOptions, Waiting};
-
-/// How often a volume may be missing before it is taken to be no more.
-const LOOKS: u32 = 4;
+use crate::error::{Result, one_line};
+use crate::wait::{Seen, WaitOptions, gone};
 
 impl Client {
-    /// Waits until a volume can be attached: its data are there, or it needs none.
+    /// Waits until a volume can be attached: its data are there, or it needs none. It may also be a project's.
     ///
     /// # Errors
-    /// [`ErrorKind::Failed`] as soon as its upload has failed, with the server's words; [`ErrorKind::NotFound`] if it is not
-    /// there; [`ErrorKind::Timeout`] with how far it came.
+    /// [`ErrorKind::Failed`](crate::ErrorKind::Failed) as soon as its upload has failed, with the server's words;
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if it is not there;
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with how far it came.
     pub async fn wait_volume(&self, id: &str, options: &WaitOptions) -> Result<Volume> {
         let what = format!("volume {id}");
-        let mut waiting = Waiting::new(&what, options);
-        let mut missing = 0;
-        loop {
-            let found = match waiting.look(self.call_all(get(id))).await {
-                Ok(rows) => rows.into_iter().find(|volume| volume.id == id),
-                Err(error) if error.is_not_found() => None,
-                Err(error) => {
-                    waiting.bear(error).await?;
-                    continue;
-                }
-            };
-            let Some(volume) = found else {
-                missing += 1;
-                if missing >= LOOKS {
-                    let text = format!("{what}: it is not there (any more)");
-                    return Err(Error::new(ErrorKind::NotFound, text));
-                }
-                waiting.pause("it is not there").await?;
-                continue;
-            };
-            missing = 0;
-            match judge(&volume) {
-                Ok(true) => return Ok(volume),
-                Ok(false) => {
-                    let state = volume.state.as_ref().map_or("no state", VolumeState::as_str);
-                    let status = volume.status.as_deref().unwrap_or_default();
-                    waiting.pause(format!("{state} {status}").trim()).await?;
-                }
-                Err(reason) => {
-                    let text = format!("{what}: it failed: {reason}; delete it and begin anew");
-                    let kind = if is_quota(&reason) { ErrorKind::Quota } else { ErrorKind::Failed };
-                    return Err(Error::new(kind, text));
-                }
-            }
-        }
+        let look = || async {
+            let rows = self.rows_by_id(&get(id)).await?;
+            Ok(match rows.into_iter().find(|volume| volume.id == id) {
+                None => Seen::Absent,
+                Some(volume) => match judge(&volume) {
+                    Ok(true) => Seen::Done(volume),
+                    Ok(false) => {
+                        let state = volume.state.as_ref().map_or("no state", VolumeState::as_str);
+                        let status = volume.status.as_deref().unwrap_or_default();
+                        Seen::Pending(format!("{state} {status}").trim().to_owned())
+                    }
+                    Err(reason) => Seen::failed(&what, &format!(": {reason}")),
+                },
+            })
+        };
+        options.until(&what, look).await?.ok_or_else(|| gone(&what))
     }
 }
 

@@ -93,7 +93,13 @@ impl Drop for Cloud {
 impl Cloud {
     /// A cloud that answers by `script`, which is told how many requests came before.
     pub async fn start(script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+    }
+
+    pub fn start_at(
+        listener: TcpListener,
+        script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (script, log) = (Arc::new(script), Arc::clone(&seen));
@@ -111,6 +117,22 @@ impl Cloud {
     pub fn client(&self) -> Client {
         Client::builder(format!("{}/client/api", self.url))
             .credentials(Credentials::new("key", SECRET))
+            .build()
+            .unwrap()
+    }
+
+    /// A client whose clock goes on by five minutes with every look at it: what it sent can no longer arrive.
+    pub fn hasty_client(&self) -> Client {
+        let looks = std::sync::atomic::AtomicU32::new(0);
+        let clock = move || {
+            let looks = looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            std::time::UNIX_EPOCH
+                + Duration::from_secs(1_900_000_000)
+                + Duration::from_secs(300) * looks
+        };
+        Client::builder(format!("{}/client/api", self.url))
+            .credentials(Credentials::new("key", SECRET))
+            .clock(clock)
             .build()
             .unwrap()
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::error::{ApiError, ApiResult};
 use super::http::{Reply, VERSION};
 use super::object::Kind;
+use super::owner::{Caller, Owner};
 use super::params::Params;
 use super::state::Shared;
 use super::template::What;
@@ -145,9 +146,9 @@ pub(super) async fn handle(
     let root = root_key(command);
     let struck = state.faults.count(name);
     let checked = || {
-        authorize(state, pairs, struck.key_expired)?;
+        let caller = authorize(state, pairs, struck.key_expired)?;
         let command = command.ok_or_else(|| ApiError::unknown_command(name))?;
-        let params = Params::new(name, pairs);
+        let params = Params::new(name, caller, pairs);
         if let Some(status) = struck.fails {
             return Err(ApiError::on_purpose(status));
         }
@@ -210,6 +211,15 @@ fn allowed(state: &Shared, command: &Command) -> bool {
     denied.is_none() && (command.name != "listConfigurations" || sites.is_some())
 }
 
+/// How much later than it was sent a request arrives.
+pub(super) fn delay(state: &Shared, pairs: &[(String, String)]) -> Option<Duration> {
+    let name = value(pairs, "command").unwrap_or_default();
+    state.faults.take(|fault| match fault {
+        Fault::LateArrival { after, command } if command == name => Some(*after),
+        _ => None,
+    })
+}
+
 /// How much later than its request a command takes effect.
 fn late(state: &Shared, name: &str) -> Option<Duration> {
     state.faults.take(|fault| match fault {
@@ -245,7 +255,7 @@ fn value<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
 }
 
 /// The check of key, signature and time. Whatever fails, the answer is the same.
-fn authorize(state: &Shared, pairs: &[(String, String)], key_expired: bool) -> ApiResult<()> {
+fn authorize(state: &Shared, pairs: &[(String, String)], key_expired: bool) -> ApiResult<Caller> {
     let find = |name: &str| {
         let found = pairs.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str()).ok_or_else(ApiError::unauthorized)
@@ -261,12 +271,15 @@ fn authorize(state: &Shared, pairs: &[(String, String)], key_expired: bool) -> A
         !enforced
     };
     let text = sign::string_to_sign(pairs);
-    let genuine = sign::verify(&state.config.secret, &text, signature);
+    let keys = fixture::ACCOUNTS.map(|account| (account, state.config.keys_of(account)));
+    let known = keys.iter().find(|(_, keys)| keys.0 == key);
+    let known = known.filter(|(_, keys)| sign::verify(&keys.1, &text, signature));
     let expired = key_expired || state.faults.strikes(&Fault::ExpiredKey);
-    if key == state.config.key && genuine && timely && !expired && find("command").is_ok() {
-        Ok(())
-    } else {
-        Err(ApiError::unauthorized())
+    match known {
+        Some((account, _)) if timely && !expired && find("command").is_ok() => {
+            Ok(Caller { account, is_admin: *account == fixture::ADMIN })
+        }
+        _ => Err(ApiError::unauthorized()),
     }
 }
 
@@ -287,9 +300,9 @@ async fn run(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
         "deleteTags" => tags::delete(state, params),
         "deleteTemplate" => update::delete(state, params),
         "getUploadParamsForTemplate" => ticket::issue(state, params),
-        "listAccounts" => paged("account", vec![account(state)]),
+        "listAccounts" => paged("account", accounts(state, params)?),
         "listApis" => Ok(list::whole("api", &apis(state, params)?)),
-        "listAsyncJobs" => paged("asyncjobs", job::list(state)),
+        "listAsyncJobs" => paged("asyncjobs", job::list(state, params)?),
         "listCapabilities" => Ok(json!({"capability": {
             "cloudstackversion": VERSION,
             "securitygroupsenabled": false,
@@ -312,8 +325,8 @@ async fn run(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
             let names = ["id", "oscategoryid", "description"];
             paged("ostype", list::filter(params, fixture::show_os_types(), &names))
         }
-        "listResourceLimits" => paged("resourcelimit", limits(state)),
-        "listTags" => paged("tag", tags::list(state, params)),
+        "listResourceLimits" => paged("resourcelimit", limits(state, params.caller.account)),
+        "listTags" => paged("tag", tags::list(state, params)?),
         "listTemplatePermissions" => update::permissions(state, params),
         "listTemplates" => paged("template", list::templates(state, params, What::Template)?),
         "listIsos" => paged("iso", list::templates(state, params, What::Iso)?),
@@ -414,7 +427,7 @@ fn lists(state: &Shared, params: &Params) -> ApiResult<Value> {
         "listServiceOfferings" => ("serviceoffering", filter(fixture::service_offerings())),
         "listDiskOfferings" => ("diskoffering", filter(fixture::disk_offerings())),
         "listNetworkOfferings" => ("networkoffering", filter(fixture::network_offerings())),
-        "listProjects" => ("project", Vec::new()),
+        "listProjects" => ("project", filter(projects(params))),
         "listConfigurations" => ("configuration", filter(settings(state))),
         other => return Err(ApiError::unknown_command(other)),
     };
@@ -468,15 +481,38 @@ fn unlimited() -> String {
     "Unlimited".to_owned()
 }
 
-fn account(state: &Shared) -> Value {
+/// The caller's account; to an administrator who asks for them, all.
+fn accounts(state: &Shared, params: &Params) -> ApiResult<Vec<Value>> {
+    let sees = params.sees()?;
+    let seen = fixture::ACCOUNTS.into_iter().filter(|name| sees(Owner::Account(name)));
+    let rows = seen.map(|name| account(state, name)).collect();
+    Ok(list::filter(params, rows, &["id", "name"]))
+}
+
+/// Those that the caller is in; to an administrator who asks for them, all.
+fn projects(params: &Params) -> Vec<Value> {
+    let caller = params.caller;
+    let all = caller.is_admin && params.flag("listall") == Some(true);
+    let seen = fixture::PROJECTS.iter().filter(|one| all || one.1.contains(&caller.account));
+    let row = |(name, members): &(&str, &[&str])| {
+        let accounts = members.iter().map(|name| json!({"account": name}));
+        json!({"id": fixture::project_id(name), "name": name, "displaytext": name, "state": "Active",
+            "domainid": fixture::domain_id(), "domain": "ROOT", "owner": accounts.collect::<Vec<_>>()})
+    };
+    seen.map(row).collect()
+}
+
+fn account(state: &Shared, name: &str) -> Value {
     let shown = |room: u64| limit(room).map_or_else(unlimited, |room| room.to_string());
     let own = state.own_templates();
+    let admin = name == fixture::ADMIN;
+    let role = if admin { "Admin" } else { "User" };
     json!({
-        "id": fixture::account_id(),
-        "name": fixture::ACCOUNT,
-        "accounttype": 0,
-        "roletype": "User",
-        "rolename": "User",
+        "id": fixture::account_id(name),
+        "name": name,
+        "accounttype": u8::from(admin),
+        "roletype": role,
+        "rolename": role,
         "domainid": fixture::domain_id(),
         "domain": "ROOT",
         "domainpath": "ROOT",
@@ -485,12 +521,12 @@ fn account(state: &Shared) -> Value {
         "templateavailable": shown(state.template_room()),
         "secondarystorageavailable": limit(state.room())
             .map_or_else(unlimited, |room| (room >> 30).to_string()),
-        "user": [{"id": fixture::stable_uuid("user", fixture::ACCOUNT), "username": fixture::ACCOUNT}],
+        "user": [{"id": fixture::stable_uuid("user", name), "username": name}],
     })
 }
 
 /// Resource types 4 (templates, a number) and 11 (secondary storage, GiB); -1 is no limit.
-fn limits(state: &Shared) -> Vec<Value> {
+fn limits(state: &Shared, account: &str) -> Vec<Value> {
     let own = state.own_templates();
     let templates = limit(state.template_room()).map_or(-1, |room| (room + own).cast_signed());
     let quota = state.faults.peek(|fault| match fault {
@@ -500,7 +536,7 @@ fn limits(state: &Shared) -> Vec<Value> {
     let rows = [("4", "template", templates), ("11", "secondary_storage", quota.unwrap_or(-1))];
     let shown = rows.map(|(kind, name, max)| {
         json!({
-            "account": fixture::ACCOUNT,
+            "account": account,
             "domainid": fixture::domain_id(),
             "domain": "ROOT",
             "resourcetype": kind,

@@ -22,7 +22,7 @@ pub struct CloudStackConfig {
 }
 
 impl CloudStackConfig {
-    /// The defaults: free ports, one user with a key pair, pages of at most 500 objects.
+    /// The defaults: free ports, key pairs that are the same in every run, pages of at most 500 objects.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -42,7 +42,7 @@ impl CloudStackConfig {
         self
     }
 
-    /// The key pair of the one user.
+    /// The key pair of the user of the account `clones`.
     #[must_use]
     pub fn with_credentials(mut self, key: impl Into<String>, secret: impl Into<String>) -> Self {
         self.key = key.into();
@@ -63,6 +63,16 @@ impl CloudStackConfig {
     pub fn with_data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(folder.into());
         self
+    }
+
+    /// The API key and the secret key of an account: `clones` has those of the settings, `others` is another user,
+    /// `admin` the administrator. Those of others are not accepted.
+    #[must_use]
+    pub fn keys_of(&self, account: &str) -> (String, String) {
+        match account {
+            "clones" => (self.key.clone(), self.secret.clone()),
+            other => (format!("{}-of-{other}", self.key), format!("{}-of-{other}", self.secret)),
+        }
     }
 
     /// The user's API key.

@@ -83,6 +83,14 @@ pub enum Fault {
         /// The command.
         command: String,
     },
+    /// `late-arrival=MILLISECONDS:COMMAND`: the connection is dropped at once instead of an answer, and
+    /// the request arrives so much later: its signature and its time are looked at only then.
+    LateArrival {
+        /// How much later.
+        after: Duration,
+        /// The command.
+        command: String,
+    },
     /// `job-fails=COMMAND`: the jobs of this command fail, without effect.
     JobFails(String),
     /// `slow-job=MILLISECONDS`: jobs take so long.
@@ -130,7 +138,7 @@ impl Nth {
 pub(super) const UPLOAD: &str = "upload";
 
 /// Name and shape of every fault, for messages and `--help`.
-const SHAPES: [(&str, &str); 27] = [
+const SHAPES: [(&str, &str); 28] = [
     ("quota", "=BYTES"),
     ("template-quota", "[=N]"),
     ("size-cap", "=BYTES"),
@@ -154,6 +162,7 @@ const SHAPES: [(&str, &str); 27] = [
     ("stringly", ""),
     ("no-capacity", ""),
     ("late-effect", "=MILLISECONDS:COMMAND"),
+    ("late-arrival", "=MILLISECONDS:COMMAND"),
     ("job-fails", "=COMMAND"),
     ("slow-job", "=MILLISECONDS"),
     ("fail-nth", "=N:COMMAND[ STATUS]"),
@@ -190,11 +199,14 @@ impl Fault {
             "page-size" => Self::PageSize(number().filter(|size| *size > 0)?),
             "allowed-sites" if !arg.is_empty() => Self::AllowedSites(arg.to_owned()),
             "denied" => Self::Denied(Some(arg).filter(|arg| is_command(arg))?.to_owned()),
-            "late-effect" => {
+            "late-effect" | "late-arrival" => {
                 let (after, command) = arg.split_once(':')?;
                 let after = Duration::from_millis(after.parse().ok()?);
                 let command = Some(command).filter(|command| is_command(command))?.to_owned();
-                Self::LateEffect { after, command }
+                match name {
+                    "late-effect" => Self::LateEffect { after, command },
+                    _ => Self::LateArrival { after, command },
+                }
             }
             "job-fails" => Self::JobFails(Some(arg).filter(|arg| is_command(arg))?.to_owned()),
             "slow-job" => Self::SlowJob(Duration::from_millis(number()?)),

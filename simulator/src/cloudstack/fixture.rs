@@ -1,11 +1,29 @@
-//! What a cloud has before anybody uses it: zones, types of operating systems, one account.
+//! What a cloud has before anybody uses it: zones, types of operating systems, accounts and projects.
 
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
 use uuid::Builder;
 
-/// The account of the one user.
+/// The account that the settings' key pair is of.
 pub(super) const ACCOUNT: &str = "clones";
+
+/// The administrator's.
+pub(super) const ADMIN: &str = "admin";
+
+/// All accounts.
+pub(super) const ACCOUNTS: [&str; 3] = [ACCOUNT, "others", ADMIN];
+
+/// The projects and who is in each.
+pub(super) const PROJECTS: [(&str, &[&str]); 2] =
+    [("web", &[ACCOUNT, "others"]), ("night", &["others"])];
+
+pub(super) fn project_id(name: &str) -> String {
+    stable_uuid("project", name)
+}
+
+pub(super) fn is_member(project: &str, account: &str) -> bool {
+    PROJECTS.iter().any(|(name, members)| *name == project && members.contains(&account))
+}
 
 pub(super) const HYPERVISORS: [&str; 3] = ["XenServer", "KVM", "Simulator"];
 
@@ -62,8 +80,8 @@ pub(super) fn domain_id() -> String {
     stable_uuid("domain", "ROOT")
 }
 
-pub(super) fn account_id() -> String {
-    stable_uuid("account", ACCOUNT)
+pub(super) fn account_id(name: &str) -> String {
+    stable_uuid("account", name)
 }
 
 const CATEGORIES: [&str; 8] =

@@ -83,8 +83,12 @@ fn rows(state: &Shared, id: &str) -> Vec<Value> {
 fn find(state: &Shared, params: &Params, name: &str) -> ApiResult<String> {
     let id = params.required(name)?;
     let tables = state.tables();
-    let known = tables.templates.iter().any(|one| one.what == What::Iso && one.id == id);
-    if known { Ok(id.to_owned()) } else { Err(ApiError::no_such(&params.command, name, id)) }
+    let known = tables.templates.iter().find(|one| one.what == What::Iso && one.id == id);
+    let known = known.ok_or_else(|| ApiError::no_such(&params.command, name, id))?;
+    if !known.is_usable(params.caller) {
+        params.check_use(known.owner, id)?;
+    }
+    Ok(id.to_owned())
 }
 
 /// `attachIso` and `detachIso`.
@@ -147,6 +151,7 @@ pub(super) fn copy(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
         let mut tables = state.tables();
         let found = tables.templates.iter_mut().find(|one| one.id == id && !one.is_volume());
         let found = found.ok_or_else(|| ApiError::no_such(&params.command, "id", &id))?;
+        params.check_use(found.owner, &id)?;
         found.settle();
         let ready =
             |copy: &&Copy| copy.state == State::Ready && from.is_none_or(|from| copy.zone == from);
@@ -194,6 +199,9 @@ pub(super) fn extract(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> 
         let tables = state.tables();
         let found = tables.templates.iter().find(|one| one.id == id && !one.is_volume());
         let found = found.ok_or_else(|| ApiError::no_such(&params.command, "id", &id))?;
+        if !found.is_usable(params.caller) {
+            params.check_use(found.owner, &id)?;
+        }
         if !found.flag("isextractable") {
             return Err(ApiError::denied("The template is not allowed to be extracted"));
         }

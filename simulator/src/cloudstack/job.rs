@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::error::{ApiError, ApiResult};
+use super::owner::Owner;
 use super::params::Params;
 use super::state::Shared;
 use super::template::cloudstack_time;
@@ -17,6 +18,7 @@ use super::{Fault, fixture};
 pub(super) struct Job {
     id: String,
     command: String,
+    account: &'static str,
     instance: Option<(&'static str, String)>,
     created: Timestamp,
     /// When it ended, and how.
@@ -31,11 +33,11 @@ impl Job {
             "jobid": self.id,
             "cmd": format!("org.apache.cloudstack.api.command.{}Cmd", self.command),
             "created": cloudstack_time(self.created),
-            "accountid": fixture::account_id(),
-            "account": fixture::ACCOUNT,
+            "accountid": fixture::account_id(self.account),
+            "account": self.account,
             "domainid": fixture::domain_id(),
             "domainpath": "ROOT",
-            "userid": fixture::stable_uuid("user", fixture::ACCOUNT),
+            "userid": fixture::stable_uuid("user", self.account),
             "jobstatus": status,
             "jobprocstatus": 0,
             "jobresultcode": 0,
@@ -78,6 +80,7 @@ pub(super) fn submit(
     let job = Job {
         id: id.clone(),
         command: params.command.clone(),
+        account: params.caller.account,
         instance,
         created: Timestamp::now(),
         end: None,
@@ -142,9 +145,12 @@ pub(super) fn query(state: &Shared, params: &Params) -> ApiResult<Value> {
     let tables = state.tables();
     let job = tables.jobs.iter().find(|job| job.id.eq_ignore_ascii_case(id));
     let unknown = || ApiError::invalid(format!("Unable to find a job by id {id}"));
-    job.map(Job::show).ok_or_else(unknown)
+    let job = job.ok_or_else(unknown)?;
+    params.check_use(Owner::Account(job.account), id).map(|()| job.show())
 }
 
-pub(super) fn list(state: &Shared) -> Vec<Value> {
-    state.tables().jobs.iter().map(Job::show).collect()
+pub(super) fn list(state: &Shared, params: &Params) -> ApiResult<Vec<Value>> {
+    let sees = params.sees()?;
+    let tables = state.tables();
+    Ok(tables.jobs.iter().filter(|job| sees(Owner::Account(job.account))).map(Job::show).collect())
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, ApiResult};
 use super::fixture::Zone;
+use super::owner::{Caller, Owner};
 use super::params::Params;
 use super::state::Shared;
 use super::template::{Template, What};
@@ -120,7 +121,7 @@ pub(super) fn templates(state: &Shared, params: &Params, what: What) -> ApiResul
     if !known.contains(&filter.as_str()) {
         return Err(ApiError::invalid(format!("Please specify a valid template filter {filter}")));
     }
-    if filter == "all" {
+    if filter == "all" && !params.caller.is_admin {
         return Err(ApiError::invalid("Filter all can be specified by admin only"));
     }
     let wanted = zone(state, params, "zoneid")?.map(|(number, _)| number);
@@ -131,7 +132,7 @@ pub(super) fn templates(state: &Shared, params: &Params, what: What) -> ApiResul
             return Err(ApiError::no_such(&params.command, "id", id));
         }
     }
-    let tags = params.maps("tags");
+    let (tags, sees) = (params.maps("tags"), params.sees()?);
     let zones = state.zones();
     let mut rows = Vec::new();
     for template in &mut state.tables().templates {
@@ -139,7 +140,7 @@ pub(super) fn templates(state: &Shared, params: &Params, what: What) -> ApiResul
         if template.what != what {
             continue;
         }
-        if !passes(template, &filter) || !tagged(template, &tags) {
+        if !passes(template, &filter, params.caller, &sees) || !tagged(template, &tags) {
             continue;
         }
         for copy in &template.copies {
@@ -158,13 +159,20 @@ pub(super) fn templates(state: &Shared, params: &Params, what: What) -> ApiResul
     Ok(self::filter(params, rows, &["id", "name", "hypervisor", "templatetype", "arch"]))
 }
 
-fn passes(template: &Template, filter: &str) -> bool {
+fn passes(
+    template: &Template,
+    filter: &str,
+    caller: Caller,
+    sees: &impl Fn(Owner) -> bool,
+) -> bool {
+    let shared = template.shared.contains(caller.account);
     match filter {
-        "self" | "selfexecutable" => template.own,
+        "all" => true,
+        "self" | "selfexecutable" => sees(template.owner),
         "featured" => template.flag("ispublic") && template.flag("isfeatured"),
         "community" => template.flag("ispublic") && !template.flag("isfeatured"),
-        "sharedexecutable" | "shared" => false,
-        _ => template.own || template.flag("ispublic"),
+        "sharedexecutable" | "shared" => shared,
+        _ => sees(template.owner) || shared || template.flag("ispublic"),
     }
 }
 

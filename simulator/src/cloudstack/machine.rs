@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use super::error::{ApiError, ApiResult};
 use super::object::{Kind, Object};
+use super::owner::Owner;
 use super::params::Params;
 use super::state::{Shared, Tables};
 use super::template::State;
-use super::{Fault, fixture, job, list};
+use super::{Fault, fixture, job, list, network};
 
 /// What is put into every new machine.
 struct Plan {
@@ -28,6 +29,7 @@ struct Plan {
 pub(super) fn deploy(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
     let zone = list::zone(state, params, "zoneid")?
         .ok_or_else(|| ApiError::missing(&params.command, "zoneid"))?;
+    let owner = params.owner()?;
     let offering = offering(params)?;
     let template = template(state, params, zone.0)?;
     check_details(params)?;
@@ -43,9 +45,11 @@ pub(super) fn deploy(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
     };
     let password = template.password.then(|| Uuid::new_v4().simple().to_string()[..8].to_owned());
     let mut tables = state.tables();
-    let nics = nics(&mut tables, params, &zone.1)?;
+    let nics = nics(&mut tables, params, owner, &zone.1)?;
     let keys = params.get("keypairs").or_else(|| params.get("keypair"));
-    if let Some(name) = keys.filter(|name| !tables.of(Kind::Key).any(|k| k.text("name") == *name)) {
+    if let Some(name) = keys
+        .filter(|name| !tables.of(Kind::Key).any(|k| k.owner == owner && k.text("name") == *name))
+    {
         let text = format!("A key pair with name '{name}' was not found.");
         return Err(ApiError::invalid(text));
     }
@@ -56,6 +60,7 @@ pub(super) fn deploy(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
     }
     let machine = Object::new(
         Kind::Machine,
+        owner,
         json!({
             "name": name,
             "displayname": params.get("displayname").unwrap_or(&name),
@@ -140,6 +145,7 @@ fn volume_of(
 ) -> Object {
     let mut volume = Object::new(
         Kind::Volume,
+        machine.owner,
         json!({
             "name": format!("{}-{}", if device == 0 { "ROOT" } else { "DATA" }, machine.text("name")),
             "type": kind,
@@ -190,6 +196,9 @@ fn template(state: &Shared, params: &Params, zone: usize) -> ApiResult<Source> {
     let template = tables.templates.iter_mut().find(|one| one.id == id && !one.is_volume());
     let template = template.ok_or_else(|| ApiError::no_such(&params.command, "templateid", id))?;
     template.settle();
+    if !template.is_usable(params.caller) {
+        params.check_use(template.owner, id)?;
+    }
     let ready = |copy: &super::template::Copy| copy.zone == zone && copy.state == State::Ready;
     if !template.copies.iter().any(ready) {
         let text = format!("Template {id} has not been completely downloaded to the zone");
@@ -218,8 +227,13 @@ fn check_details(params: &Params) -> ApiResult<()> {
     Ok(())
 }
 
-/// The interfaces of a new machine: in the networks that are named, or in the first of the zone.
-fn nics(tables: &mut Tables, params: &Params, zone: &fixture::Zone) -> ApiResult<Vec<Value>> {
+/// The interfaces of a new machine: in the networks that are named, or in the owner's first of the zone.
+fn nics(
+    tables: &mut Tables,
+    params: &Params,
+    owner: Owner,
+    zone: &fixture::Zone,
+) -> ApiResult<Vec<Value>> {
     let mut wanted: Vec<(String, Option<String>)> = params
         .maps("iptonetworklist")
         .into_values()
@@ -227,8 +241,7 @@ fn nics(tables: &mut Tables, params: &Params, zone: &fixture::Zone) -> ApiResult
         .collect();
     wanted.extend(params.list("networkids").into_iter().map(|id| (id.to_owned(), None)));
     if wanted.is_empty() {
-        let first = tables.of(Kind::Network).find(|one| one.text("zoneid") == zone.id);
-        wanted.extend(first.map(|one| (one.id().to_owned(), None)));
+        wanted.push((network::first_of(tables, owner, zone), None));
     }
     let mut nics = Vec::new();
     for (at, (id, address)) in wanted.iter().enumerate() {
@@ -236,6 +249,7 @@ fn nics(tables: &mut Tables, params: &Params, zone: &fixture::Zone) -> ApiResult
             tables.of(Kind::Network).find(|one| one.id() == id && one.text("zoneid") == zone.id);
         let network =
             network.ok_or_else(|| ApiError::no_such(&params.command, "networkids", id))?;
+        params.check_use(network.owner, id)?;
         let prefix = network.text("gateway").rsplit_once('.').map_or("10.1.1", |(start, _)| start);
         let taken: Vec<&str> = tables
             .of(Kind::Machine)

@@ -11,8 +11,11 @@
 //! Virtual machines, volumes, networks, public addresses, rules of load balancers and firewalls,
 //! snapshots and keys are rows with the states and the refusals that clients have to know.
 //!
-//! Left out: sessions with passwords, more than one account, projects, private clouds; templates in
-//! `.zip`, and downloads by https.
+//! There are three accounts in one domain: that of the settings' key pair, another user, and an administrator
+//! ([`CloudStackConfig::keys_of`]); and two projects, of which the first user is in one. Lists show what is the
+//! caller's own unless they are asked for more.
+//!
+//! Left out: sessions with passwords, more domains, making projects, private clouds; downloads by https.
 //!
 //! ```
 //! use simulator::cloudstack::{CloudStack, CloudStackConfig};
@@ -44,6 +47,7 @@ mod machine;
 mod multipart;
 mod network;
 mod object;
+mod owner;
 mod params;
 mod register;
 mod server;
@@ -121,14 +125,15 @@ impl CloudStack {
         &self.state.config
     }
 
-    /// The account's templates as `listTemplates` shows them, oldest first: one row for each
+    /// The templates of all accounts as `listTemplates` shows them, oldest first: one row for each
     /// zone, so one for each template while there is one zone. What came with the cloud is not
     /// among them.
     #[must_use]
     pub fn templates(&self) -> Vec<Value> {
         let zones = fixture::zones(2);
         let mut tables = self.state.tables();
-        let own = tables.templates.iter_mut().filter(|one| one.own && one.what == What::Template);
+        let own =
+            tables.templates.iter_mut().filter(|one| one.is_own() && one.what == What::Template);
         let rows = own.flat_map(|template| {
             template.settle();
             let rows = template.copies.iter().map(|copy| template.show(copy, &zones[copy.zone]));
@@ -137,7 +142,7 @@ impl CloudStack {
         rows.collect()
     }
 
-    /// The machines, volumes, networks, addresses, rules, snapshots and keys that the account has, as
+    /// The machines, volumes, networks, addresses, rules, snapshots and keys of all accounts, as
     /// lists show them, oldest first: for comparing before and after. Each has `kind` beside its own
     /// fields; uploaded volumes and ISOs are among them.
     #[must_use]

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::error::{ApiError, ApiResult};
 use super::object::{Kind, Object};
+use super::owner::Owner;
 use super::params::Params;
 use super::state::{Shared, Tables};
 use super::{fixture, job, list};
@@ -13,15 +14,37 @@ use super::{fixture, job, list};
 /// What every account finds: a network in each zone, with the address that its traffic has.
 pub(super) fn builtin() -> Vec<Object> {
     let zones = fixture::zones(2);
-    zones.iter().enumerate().flat_map(|(number, zone)| made("guest1", zone, number, None)).collect()
+    let owner = Owner::Account(fixture::ACCOUNT);
+    let made = |(number, zone)| made("guest1", owner, zone, number, None);
+    zones.iter().enumerate().flat_map(made).collect()
 }
 
-fn made(name: &str, zone: &fixture::Zone, number: usize, offering: Option<&Value>) -> [Object; 2] {
+/// The first network of an owner in a zone, which is made if there is none.
+pub(super) fn first_of(tables: &mut Tables, owner: Owner, zone: &fixture::Zone) -> String {
+    let own = |one: &&Object| one.owner == owner && one.text("zoneid") == zone.id;
+    if let Some(first) = tables.of(Kind::Network).find(own) {
+        return first.id().to_owned();
+    }
+    let number = tables.of(Kind::Network).count();
+    let both = made("guest1", owner, zone, number, None);
+    let id = both[0].id().to_owned();
+    tables.objects.extend(both);
+    id
+}
+
+fn made(
+    name: &str,
+    owner: Owner,
+    zone: &fixture::Zone,
+    number: usize,
+    offering: Option<&Value>,
+) -> [Object; 2] {
     let prefix = format!("10.{}.1", number + 1);
     let own = fixture::network_offerings().swap_remove(0);
     let offering = offering.unwrap_or(&own);
     let network = Object::new(
         Kind::Network,
+        owner,
         json!({
             "name": name,
             "displaytext": name,
@@ -50,6 +73,7 @@ fn made(name: &str, zone: &fixture::Zone, number: usize, offering: Option<&Value
 fn address(network: &Object, zone: &fixture::Zone, ip: &str) -> Object {
     Object::new(
         Kind::Address,
+        network.owner,
         json!({
             "ipaddress": ip,
             "state": "Allocated",
@@ -83,10 +107,10 @@ pub(super) fn create(state: &Shared, params: &Params) -> ApiResult<Value> {
         .ok_or_else(|| ApiError::no_such(&params.command, "networkofferingid", offering))?;
     let (_, zone) = list::zone(state, params, "zoneid")?
         .ok_or_else(|| ApiError::missing(&params.command, "zoneid"))?;
-    let name = params.required("name")?;
+    let (name, owner) = (params.required("name")?, params.owner()?);
     let mut tables = state.tables();
     let number = tables.of(Kind::Network).count();
-    let [mut network, mut address] = made(name, &zone, number, Some(&offering));
+    let [mut network, mut address] = made(name, owner, &zone, number, Some(&offering));
     if let Some(text) = params.get("displaytext") {
         network.set("displaytext", text);
     }
@@ -127,8 +151,10 @@ pub(super) fn associate(state: &Arc<Shared>, params: &Params) -> ApiResult<Value
     let network = match params.get("networkid") {
         Some(_) => tables.named(params, Kind::Network, "networkid")?.clone(),
         None => {
-            let fits =
+            let owner = params.owner()?;
+            let there =
                 |one: &&Object| zone.as_deref().is_none_or(|zone| one.text("zoneid") == zone);
+            let fits = |one: &&Object| one.owner == owner && there(one);
             let first = tables.of(Kind::Network).find(fits).cloned();
             first.ok_or_else(|| ApiError::invalid("Please specify a network or a zone with one"))?
         }
@@ -235,6 +261,7 @@ pub(super) fn balance(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> 
     conflict(&tables, address.id(), public, &[Kind::Balancer, Kind::Forward])?;
     let rule = Object::new(
         Kind::Balancer,
+        address.owner,
         json!({
             "name": params.required("name")?,
             "description": params.get("description"),
@@ -364,8 +391,10 @@ pub(super) fn open(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
         "cidrlist": params.get("cidrlist").unwrap_or("0.0.0.0/0"),
         "state": "Active",
     });
-    if egress {
-        row["networkid"] = json!(tables.named(params, Kind::Network, "networkid")?.id());
+    let owner = if egress {
+        let network = tables.named(params, Kind::Network, "networkid")?;
+        row["networkid"] = json!(network.id());
+        network.owner
     } else {
         let address = tables.named(params, Kind::Address, "ipaddressid")?.clone();
         if let Some(port) = params.get("startport") {
@@ -374,8 +403,9 @@ pub(super) fn open(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
         row["ipaddressid"] = json!(address.id());
         row["ipaddress"] = json!(address.text("ipaddress"));
         row["networkid"] = json!(address.text("associatednetworkid"));
-    }
-    let rule = Object::new(if egress { Kind::Egress } else { Kind::Firewall }, row);
+        address.owner
+    };
+    let rule = Object::new(if egress { Kind::Egress } else { Kind::Firewall }, owner, row);
     tables.objects.push(rule.clone());
     drop(tables);
     let id = rule.id().to_owned();
@@ -395,6 +425,7 @@ pub(super) fn forward(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> 
         machine.row["nic"].as_array().and_then(|nics| nics.first()).cloned().unwrap_or_default();
     let rule = Object::new(
         Kind::Forward,
+        address.owner,
         json!({
             "protocol": protocol,
             "publicport": public,
@@ -434,9 +465,9 @@ pub(super) fn remove(
 
 /// Keys: registered by their public half, or made here.
 pub(super) fn key(state: &Shared, params: &Params) -> ApiResult<Value> {
-    let name = params.required("name")?;
+    let (name, owner) = (params.required("name")?, params.owner()?);
     let mut tables = state.tables();
-    if tables.of(Kind::Key).any(|one| one.text("name") == name) {
+    if tables.of(Kind::Key).any(|one| one.owner == owner && one.text("name") == name) {
         return Err(ApiError::invalid(format!("A key pair with name '{name}' already exists.")));
     }
     let mut row =
@@ -447,7 +478,7 @@ pub(super) fn key(state: &Shared, params: &Params) -> ApiResult<Value> {
             return Err(ApiError::invalid("Public key is invalid"));
         }
     }
-    let key = Object::new(Kind::Key, row.clone());
+    let key = Object::new(Kind::Key, owner, row.clone());
     tables.objects.push(key);
     if params.command == "createSSHKeyPair" {
         row["privatekey"] = json!(
@@ -458,14 +489,16 @@ pub(super) fn key(state: &Shared, params: &Params) -> ApiResult<Value> {
 }
 
 pub(super) fn delete_key(state: &Shared, params: &Params) -> ApiResult<Value> {
-    let name = params.required("name")?;
+    let (name, owner) = (params.required("name")?, params.owner()?);
     let mut tables = state.tables();
     let before = tables.objects.len();
-    tables.objects.retain(|one| one.kind != Kind::Key || one.text("name") != name);
+    tables
+        .objects
+        .retain(|one| one.kind != Kind::Key || one.owner != owner || one.text("name") != name);
     if tables.objects.len() == before {
         return Err(ApiError::invalid(format!(
             "A key pair with name '{name}' does not exist for account {}",
-            fixture::ACCOUNT
+            params.caller.account
         )));
     }
     Ok(json!({"success": "true"}))

@@ -8,10 +8,11 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::error::{ApiError, ApiResult};
+use super::list;
+use super::owner::Owner;
 use super::params::Params;
 use super::state::{Shared, Tables};
 use super::template::cloudstack_time;
-use super::{fixture, list};
 
 /// What an object is; its word is the key of the lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub(super) enum Kind {
 #[derive(Clone, Debug)]
 pub(super) struct Object {
     pub(super) kind: Kind,
+    pub(super) owner: Owner,
     pub(super) row: Map<String, Value>,
     /// The data of a volume or a snapshot.
     pub(super) path: Option<PathBuf>,
@@ -40,23 +42,21 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// A new one of the account, with an id and a time.
-    pub(super) fn new(kind: Kind, row: Value) -> Self {
+    /// A new one, with an id and a time.
+    pub(super) fn new(kind: Kind, owner: Owner, row: Value) -> Self {
         let mut all = json!({
             "id": Uuid::new_v4().to_string(),
-            "account": fixture::ACCOUNT,
-            "domainid": fixture::domain_id(),
-            "domain": "ROOT",
             "created": cloudstack_time(Timestamp::now()),
             "tags": [],
         });
         if let (Some(all), Value::Object(row)) = (all.as_object_mut(), row) {
+            all.extend(owner.show());
             all.extend(row);
             // What is not there is left out.
             all.retain(|_, value| !value.is_null());
         }
         let row = all.as_object().cloned().unwrap_or_default();
-        Self { kind, row, path: None, members: Vec::new() }
+        Self { kind, owner, row, path: None, members: Vec::new() }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -105,7 +105,8 @@ impl Tables {
     ) -> ApiResult<&mut Object> {
         let id = params.required(name)?;
         let found = self.object(kind, id);
-        found.ok_or_else(|| ApiError::no_such(&params.command, name, id))
+        let found = found.ok_or_else(|| ApiError::no_such(&params.command, name, id))?;
+        params.check_use(found.owner, id).map(|()| found)
     }
 
     pub(super) fn remove(&mut self, kind: Kind, id: &str) -> Option<Object> {
@@ -122,6 +123,7 @@ pub(super) fn list(
     kind: Kind,
     names: &[&str],
 ) -> ApiResult<Vec<Value>> {
+    let sees = params.sees()?;
     let tables = state.tables();
     if let Some(id) = params.get("id") {
         // What was deleted is an empty list, what never was is an error.
@@ -138,7 +140,8 @@ pub(super) fn list(
             tags.iter().any(|tag| one.iter().all(|(name, value)| tag[name] == value.as_str()))
         })
     };
-    let rows = tables.of(kind).filter(tagged).map(Object::show).collect();
+    let rows =
+        tables.of(kind).filter(|one| sees(one.owner)).filter(tagged).map(Object::show).collect();
     let names: Vec<_> = ["id"].into_iter().chain(names.iter().copied()).collect();
     Ok(list::filter(params, rows, &names))
 }

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 
 use super::error::{ApiError, ApiResult};
+use super::owner::Caller;
 
 /// Names are lowered, as the server does before it looks for them; the keys in a map parameter
 /// keep their case.
 #[derive(Debug)]
 pub(super) struct Params {
     pub(super) command: String,
+    pub(super) caller: Caller,
     pairs: Vec<(String, String)>,
 }
 
 impl Params {
-    pub(super) fn new(command: &str, pairs: &[(String, String)]) -> Self {
+    pub(super) fn new(command: &str, caller: Caller, pairs: &[(String, String)]) -> Self {
         let lowered = pairs.iter().map(|(name, value)| {
             let name = match name.split_once('.') {
                 Some((map, key)) => format!("{}.{key}", map.to_lowercase()),
@@ -21,7 +23,7 @@ impl Params {
             };
             (name, value.clone())
         });
-        Self { command: command.to_owned(), pairs: lowered.collect() }
+        Self { command: command.to_owned(), caller, pairs: lowered.collect() }
     }
 
     /// Refuses control characters and the malformed names of map parameters.
@@ -113,7 +115,7 @@ mod tests {
     fn params(pairs: &[(&str, &str)]) -> Params {
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Params::new("registerTemplate", &pairs)
+        Params::new("registerTemplate", Caller { account: "clones", is_admin: false }, &pairs)
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(super) fn named(
     Ok(Template {
         what: What::Template,
         id: Uuid::new_v4().to_string(),
-        own: true,
+        owner: params.owner()?,
         displaytext: params.get("displaytext").unwrap_or(&name).to_owned(),
         name,
         format: format.to_owned(),

@@ -64,9 +64,28 @@ async fn command(state: &Arc<Shared>, request: Request<Incoming>) -> Result<Repl
     let body = String::from_utf8_lossy(&body);
     let form = if post && form { body.as_ref() } else { "" };
     let pairs = merge(parts.uri.query().unwrap_or_default(), form);
+    if let Some(after) = api::delay(state, &pairs) {
+        tokio::spawn(arriving(Arc::clone(state), pairs, post, after));
+        return Err(Hangup);
+    }
     let reply = api::handle(state, &pairs, post).await?;
     let date = state.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
     Ok(reply.with_header("date", date))
+}
+
+/// A request that is on its way for longer than anybody waits.
+async fn arriving(
+    state: Arc<Shared>,
+    pairs: Vec<(String, String)>,
+    post: bool,
+    after: std::time::Duration,
+) {
+    let mut stopped = state.stopped.clone();
+    tokio::select! {
+        () = tokio::time::sleep(after) => {}
+        _ = stopped.wait_for(|stopped| *stopped) => return,
+    }
+    let _ = api::handle(&state, &pairs, post).await;
 }
 
 async fn uploaded(state: &Arc<Shared>, request: Request<Incoming>) -> Result<Reply, Hangup> {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::fixture::{self, Zone};
 use super::job::Job;
 use super::object::Object;
+use super::owner::Owner;
 use super::template::{Copy, State, Template, What};
 use super::{CloudStackConfig, Fault, Faults, network};
 
@@ -87,7 +88,7 @@ impl Shared {
         fault.unwrap_or(self.config.page_size)
     }
 
-    /// The bytes that the account may still store.
+    /// The bytes that may still be stored: by all accounts together.
     pub(super) fn room(&self) -> u64 {
         let quota = self.faults.peek(|fault| match fault {
             Fault::Quota(bytes) => Some(*bytes),
@@ -95,14 +96,14 @@ impl Shared {
         });
         let Some(quota) = quota else { return u64::MAX };
         let tables = self.tables();
-        let own = tables.templates.iter().filter(|template| template.own);
+        let own = tables.templates.iter().filter(|template| template.is_own());
         quota.saturating_sub(own.flat_map(|one| &one.copies).map(|copy| copy.physical).sum())
     }
 
-    /// How many templates and ISOs the account has.
+    /// How many templates and ISOs all accounts have.
     pub(super) fn own_templates(&self) -> u64 {
         let tables = self.tables();
-        tables.templates.iter().filter(|one| one.own && !one.is_volume()).count() as u64
+        tables.templates.iter().filter(|one| one.is_own() && !one.is_volume()).count() as u64
     }
 
     /// Whether storage VMs may fetch from this address, as far as `secstorage.allowed.internal.sites` says.
@@ -179,7 +180,7 @@ fn builtin() -> Template {
     Template {
         what: What::Template,
         id: fixture::stable_uuid("template", "builtin"),
-        own: false,
+        owner: Owner::System,
         name: "CentOS 5.6(64-bit) no GUI (XenServer)".to_owned(),
         displaytext: "CentOS 5.6(64-bit) no GUI (XenServer)".to_owned(),
         format: "VHD".to_owned(),

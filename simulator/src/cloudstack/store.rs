@@ -76,11 +76,13 @@ pub(super) fn install(
     let unpacked = |e: io::Error| format!("Unable to decompress {name}: {e}");
     let name = name.to_ascii_lowercase();
     if name.ends_with(".gz") {
-        unpack(path, |file| Box::new(MultiGzDecoder::new(file))).map_err(unpacked)?;
+        unpack(path, |file, out| io::copy(&mut limited(MultiGzDecoder::new(file)), out))
+            .map_err(unpacked)?;
     } else if name.ends_with(".bz2") {
-        unpack(path, |file| Box::new(MultiBzDecoder::new(file))).map_err(unpacked)?;
+        unpack(path, |file, out| io::copy(&mut limited(MultiBzDecoder::new(file)), out))
+            .map_err(unpacked)?;
     } else if name.ends_with(".zip") {
-        return Err("this double decompresses .gz and .bz2 only".to_owned());
+        unpack(path, unzip).map_err(unpacked)?;
     }
     measure(path, format)
 }
@@ -118,11 +120,26 @@ fn digest<D: Digest>(path: &Path) -> io::Result<String> {
 
 type Packed = io::BufReader<File>;
 
-fn unpack(path: &Path, decoder: fn(Packed) -> Box<dyn Read>) -> io::Result<()> {
+fn limited(source: impl Read) -> impl Read {
+    source.take(LARGEST)
+}
+
+/// All files of an archive one after the other, as `unzip -p` gives them: there should be one.
+fn unzip(file: Packed, out: &mut File) -> io::Result<u64> {
+    let mut archive = zip::ZipArchive::new(file)?;
+    let mut written = 0;
+    for number in 0..archive.len() {
+        let mut source = archive.by_index(number)?.take(LARGEST - written);
+        written += io::copy(&mut source, out)?;
+    }
+    Ok(written)
+}
+
+fn unpack(path: &Path, copy: impl FnOnce(Packed, &mut File) -> io::Result<u64>) -> io::Result<()> {
     let packed = path.with_extension("packed");
     std::fs::rename(path, &packed)?;
-    let mut source = decoder(io::BufReader::new(File::open(&packed)?)).take(LARGEST);
-    let copied = File::create(path).and_then(|mut file| io::copy(&mut source, &mut file));
+    let source = io::BufReader::new(File::open(&packed)?);
+    let copied = File::create(path).and_then(|mut file| copy(source, &mut file));
     std::fs::remove_file(&packed)?;
     copied.map(|_| ())
 }
@@ -238,6 +255,24 @@ mod tests {
         }
         assert!(verify(&path, "{SHA-256}00").is_err());
         assert!(verify(&path, "{CRC}00").unwrap_err().contains("No such algorithm"));
+    }
+
+    #[test]
+    fn zip_is_unpacked_stored_or_deflated() {
+        for method in [zip::CompressionMethod::Stored, zip::CompressionMethod::Deflated] {
+            let mut archive = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+            let options = zip::write::SimpleFileOptions::default().compression_method(method);
+            archive.start_file("web01.vhd", options).unwrap();
+            archive.write_all(&vhd(true)).unwrap();
+            let packed = archive.finish().unwrap().into_inner();
+            let (_folder, path) = file(&packed);
+            assert!(content_fits(&path, "a.vhd.zip") && !content_fits(&path, "a.vhd.gz"));
+            let stored = install(&path, "a.vhd.zip", "VHD", None).unwrap();
+            assert_eq!(stored.size, 10 << 20);
+            assert_eq!(std::fs::read(&path).unwrap(), vhd(true));
+            let (_folder, path) = file(&packed[..packed.len() / 2]);
+            assert!(install(&path, "a.vhd.zip", "VHD", None).unwrap_err().contains("decompress"));
+        }
     }
 
     #[test]

@@ -8,25 +8,33 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::fixture::{self, Zone};
+use super::owner::{Caller, Owner};
 
 /// Formats and the ends of a URL's path or of a file's name that go with them.
 pub(super) const FORMATS: [(&str, &[&str]); 9] = [
-    ("VHD", &[".vhd", ".vhd.gz", ".vhd.bz2", ".vhd.zip"]),
-    ("VHDX", &[".vhdx", ".vhdx.gz", ".vhdx.bz2", ".vhdx.zip"]),
-    ("QCOW2", &[".qcow2", ".img", ".qcow2.gz", ".qcow2.bz2", ".qcow2.zip", ".img.gz", ".img.bz2"]),
-    ("RAW", &[".raw", ".img", ".raw.gz", ".raw.bz2", ".img.gz", ".img.bz2"]),
-    ("OVA", &[".ova"]),
-    ("VMDK", &[".vmdk", ".vmdk.gz", ".vmdk.bz2"]),
-    ("ISO", &[".iso"]),
-    ("TAR", &[".tar", ".tar.gz", ".tar.bz2"]),
-    ("VDI", &[".vdi"]),
+    ("VHD", &["vhd"]),
+    ("VHDX", &["vhdx"]),
+    ("QCOW2", &["qcow2", "img"]),
+    ("RAW", &["raw", "img"]),
+    ("OVA", &["ova"]),
+    ("VMDK", &["vmdk"]),
+    ("ISO", &["iso"]),
+    ("TAR", &["tar"]),
+    ("VDI", &["vdi"]),
 ];
 
-/// True when this format may be at a place that ends like `path`.
+/// True when this format may be at a place that ends like `path`: plain or, but for an OVA, an ISO and a
+/// VDI, compressed.
 pub(super) fn extension_fits(format: &str, path: &str) -> bool {
     let path = path.to_ascii_lowercase();
-    let known = FORMATS.iter().find(|(name, _)| *name == format);
-    known.is_some_and(|(_, ends)| ends.iter().any(|end| path.ends_with(end)))
+    let packed = [".gz", ".bz2", ".zip"].iter().find_map(|end| path.strip_suffix(end));
+    let plain = match packed {
+        Some(_) if ["OVA", "ISO", "VDI"].contains(&format) => return false,
+        Some(plain) => plain,
+        None => &path,
+    };
+    let ends = |end: &&str| plain.strip_suffix(end).is_some_and(|stem| stem.ends_with('.'));
+    FORMATS.iter().any(|(name, all)| *name == format && all.iter().any(ends))
 }
 
 /// How far the copy of a template in one zone is.
@@ -101,8 +109,7 @@ pub(super) enum What {
 pub(super) struct Template {
     pub(super) what: What,
     pub(super) id: String,
-    /// False for what came with the server.
-    pub(super) own: bool,
+    pub(super) owner: Owner,
     pub(super) name: String,
     pub(super) displaytext: String,
     pub(super) format: String,
@@ -163,7 +170,6 @@ impl Template {
     pub(super) fn show(&self, copy: &Copy, zone: &Zone) -> Value {
         let (status, download_state, percent) = copy.state.words();
         let ready = copy.state == State::Ready;
-        let (account, domain) = (if self.own { fixture::ACCOUNT } else { "system" }, "ROOT");
         let tags = self.tags.iter().map(|tag| self.show_tag(tag));
         let mut row = json!({
             "id": self.id,
@@ -176,13 +182,10 @@ impl Template {
             "hypervisor": self.hypervisor,
             "ostypeid": self.ostypeid,
             "ostypename": fixture::os_type_name(&self.ostypeid).unwrap_or_default(),
-            "account": account,
-            "domain": domain,
-            "domainid": fixture::domain_id(),
             "zoneid": zone.id,
             "zonename": zone.name,
             "crossZones": false,
-            "templatetype": if self.own { "USER" } else { "BUILTIN" },
+            "templatetype": if self.is_own() { "USER" } else { "BUILTIN" },
             "arch": self.arch,
             "bits": self.bits,
             "deployasis": false,
@@ -198,6 +201,7 @@ impl Template {
             }],
         });
         if let Some(row) = row.as_object_mut() {
+            row.extend(self.owner.show());
             for (name, on) in &self.flags {
                 row.insert((*name).to_owned(), json!(on));
             }
@@ -217,6 +221,16 @@ impl Template {
             }
         }
         row
+    }
+
+    /// False for what came with the server.
+    pub(super) fn is_own(&self) -> bool {
+        self.owner != Owner::System
+    }
+
+    /// Whether machines can be made of it: by its owner, by those whom it is shared with, or by all.
+    pub(super) fn is_usable(&self, caller: Caller) -> bool {
+        self.flag("ispublic") || self.shared.contains(caller.account) || caller.may_use(self.owner)
     }
 
     pub(super) fn is_volume(&self) -> bool {
@@ -243,12 +257,12 @@ impl Template {
             "zoneid": zone.id,
             "zonename": zone.name,
             "hypervisor": "None",
-            "account": fixture::ACCOUNT,
-            "domainid": fixture::domain_id(),
-            "domain": "ROOT",
             "isextractable": true,
             "tags": self.tags.iter().map(|tag| self.show_tag(tag)).collect::<Vec<_>>(),
         });
+        if let Some(row) = row.as_object_mut() {
+            row.extend(self.owner.show());
+        }
         if copy.state == State::Ready {
             row["size"] = json!(copy.size);
             row["physicalsize"] = json!(copy.physical);
@@ -257,7 +271,7 @@ impl Template {
     }
 
     pub(super) fn show_tag(&self, tag: &Tag) -> Value {
-        json!({
+        let mut shown = json!({
             "key": tag.key,
             "value": tag.value,
             "resourcetype": match self.what {
@@ -266,10 +280,11 @@ impl Template {
                 What::Volume => "Volume",
             },
             "resourceid": self.id,
-            "account": fixture::ACCOUNT,
-            "domain": "ROOT",
-            "domainid": fixture::domain_id(),
-        })
+        });
+        if let Some(shown) = shown.as_object_mut() {
+            shown.extend(self.owner.show());
+        }
+        shown
     }
 }
 
@@ -286,6 +301,8 @@ mod tests {
     fn extensions() {
         assert!(extension_fits("VHD", "/images/web01.VHD.gz"));
         assert!(extension_fits("QCOW2", "a.img"));
+        assert!(extension_fits("VHD", "a.vhd.zip") && extension_fits("RAW", "a.raw.zip"));
+        assert!(!extension_fits("ISO", "a.iso.zip") && !extension_fits("VHD", "a.zip"));
         assert!(!extension_fits("VHD", "/images/web01.vhdx"));
         assert!(!extension_fits("VHD", "/images/web01"));
     }

@@ -22,14 +22,7 @@ fn find<'a>(tables: &'a mut Tables, params: &Params) -> ApiResult<&'a mut Templa
         return Err(ApiError::invalid(format!("unable to find template with id {id}")));
     }
     let template = found.ok_or_else(|| ApiError::no_such(&params.command, "id", id))?;
-    if template.own {
-        return Ok(template);
-    }
-    Err(ApiError::denied(format!(
-        "Acct[{}-{}] does not have permission to operate with resource Template[{id}]",
-        fixture::account_id(),
-        fixture::ACCOUNT
-    )))
+    params.check_use(template.owner, id).map(|()| template)
 }
 
 pub(super) fn update(state: &Shared, params: &Params) -> ApiResult<Value> {

@@ -130,7 +130,7 @@ fn accept(state: &Shared, id: &str, metadata: &str, length: u64) -> Result<Accep
     });
     let room = state.room();
     let mut tables = state.tables();
-    let template = tables.templates.iter_mut().find(|one| one.id == id && one.own);
+    let template = tables.templates.iter_mut().find(|one| one.id == id && one.is_own());
     let template =
         template.filter(|one| one.ticket.as_ref().is_some_and(|t| t.metadata == metadata));
     let Some(template) = template else {

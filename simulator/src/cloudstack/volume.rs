@@ -16,10 +16,10 @@ use super::{fixture, job, list, register};
 /// Volumes on primary storage, and those whose data came from outside and were never attached.
 pub(super) fn list(state: &Shared, params: &Params) -> ApiResult<Vec<Value>> {
     let names = ["name", "type", "state", "zoneid", "virtualmachineid"];
-    let zones = state.zones();
+    let (zones, sees) = (state.zones(), params.sees()?);
     let uploaded: Vec<Value> = {
         let mut tables = state.tables();
-        let volumes = tables.templates.iter_mut().filter(|one| one.is_volume());
+        let volumes = tables.templates.iter_mut().filter(|one| one.is_volume() && sees(one.owner));
         let rows = volumes.flat_map(|one| {
             one.settle();
             let rows = one.copies.iter();
@@ -39,7 +39,7 @@ pub(super) fn list(state: &Shared, params: &Params) -> ApiResult<Vec<Value>> {
 }
 
 pub(super) fn create(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
-    let name = params.required("name")?;
+    let (name, owner) = (params.required("name")?, params.owner()?);
     let mut tables = state.tables();
     let (size, offering, path) = match (params.get("snapshotid"), params.get("diskofferingid")) {
         (Some(_), _) => {
@@ -74,6 +74,7 @@ pub(super) fn create(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
     let zone = list::zone(state, params, "zoneid")?.map(|(_, zone)| zone);
     let mut volume = Object::new(
         Kind::Volume,
+        owner,
         json!({
             "name": name,
             "type": "DATADISK",
@@ -107,12 +108,13 @@ fn find<'a>(tables: &'a mut Tables, id: &str) -> ApiResult<&'a mut Object> {
 }
 
 /// Makes of an uploaded volume one that machines can have.
-fn adopt(state: &Shared, id: &str) -> ApiResult<()> {
+fn adopt(state: &Shared, params: &Params, id: &str) -> ApiResult<()> {
     let zones = state.zones();
     let mut tables = state.tables();
     let Some(at) = tables.templates.iter().position(|one| one.is_volume() && one.id == id) else {
         return Ok(());
     };
+    params.check_use(tables.templates[at].owner, id)?;
     tables.templates[at].settle();
     let ready = tables.templates[at].copies.iter().any(|copy| copy.state == State::Ready);
     if !ready {
@@ -123,7 +125,8 @@ fn adopt(state: &Shared, id: &str) -> ApiResult<()> {
     if let Some(copy) = uploaded.copies.first()
         && let Some(zone) = zones.get(copy.zone)
     {
-        let mut volume = Object::new(Kind::Volume, uploaded.show_volume(copy, zone));
+        let mut volume =
+            Object::new(Kind::Volume, uploaded.owner, uploaded.show_volume(copy, zone));
         volume.set("state", "Ready");
         volume.path.clone_from(&copy.path);
         tables.objects.push(volume);
@@ -143,7 +146,7 @@ pub(super) fn attach(state: &Arc<Shared>, params: &Params) -> ApiResult<Value> {
         }
         machine.clone()
     };
-    adopt(state, &id)?;
+    adopt(state, params, &id)?;
     let mut tables = state.tables();
     let volume = tables.named(params, Kind::Volume, "id")?;
     if !volume.text("virtualmachineid").is_empty() {
@@ -214,6 +217,7 @@ pub(super) fn delete(state: &Shared, params: &Params) -> ApiResult<Value> {
     let mut tables = state.tables();
     let id = params.required("id")?;
     if let Some(at) = tables.templates.iter().position(|one| one.is_volume() && one.id == id) {
+        params.check_use(tables.templates[at].owner, id)?;
         let uploaded = tables.templates.remove(at);
         for path in uploaded.copies.into_iter().filter_map(|copy| copy.path) {
             let _ = std::fs::remove_file(path);
@@ -293,6 +297,7 @@ pub(super) fn snapshot(state: &Arc<Shared>, params: &Params) -> ApiResult<Value>
         }
         let mut snapshot = Object::new(
             Kind::Snapshot,
+            volume.owner,
             json!({
                 "name": params.get("name").map_or_else(|| format!("{}_snap", volume.text("name")), str::to_owned),
                 "state": "BackingUp",
@@ -346,7 +351,7 @@ pub(super) fn machine_snapshot(state: &Arc<Shared>, params: &Params) -> ApiResul
         let name = params.get("name").unwrap_or("snapshot");
         let row = json!({"name": format!("i-2-3_VS_{name}"), "displayname": name, "state": "Ready",
             "type": "Disk", "virtualmachineid": machine.id(), "current": true});
-        let snapshot = Object::new(Kind::MachineSnapshot, row);
+        let snapshot = Object::new(Kind::MachineSnapshot, machine.owner, row);
         tables.objects.push(snapshot.clone());
         snapshot
     };

@@ -157,6 +157,19 @@ impl Session {
         self.get_query(&self.query(command, more)).await.unwrap()
     }
 
+    /// As [`get`](Self::get), of another account.
+    pub(crate) async fn get_as(
+        &self,
+        account: &str,
+        command: &str,
+        more: &[(&str, &str)],
+    ) -> Answer {
+        let (key, secret) = self.cloud.config().keys_of(account);
+        let common = [("command", command), ("apikey", key.as_str()), ("response", "json")];
+        let all: Vec<_> = common.into_iter().chain(more.iter().copied()).collect();
+        self.get_query(&signed(&secret, &all)).await.unwrap()
+    }
+
     pub(crate) async fn post(&self, command: &str, more: &[(&str, &str)]) -> Option<Answer> {
         self.post_form("", &self.query(command, more)).await
     }

@@ -7,5 +7,6 @@ mod client;
 mod faults;
 mod lists;
 mod machines;
+mod owners;
 mod register;
 mod upload;

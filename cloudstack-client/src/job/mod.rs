@@ -1,19 +1,18 @@
-//! Asynchronous jobs.
+//! Asynchronous jobs: what they are (here), and how they are started, found again and waited for (`run`).
+
+mod run;
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::call::{Answer, Call, List, Record, failure};
-use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::call::{Answer, Call, List, Record};
+use crate::error::{Error, ErrorKind, Result, masked};
 use crate::record::{record, words};
 use crate::value::Fields;
-use crate::wait::{WaitOptions, Waiting};
 
-/// A job that the server has accepted, and the way to read its result. [`Client::job`] waits for it.
+/// A job that the server has accepted, and the way to read its result. [`Client::job`](crate::Client::job) waits for it.
 ///
 /// It can be [stored](Job::stored) and waited for by another process.
 ///
@@ -63,10 +62,15 @@ pub trait Outcome: Sized + 'static {
     fn read_outcome(answer: &Answer<'_>) -> Result<Self>;
 }
 
-/// Success, which the server may deny in its result.
+/// Success, which the server may deny in its result. A job that has ended well may have none.
 impl Outcome for () {
     fn read_outcome(answer: &Answer<'_>) -> Result<Self> {
-        success(answer)
+        match answer.content {
+            Value::Object(_) => success(answer),
+            Value::Bool(false) => Err(denied(answer, "")),
+            Value::String(text) if text.eq_ignore_ascii_case("false") => Err(denied(answer, "")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -240,21 +244,38 @@ pub fn query(id: &str) -> Call<JobState> {
             Some(1) => Ok(JobState::Done(result.cloned().unwrap_or(Value::Null))),
             // 2 is failed, 3 cancelled.
             Some(_) => {
-                let inner = result.and_then(Fields::of);
-                let code = inner
-                    .and_then(|inner| inner.number("errorcode"))
-                    .or_else(|| fields.number("jobresultcode"));
-                let text = inner.and_then(|inner| inner.text("errortext"));
-                let text = text.or_else(|| result?.as_str().map(str::to_owned));
+                let (code, text) = result.map(reason).unwrap_or_default();
+                let code = code.or_else(|| fields.number("jobresultcode"));
                 Ok(JobState::Failed {
                     code: code.and_then(|code| u16::try_from(code).ok()),
-                    text: text.unwrap_or_default(),
+                    // It may hold the address of a file that could not be fetched.
+                    text: masked(&text.unwrap_or_default()),
                 })
             }
             None => Err(answer.wrong("the answer has no job status")),
         }
     })
     .with("jobid", id)
+}
+
+/// The code and the words of a failed job's result: an error, alone or under a key, or a mere text.
+fn reason(result: &Value) -> (Option<u64>, Option<String>) {
+    let Some(fields) = Fields::of(result) else {
+        let text = match result {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        return (None, text);
+    };
+    let text = fields.text("errortext").or_else(|| fields.text("displaytext"));
+    match (fields.number("errorcode"), text) {
+        (None, None) => fields
+            .values()
+            .find_map(Fields::of)
+            .map_or((None, None), |inner| (inner.number("errorcode"), inner.text("errortext"))),
+        told => told,
+    }
 }
 
 words! {
@@ -308,153 +329,13 @@ pub fn list() -> Call<List<JobRecord>> {
 pub(crate) fn success(answer: &Answer<'_>) -> Result<()> {
     let fields = answer.fields()?;
     match fields.flag("success") {
-        Some(false) => {
-            let said = fields.text("displaytext").unwrap_or_default();
-            Err(Error::new(
-                ErrorKind::Failed,
-                format!("{}: it did not succeed: {said}", answer.what),
-            ))
-        }
+        Some(false) => Err(denied(answer, &fields.text("displaytext").unwrap_or_default())),
         _ => Ok(()),
     }
 }
 
-impl Client {
-    /// Waits until a job has ended, and gives its result. A server that does not answer for a while is borne until
-    /// the time limit.
-    ///
-    /// # Errors
-    /// The failure of the job, of the kind that its code means (a quota, a missing permission), else
-    /// [`ErrorKind::Failed`]; [`ErrorKind::Timeout`] and [`ErrorKind::Cancelled`] leave the job running.
-    pub async fn job<T>(&self, job: &Job<T>, options: &WaitOptions) -> Result<T> {
-        let call = query(&job.id);
-        let what = format!("{} (job {})", job.what, job.id);
-        let mut waiting = Waiting::new(&what, options);
-        loop {
-            match waiting.look(self.send(&call)).await {
-                Ok(JobState::Pending) => waiting.pause("the job is pending").await?,
-                Ok(JobState::Done(content)) => {
-                    return (job.read)(&Answer { what: &what, content: &content });
-                }
-                Ok(JobState::Failed { code, text }) => return Err(failed(&what, code, &text)),
-                Err(error) => waiting.bear(error).await?,
-            }
-        }
-    }
-
-    /// Starts a job and waits for its result.
-    ///
-    /// If the call has a [job id of ours](Call::with_job_id), a lost answer is survived: the job is looked for, and the
-    /// call is sent again, with the same id, only when there is none. Of a command that
-    /// [makes an object](crate::commands::Command::makes_object) the server keeps the beginnings even if it then refuses the
-    /// id, so its job is looked for [a while](WaitOptions::settle) before that.
-    ///
-    /// # Errors
-    /// As [`call`](Self::call) and [`job`](Self::job).
-    pub async fn run<T: 'static>(&self, call: Call<Job<T>>, options: &WaitOptions) -> Result<T> {
-        let job = self.submit(&call, options).await?;
-        self.job(&job, options).await.map_err(|error| call.redact(error))
-    }
-
-    /// As [`run`](Self::run), for a call that may have been sent already: by a process that has ended since. Its job is
-    /// looked for first.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run); [`ErrorKind::Invalid`] if the call has no [job id of ours](Call::with_job_id).
-    pub async fn resume<T: 'static>(&self, call: Call<Job<T>>, options: &WaitOptions) -> Result<T> {
-        let Some(id) = call.job_id().map(str::to_owned) else {
-            let text = format!("{}: it can be resumed only with a job id of ours", call.what());
-            return Err(Error::new(ErrorKind::Invalid, text));
-        };
-        let job = match self.find_job(&call, &id, options).await? {
-            Some(job) => job,
-            None => self.submit(&call, options).await?,
-        };
-        self.job(&job, options).await.map_err(|error| call.redact(error))
-    }
-
-    async fn submit<T: 'static>(
-        &self,
-        call: &Call<Job<T>>,
-        options: &WaitOptions,
-    ) -> Result<Job<T>> {
-        let lost = match (self.send(call).await, call.job_id()) {
-            (Ok(job), _) => return Ok(job),
-            (Err(error), Some(_)) if is_lost(&error) => error,
-            (Err(error), _) => return Err(error),
-        };
-        let id = call.job_id().unwrap_or_default().to_owned();
-        if let Some(job) = self.find_job(call, &id, options).await? {
-            return Ok(job);
-        }
-        let again = match self.send(call).await {
-            Ok(job) => return Ok(job),
-            Err(again) => again,
-        };
-        // The first one has come through after all, so that the id or the object is taken; or this answer was lost, too.
-        let found = if again.kind() == ErrorKind::Invalid || is_lost(&again) {
-            self.find_job(call, &id, options).await?
-        } else {
-            let once = options.clone().with_settle(Duration::ZERO);
-            self.find_job(call, &id, &once).await.unwrap_or_default()
-        };
-        found.ok_or_else(|| again.with_source(lost))
-    }
-
-    /// The job with an id of ours, as its lost answer would have told it. `None` if the server does not know it, also
-    /// after the while in which a lost call could still arrive.
-    async fn find_job<T: 'static>(
-        &self,
-        call: &Call<Job<T>>,
-        id: &str,
-        options: &WaitOptions,
-    ) -> Result<Option<Job<T>>> {
-        let what = format!("{}: find job {id}", call.what());
-        let makes = crate::commands::find(call.command()).is_some_and(|known| known.makes_object());
-        let settle = if makes { options.settle } else { Duration::ZERO };
-        let (query, mut waiting) = (query(id), Waiting::new(&what, options));
-        loop {
-            match waiting.look(self.send(&query)).await {
-                Ok(_) => {
-                    let answer = serde_json::json!({"answer": {"jobid": id}}).to_string();
-                    return call.parse(http::StatusCode::OK, answer.as_bytes()).map(Some);
-                }
-                Err(error) if is_unknown(&error) => {
-                    if waiting.is_past(settle) {
-                        return Ok(None);
-                    }
-                    waiting.pause("the server does not know the job yet").await?;
-                }
-                Err(error) => waiting.bear(error).await?,
-            }
-        }
-    }
-}
-
-/// Whether CloudStack itself says that there is no such job. What a proxy says while the server is away is no reason to
-/// send anything again.
-fn is_unknown(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid) && error.cs_code().is_some()
-}
-
-/// Whether nobody knows what became of a call. What the server refuses in its own words, it has not done.
-fn is_lost(error: &Error) -> bool {
-    error.is_retryable() && error.cs_code().is_none()
-}
-
-/// A job's failure has the kind of its code if that tells what to do, and is else simply a failure.
-fn failed(what: &str, code: Option<u16>, text: &str) -> Error {
-    let error = failure(what, code.unwrap_or(530), None, text);
-    let telling = !matches!(
-        error.kind(),
-        ErrorKind::Server | ErrorKind::Busy | ErrorKind::Protocol | ErrorKind::Unauthorized
-    );
-    if telling {
-        return error;
-    }
-    let said = crate::error::one_line(text, 400);
-    let said = if said.is_empty() { "the server does not say why".to_owned() } else { said };
-    Error::new(ErrorKind::Failed, format!("{what}: the job failed: {said}")).with_codes(code, None)
+fn denied(answer: &Answer<'_>, said: &str) -> Error {
+    Error::new(ErrorKind::Failed, format!("{}: it did not succeed: {said}", answer.what))
 }
 
 #[cfg(test)]
@@ -483,19 +364,11 @@ mod tests {
             failed(None, "cancelled")
         );
         assert_eq!(state(r#"{"jobstatus":2}"#).unwrap(), failed(None, ""));
+        let signed = r#"{"jobstatus":2,"jobresult":{"errortext":"no http://h/a.vhd?sig=0a1b2c"}}"#;
+        assert_eq!(state(signed).unwrap(), failed(None, "no http://h/a.vhd?…"));
         for body in ["{}", "[]", r#"{"jobstatus":"soon"}"#, r#"{"jobstatus":-1}"#] {
             assert_eq!(state(body).unwrap_err().kind(), ErrorKind::Protocol, "{body}");
         }
-    }
-
-    #[test]
-    fn a_failure_has_the_kind_that_tells_what_to_do() {
-        assert_eq!(failed("x", Some(535), "full").kind(), ErrorKind::Quota);
-        assert_eq!(failed("x", Some(431), "Unable to find it").kind(), ErrorKind::NotFound);
-        let plain = failed("template 1: delete (job 2)", Some(530), "");
-        assert_eq!((plain.kind(), plain.code()), (ErrorKind::Failed, Some(530)));
-        assert!(!plain.is_retryable());
-        assert_eq!(failed("x", None, "Job was cancelled").kind(), ErrorKind::Failed);
     }
 
     #[test]
