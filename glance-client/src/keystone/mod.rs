@@ -10,6 +10,9 @@ mod catalog;
 mod config;
 mod discovery;
 mod environment;
+mod exchange;
+mod login;
+mod service;
 mod session;
 mod token;
 
@@ -18,7 +21,8 @@ pub use catalog::{Catalog, CatalogService, Endpoint, EndpointQuery, Interface};
 pub use config::{CloudConfig, CloudConfigBuilder};
 pub use discovery::{ApiVersion, join_version, parse_versions, without_version};
 pub use environment::Environment;
-pub use session::{ServiceClient, Session};
+pub use service::ServiceClient;
+pub use session::Session;
 pub use token::{Named, Token};
 
 pub(crate) use discovery::versions;
