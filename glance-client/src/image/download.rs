@@ -1,7 +1,6 @@
 //! Getting an image's data: whole and verified, or a part; and on from where a connection broke.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use super::call::get;
 use super::record::Image;
 use crate::call::{encode, segment};
 use crate::error::{Error, ErrorKind, Result, from_answer};
-use crate::keystone::{ServiceClient, Token};
+use crate::keystone::{Access, ServiceClient, Token};
 use crate::transport::{Body, BodyStream, read_some};
 
 /// Which data of an image, and how to get it.
@@ -210,8 +209,18 @@ impl Source {
             (Some(len), _) => Some(self.options.start.saturating_add(len - 1)),
             (None, _) => None,
         };
+        let mut access = Access::of(self.client.session(), Duration::ZERO, true).await?;
+        loop {
+            let result = self.ask(start, end, access.token()).await;
+            if let Some(result) = access.settle(result).await {
+                return result;
+            }
+        }
+    }
+
+    async fn ask(&self, start: u64, end: Option<u64>, token: &Token) -> Result<Opened> {
         let ranged = start > 0 || end.is_some();
-        let (answer, token) = self.send(ranged.then(|| range(start, end))).await?;
+        let answer = self.send(ranged.then(|| range(start, end)), token).await?;
         let (parts, body) = answer.into_parts();
         let told = |error: Error| error.with_answer(parts.status, &parts.headers);
         let length = number(&parts.headers, CONTENT_LENGTH.as_str());
@@ -258,7 +267,6 @@ impl Source {
                     tokio::time::timeout(self.options.stall_timeout, read_some(body, 64 << 10));
                 let text = text.await.unwrap_or_default();
                 let error = from_answer(&self.text(""), status, &parts.headers, &text);
-                let error = error.without(token.secret());
                 Err(match status {
                     StatusCode::RANGE_NOT_SATISFIABLE => {
                         error.with_hint("the image has not so many bytes")
@@ -288,7 +296,8 @@ impl Source {
     async fn send(
         &self,
         range: Option<String>,
-    ) -> Result<(http::Response<BodyStream>, Arc<Token>)> {
+        token: &Token,
+    ) -> Result<http::Response<BodyStream>> {
         let mut path = format!("images/{}/file", segment(&self.id).unwrap_or_default());
         if !self.options.stores.is_empty() {
             path = format!("{path}?prefer={}", encode(&self.options.stores.join(",")));
@@ -297,32 +306,13 @@ impl Source {
         if let Some(range) = range.and_then(|range| HeaderValue::try_from(range).ok()) {
             headers.insert(RANGE, range);
         }
-        let session = self.client.session();
         let what = self.text("");
-        let mut token = session.token().await?;
-        for repeated in [false, true] {
-            let limit = self.options.stall_timeout;
-            let send = self.client.send_raw(
-                &what,
-                Method::GET,
-                &path,
-                headers.clone(),
-                Body::Empty,
-                &token,
-            );
-            let answer = tokio::time::timeout(limit, send).await.map_err(|_| {
-                let text = format!("no answer within {} s", limit.as_secs_f32());
-                Error::new(ErrorKind::Timeout, self.text(&text))
-            })??;
-            if repeated || answer.status() != StatusCode::UNAUTHORIZED {
-                return Ok((answer, token));
-            }
-            match session.replace(&token).await {
-                Ok(fresh) => token = fresh,
-                Err(_) => return Ok((answer, token)),
-            }
-        }
-        Err(Error::protocol(self.text("no answer")))
+        let limit = self.options.stall_timeout;
+        let send = self.client.send_raw(&what, Method::GET, &path, headers, Body::Empty, token);
+        tokio::time::timeout(limit, send).await.map_err(|_| {
+            let text = format!("no answer within {} s", limit.as_secs_f32());
+            Error::new(ErrorKind::Timeout, self.text(&text))
+        })?
     }
 
     fn text(&self, more: &str) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 
 use super::body::{Meter, Producer, Progress};
 use super::call::get;
@@ -18,7 +18,7 @@ use super::record::{Image, ImageStatus};
 use super::verify::Digests;
 use crate::call::segment;
 use crate::error::{Error, ErrorKind, Result, from_answer};
-use crate::keystone::{ServiceClient, Token};
+use crate::keystone::{Access, ServiceClient, Token};
 use crate::transport::{Body, BodyStream, read_some};
 
 /// The data of an image, and how to send it.
@@ -319,23 +319,11 @@ pub(crate) async fn upload(
         );
         return Err(Error::new(ErrorKind::Conflict, text));
     }
-    let mut token = client.session().token_for(upload.needed()).await?;
-    let mut repeated = false;
+    let mut access = Access::of(client.session(), upload.needed(), upload.can_repeat()).await?;
     loop {
-        let result = attempt(client, id, &image, upload, &token).await;
-        match result {
-            Err(error)
-                if error.status() == Some(StatusCode::UNAUTHORIZED)
-                    && upload.can_repeat()
-                    && !repeated =>
-            {
-                repeated = true;
-                token = match client.session().replace(&token).await {
-                    Ok(token) => token,
-                    Err(_) => return Err(error.without(token.secret())),
-                };
-            }
-            result => return result.map_err(|error| error.without(token.secret())),
+        let result = attempt(client, id, &image, upload, access.token()).await;
+        if let Some(result) = access.settle(result).await {
+            return result;
         }
     }
 }

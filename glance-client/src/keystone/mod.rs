@@ -5,6 +5,7 @@
 //! [`ServiceClient`] that sends [`Call`](crate::Call)s of that service with the token. Nothing in this module knows a
 //! particular service.
 
+mod access;
 mod auth;
 mod catalog;
 mod config;
@@ -25,5 +26,6 @@ pub use service::ServiceClient;
 pub use session::Session;
 pub use token::{Named, Token};
 
+pub(crate) use access::Access;
 pub(crate) use discovery::versions;
 pub(crate) use token::timestamp;

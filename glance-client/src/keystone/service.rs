@@ -1,9 +1,12 @@
 //! Calls of one service, with the session's token.
 
+use std::time::Duration;
+
 use http::header::LOCATION;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 use url::Url;
 
+use super::access::Access;
 use super::exchange::{Reply, exchange, exchange_twice};
 use super::session::Session;
 use super::token::Token;
@@ -59,16 +62,16 @@ impl ServiceClient {
     /// [`CloudConfig::timeout`].
     pub async fn call<T>(&self, call: Call<T>) -> Result<T> {
         let work = async {
-            let token = self.session.token().await?;
-            let answer = self.send(&call, &token).await?;
-            let is_refused = answer.status == StatusCode::UNAUTHORIZED;
-            let result = answer.read(&call).await.map_err(|error| error.without(token.secret()));
-            if !is_refused {
-                return result;
+            let mut access = Access::of(&self.session, Duration::ZERO, true).await?;
+            loop {
+                let result = match self.send(&call, access.token()).await {
+                    Ok(reply) => reply.read(&call).await,
+                    Err(error) => Err(error),
+                };
+                if let Some(result) = access.settle(result).await {
+                    return result;
+                }
             }
-            let Ok(token) = self.session.replace(&token).await else { return result };
-            let answer = self.send(&call, &token).await?;
-            answer.read(&call).await.map_err(|error| error.without(token.secret()))
         };
         self.limited(&call, work).await
     }

@@ -1,0 +1,47 @@
+//! The token of one piece of work, and the one after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::session::Session;
+use super::token::Token;
+use crate::error::{Error, Result};
+
+/// What one piece of work is authorized by: it is done with [`token`](Self::token), and what came of it is
+/// [settled](Self::settle), until there is a result.
+pub(crate) struct Access {
+    session: Session,
+    token: Arc<Token>,
+    can_repeat: bool,
+}
+
+impl Access {
+    /// A token that has `needed` left (see [`Session::token_for`]), for work that can be repeated or not.
+    pub(crate) async fn of(session: &Session, needed: Duration, can_repeat: bool) -> Result<Self> {
+        let token = session.token_for(needed).await?;
+        Ok(Self { session: session.clone(), token, can_repeat })
+    }
+
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// What came of the work; `None` if it is to be done again, because its token was refused and there is another one.
+    /// That happens once. A token that a server repeats is in no error.
+    pub(crate) async fn settle<T>(&mut self, result: Result<T>) -> Option<Result<T>> {
+        let result = result.map_err(|error| error.without(self.token.secret()));
+        let refused = |error: &Error| error.status() == Some(StatusCode::UNAUTHORIZED);
+        if !self.can_repeat || !result.as_ref().is_err_and(refused) {
+            return Some(result);
+        }
+        match self.session.replace(&self.token).await {
+            Ok(token) => {
+                (self.token, self.can_repeat) = (token, false);
+                None
+            }
+            Err(_) => Some(result),
+        }
+    }
+}
