@@ -253,7 +253,7 @@ pub(crate) fn from_answer(
     .with_answer(status, headers)
 }
 
-fn request_id(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
     let value =
         headers.get("x-openstack-request-id").or_else(|| headers.get("x-compute-request-id"))?;
     Some(one_line(value.to_str().ok()?, 80))

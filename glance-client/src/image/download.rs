@@ -13,9 +13,9 @@ use sha2::{Sha224, Sha256, Sha384, Sha512};
 use super::call::get;
 use super::record::Image;
 use crate::call::{encode, segment};
-use crate::error::{Error, ErrorKind, Result, from_answer};
+use crate::error::{Error, ErrorKind, Result};
 use crate::keystone::{Access, ServiceClient, Token};
-use crate::transport::{Body, BodyStream, read_some};
+use crate::transport::{Body, BodyStream, refusal};
 
 /// Which data of an image, and how to get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -262,11 +262,8 @@ impl Source {
             }
             StatusCode::NO_CONTENT => Err(told(no_data(&self.id))),
             status => {
-                // The server may send a text and never end it.
-                let text =
-                    tokio::time::timeout(self.options.stall_timeout, read_some(body, 64 << 10));
-                let text = text.await.unwrap_or_default();
-                let error = from_answer(&self.text(""), status, &parts.headers, &text);
+                let answer = http::Response::from_parts(parts, body);
+                let error = refusal(&self.text(""), answer).await;
                 Err(match status {
                     StatusCode::RANGE_NOT_SATISFIABLE => {
                         error.with_hint("the image has not so many bytes")

@@ -17,9 +17,9 @@ use super::preflight::{HEAD_LEN, TAIL_LEN, preflight, preflight_ends};
 use super::record::{Image, ImageStatus};
 use super::verify::Digests;
 use crate::call::segment;
-use crate::error::{Error, ErrorKind, Result, from_answer};
+use crate::error::{Error, ErrorKind, Result, request_id};
 use crate::keystone::{Access, ServiceClient, Token};
-use crate::transport::{Body, BodyStream, read_some};
+use crate::transport::{Body, BodyStream, refusal};
 
 /// The data of an image, and how to send it.
 ///
@@ -407,14 +407,10 @@ async fn finish(
     answer: http::Response<BodyStream>,
     meter: &Meter,
 ) -> Result<Option<String>> {
-    let (parts, body) = answer.into_parts();
-    if !parts.status.is_success() {
-        // The server may send a text and never end it.
-        let text = tokio::time::timeout(Duration::from_secs(10), read_some(body, 64 << 10))
-            .await
-            .unwrap_or_default();
-        let error = from_answer(what, parts.status, &parts.headers, &text);
-        return Err(match parts.status.as_u16() {
+    let status = answer.status();
+    if !status.is_success() {
+        let error = refusal(what, answer).await;
+        return Err(match status.as_u16() {
             301 | 302 | 307 | 308 => {
                 error.with_hint("data is not sent after a redirect: correct the endpoint")
             }
@@ -428,10 +424,9 @@ async fn finish(
     }
     if !meter.is_finished() {
         let text = format!("image {id}: the server reported success before it had all of the data");
-        return Err(Error::protocol(text).with_answer(parts.status, &parts.headers));
+        return Err(Error::protocol(text).with_answer(status, answer.headers()));
     }
-    let request_id = parts.headers.get("x-openstack-request-id").and_then(|id| id.to_str().ok());
-    Ok(request_id.map(str::to_owned))
+    Ok(request_id(answer.headers()))
 }
 
 /// Stops the producer on every way out.

@@ -6,11 +6,10 @@ use url::Url;
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::transport::{Body, BodyStream, Transport, read_all, read_some};
+use crate::transport::{Body, BodyStream, Transport, read_all, read_error};
 
 /// More than any catalogue or page of images in the field.
 const ANSWER_LIMIT: usize = 32 << 20;
-const ERROR_LIMIT: usize = 64 << 10;
 
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -24,7 +23,7 @@ impl Reply {
         let body: Bytes = if success {
             read_all(call.what(), self.body, ANSWER_LIMIT).await?
         } else {
-            read_some(self.body, ERROR_LIMIT).await
+            read_error(self.body).await
         };
         call.parse(self.status, &self.headers, &body)
     }
