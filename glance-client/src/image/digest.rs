@@ -1,9 +1,9 @@
-//! Digests of the data while it is sent.
+//! Digests of data on their way.
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use md5::Md5;
-use sha2::{Digest, Sha512};
+use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -13,6 +13,55 @@ use super::verify::Digests;
 /// How many chunks may wait for a digest: what is held in memory besides what the connection holds.
 const AHEAD: usize = 4;
 
+/// One digest.
+pub(super) enum Hasher {
+    Md5(Md5),
+    Sha224(Sha224),
+    Sha256(Sha256),
+    Sha384(Sha384),
+    Sha512(Box<Sha512>),
+}
+
+impl Hasher {
+    /// The one that a cloud calls so, if it can be computed.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        Some(match canonical(name).as_str() {
+            "md5" => Self::Md5(Md5::new()),
+            "sha224" => Self::Sha224(Sha224::new()),
+            "sha256" => Self::Sha256(Sha256::new()),
+            "sha384" => Self::Sha384(Sha384::new()),
+            "sha512" => Self::Sha512(Box::default()),
+            _ => return None,
+        })
+    }
+
+    pub(super) fn update(&mut self, piece: &[u8]) {
+        match self {
+            Self::Md5(digest) => digest.update(piece),
+            Self::Sha224(digest) => digest.update(piece),
+            Self::Sha256(digest) => digest.update(piece),
+            Self::Sha384(digest) => digest.update(piece),
+            Self::Sha512(digest) => digest.update(piece),
+        }
+    }
+
+    /// In hexadecimal.
+    pub(super) fn finish(self) -> String {
+        match self {
+            Self::Md5(digest) => hex::encode(digest.finalize()),
+            Self::Sha224(digest) => hex::encode(digest.finalize()),
+            Self::Sha256(digest) => hex::encode(digest.finalize()),
+            Self::Sha384(digest) => hex::encode(digest.finalize()),
+            Self::Sha512(digest) => hex::encode(digest.finalize()),
+        }
+    }
+}
+
+/// The name of an algorithm, however it is spelt: `SHA-512` is `sha512`.
+pub(super) fn canonical(name: &str) -> String {
+    name.to_ascii_lowercase().replace('-', "")
+}
+
 /// The digests of a stream that is on its way; each has a thread, for hashing is slower than sending.
 pub(super) struct Hashing {
     md5: JoinHandle<String>,
@@ -21,8 +70,8 @@ pub(super) struct Hashing {
 
 /// The same stream, and the digests of what it gives.
 pub(super) fn hashing(producer: Producer) -> (Producer, Hashing) {
-    let (md5, to_md5) = worker::<Md5>();
-    let (sha512, to_sha512) = worker::<Sha512>();
+    let (md5, to_md5) = worker(Hasher::Md5(Md5::new()));
+    let (sha512, to_sha512) = worker(Hasher::Sha512(Box::default()));
     let state = (producer, [to_md5, to_sha512]);
     let stream = stream::unfold(state, |(mut producer, queues)| async move {
         let chunk = producer.next().await?;
@@ -47,14 +96,13 @@ impl Hashing {
     }
 }
 
-fn worker<D: Digest>() -> (JoinHandle<String>, mpsc::Sender<Bytes>) {
+fn worker(mut hasher: Hasher) -> (JoinHandle<String>, mpsc::Sender<Bytes>) {
     let (queue, mut chunks) = mpsc::channel::<Bytes>(AHEAD);
     let work = tokio::task::spawn_blocking(move || {
-        let mut digest = D::new();
         while let Some(chunk) = chunks.blocking_recv() {
-            digest.update(&chunk);
+            hasher.update(&chunk);
         }
-        hex::encode(digest.finalize())
+        hasher.finish()
     });
     (work, queue)
 }

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 use http::{HeaderMap, Method, StatusCode};
-use md5::{Digest, Md5};
-use sha2::{Sha224, Sha256, Sha384, Sha512};
 
 use super::call::get;
+use super::digest::Hasher;
 use super::record::Image;
+use super::verify::{same, stored};
 use crate::call::{encode, segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keystone::{Access, ServiceClient, Token};
@@ -448,40 +448,16 @@ fn pause(failures: u32) -> Duration {
 struct Running {
     name: String,
     expected: String,
-    state: State,
-}
-
-enum State {
-    Md5(Md5),
-    Sha224(Sha224),
-    Sha256(Sha256),
-    Sha384(Sha384),
-    Sha512(Box<Sha512>),
-}
-
-impl State {
-    fn of(name: &str) -> Option<Self> {
-        Some(match name.to_ascii_lowercase().replace('-', "").as_str() {
-            "md5" => Self::Md5(Md5::new()),
-            "sha224" => Self::Sha224(Sha224::new()),
-            "sha256" => Self::Sha256(Sha256::new()),
-            "sha384" => Self::Sha384(Sha384::new()),
-            "sha512" => Self::Sha512(Box::default()),
-            _ => return None,
-        })
-    }
+    hasher: Hasher,
 }
 
 impl Running {
     /// The digest that the image has and that we can compute.
     fn of(image: &Image) -> Result<Self> {
-        let multihash = image.os_hash_algo.as_deref().zip(image.os_hash_value.as_deref());
-        let checksum = image.checksum.as_deref().map(|value| ("md5", value));
-        let pairs = [multihash, checksum].into_iter().flatten();
-        for (name, expected) in pairs {
-            if let Some(state) = State::of(name) {
-                return Ok(Self { name: name.to_owned(), expected: expected.to_owned(), state });
-            }
+        let found =
+            stored(image).find_map(|(name, expected)| Some((name, expected, Hasher::of(name)?)));
+        if let Some((name, expected, hasher)) = found {
+            return Ok(Self { name: name.to_owned(), expected: expected.to_owned(), hasher });
         }
         // Before there are data there is nothing that could be compared.
         if image.size.is_none() {
@@ -495,32 +471,13 @@ impl Running {
     }
 
     fn update(&mut self, piece: &[u8]) {
-        match &mut self.state {
-            State::Md5(digest) => digest.update(piece),
-            State::Sha224(digest) => digest.update(piece),
-            State::Sha256(digest) => digest.update(piece),
-            State::Sha384(digest) => digest.update(piece),
-            State::Sha512(digest) => digest.update(piece),
-        }
+        self.hasher.update(piece);
     }
 
     fn finish(self, id: &str) -> Result<()> {
-        let came: Vec<u8> = match self.state {
-            State::Md5(digest) => digest.finalize().to_vec(),
-            State::Sha224(digest) => digest.finalize().to_vec(),
-            State::Sha256(digest) => digest.finalize().to_vec(),
-            State::Sha384(digest) => digest.finalize().to_vec(),
-            State::Sha512(digest) => digest.finalize().to_vec(),
-        };
-        let came = came.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-        if came.eq_ignore_ascii_case(&self.expected) {
-            return Ok(());
-        }
-        let text = format!(
-            "image {id}: {} differs: the cloud has {}, {came} came; throw the data away and ask again",
-            self.name, self.expected
-        );
-        Err(Error::new(ErrorKind::Mismatch, text))
+        let came = self.hasher.finish();
+        let remedy = "throw the data away and ask again";
+        same(id, &self.name, ("received", &came), &self.expected, remedy)
     }
 }
 
