@@ -12,6 +12,8 @@ use super::verify::Digests;
 
 /// How many chunks may wait for a digest: what is held in memory besides what the connection holds.
 const AHEAD: usize = 4;
+/// So few bytes are hashed sooner than a thread is woken.
+const LITTLE: usize = 16 << 10;
 
 /// One digest.
 pub(super) enum Hasher {
@@ -62,22 +64,60 @@ pub(super) fn canonical(name: &str) -> String {
     name.to_ascii_lowercase().replace('-', "")
 }
 
-/// The digests of a stream that is on its way; each has a thread, for hashing is slower than sending.
+/// A digest that is computed beside the data: where these go, and what comes of them. It ends when all who have the first
+/// are gone.
+///
+/// Hashing is slower than sending, so it has a thread of the runtime's blocking ones; but only while there is something to
+/// hash. A thread that waited for data would be kept from whoever makes them, and where there are few, transfers would wait
+/// for each other for ever.
+pub(super) fn lane(hasher: Hasher) -> (mpsc::Sender<Bytes>, Lane) {
+    let (queue, chunks) = mpsc::channel(AHEAD);
+    (queue, Lane(tokio::spawn(hash(hasher, chunks))))
+}
+
+/// The way of a digest.
+pub(super) struct Lane(JoinHandle<Option<Hasher>>);
+
+impl Lane {
+    /// The digest, in hexadecimal; `None` if the runtime ended first.
+    pub(super) async fn finish(self) -> Option<String> {
+        self.0.await.ok().flatten().map(Hasher::finish)
+    }
+}
+
+/// Hashes what comes, as much as has come at a time.
+async fn hash(mut hasher: Hasher, mut chunks: mpsc::Receiver<Bytes>) -> Option<Hasher> {
+    let mut batch = Vec::with_capacity(AHEAD);
+    while chunks.recv_many(&mut batch, AHEAD).await > 0 {
+        if batch.iter().map(Bytes::len).sum::<usize>() <= LITTLE {
+            batch.drain(..).for_each(|chunk: Bytes| hasher.update(&chunk));
+            continue;
+        }
+        let work = move || {
+            batch.drain(..).for_each(|chunk| hasher.update(&chunk));
+            (hasher, batch)
+        };
+        (hasher, batch) = tokio::task::spawn_blocking(work).await.ok()?;
+    }
+    Some(hasher)
+}
+
+/// The digests of a stream that is on its way.
 pub(super) struct Hashing {
-    md5: JoinHandle<String>,
-    sha512: JoinHandle<String>,
+    md5: Lane,
+    sha512: Lane,
 }
 
 /// The same stream, and the digests of what it gives.
 pub(super) fn hashing(producer: Producer) -> (Producer, Hashing) {
-    let (md5, to_md5) = worker(Hasher::Md5(Md5::new()));
-    let (sha512, to_sha512) = worker(Hasher::Sha512(Box::default()));
+    let (to_md5, md5) = lane(Hasher::Md5(Md5::new()));
+    let (to_sha512, sha512) = lane(Hasher::Sha512(Box::default()));
     let state = (producer, [to_md5, to_sha512]);
     let stream = stream::unfold(state, |(mut producer, queues)| async move {
         let chunk = producer.next().await?;
         if let Ok(chunk) = &chunk {
             for queue in &queues {
-                // A worker ends early only with the runtime.
+                // It ends early only with the runtime.
                 let _ = queue.send(chunk.clone()).await;
             }
         }
@@ -90,21 +130,10 @@ impl Hashing {
     /// The digests, once the stream has come to its end.
     pub(super) async fn finish(self) -> Digests {
         let mut digests = Digests::new();
-        digests.md5 = self.md5.await.ok();
-        digests.sha512 = self.sha512.await.ok();
+        digests.md5 = self.md5.finish().await;
+        digests.sha512 = self.sha512.finish().await;
         digests
     }
-}
-
-fn worker(mut hasher: Hasher) -> (JoinHandle<String>, mpsc::Sender<Bytes>) {
-    let (queue, mut chunks) = mpsc::channel::<Bytes>(AHEAD);
-    let work = tokio::task::spawn_blocking(move || {
-        while let Some(chunk) = chunks.blocking_recv() {
-            hasher.update(&chunk);
-        }
-        hasher.finish()
-    });
-    (work, queue)
 }
 
 #[cfg(test)]

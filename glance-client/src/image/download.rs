@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::mpsc;
 
 use super::call::get;
-use super::digest::Hasher;
+use super::digest::{Hasher, Lane, lane};
 use super::record::Image;
 use super::verify::{same, stored};
 use crate::call::{encode, segment};
@@ -359,12 +360,12 @@ impl Flow {
             };
             let limit = self.source.options.stall_timeout;
             let why = match tokio::time::timeout(limit, body.next()).await {
-                Ok(Some(Ok(piece))) => match self.take(piece) {
+                Ok(Some(Ok(piece))) => match self.take(piece).await {
                     Some(piece) => return Ok(Some(piece)),
                     None => continue,
                 },
                 Ok(None) if self.source.end.is_none_or(|end| self.given >= end) => {
-                    return self.finish();
+                    return self.finish().await;
                 }
                 Ok(None) => {
                     Error::new(ErrorKind::Transport, self.source.text("the data end too early"))
@@ -381,7 +382,7 @@ impl Flow {
     }
 
     /// Notes a piece; gives the one before it.
-    fn take(&mut self, mut piece: Bytes) -> Option<Bytes> {
+    async fn take(&mut self, mut piece: Bytes) -> Option<Bytes> {
         let skipped = self.skip.min(piece.len() as u64);
         self.skip -= skipped;
         // In range: it is at most the length of the piece.
@@ -398,17 +399,17 @@ impl Flow {
         }
         self.failures = 0;
         self.given += piece.len() as u64;
-        if let Some(digest) = &mut self.digest {
-            digest.update(&piece);
+        if let Some(digest) = &self.digest {
+            digest.update(piece.clone()).await;
         }
         self.held.replace(piece)
     }
 
-    fn finish(&mut self) -> Result<Option<Bytes>> {
+    async fn finish(&mut self) -> Result<Option<Bytes>> {
         self.body = Some(stream::empty().boxed());
         self.source.end = Some(self.given);
         if let Some(digest) = self.digest.take() {
-            digest.finish(&self.source.id)?;
+            digest.finish(&self.source.id).await?;
         }
         Ok(self.held.take())
     }
@@ -448,7 +449,8 @@ fn pause(failures: u32) -> Duration {
 struct Running {
     name: String,
     expected: String,
-    hasher: Hasher,
+    queue: mpsc::Sender<Bytes>,
+    lane: Lane,
 }
 
 impl Running {
@@ -457,7 +459,8 @@ impl Running {
         let found =
             stored(image).find_map(|(name, expected)| Some((name, expected, Hasher::of(name)?)));
         if let Some((name, expected, hasher)) = found {
-            return Ok(Self { name: name.to_owned(), expected: expected.to_owned(), hasher });
+            let (queue, lane) = lane(hasher);
+            return Ok(Self { name: name.to_owned(), expected: expected.to_owned(), queue, lane });
         }
         // Before there are data there is nothing that could be compared.
         if image.size.is_none() {
@@ -470,12 +473,14 @@ impl Running {
         Err(Error::new(ErrorKind::Mismatch, text))
     }
 
-    fn update(&mut self, piece: &[u8]) {
-        self.hasher.update(piece);
+    async fn update(&self, piece: Bytes) {
+        // It ends early only with the runtime.
+        let _ = self.queue.send(piece).await;
     }
 
-    fn finish(self, id: &str) -> Result<()> {
-        let came = self.hasher.finish();
+    async fn finish(self, id: &str) -> Result<()> {
+        drop(self.queue);
+        let came = self.lane.finish().await.unwrap_or_default();
         let remedy = "throw the data away and ask again";
         same(id, &self.name, ("received", &came), &self.expected, remedy)
     }
@@ -504,8 +509,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_clouds_algorithm_is_computed_and_compared() {
+    #[tokio::test]
+    async fn the_clouds_algorithm_is_computed_and_compared() {
         let image = |algorithm: &str, value: &str| {
             let json = json!({"id": "1", "size": 3, "os_hash_algo": algorithm, "os_hash_value": value,
                 "checksum": "900150983cd24fb0d6963f7d28e17f72"});
@@ -522,15 +527,15 @@ mod tests {
             ("blake2b", "not known here"),
         ];
         for (name, value) in cases {
-            let mut running = Running::of(&image(name, value)).unwrap();
-            running.update(b"ab");
-            running.update(b"c");
+            let running = Running::of(&image(name, value)).unwrap();
+            running.update(Bytes::from_static(b"ab")).await;
+            running.update(Bytes::from_static(b"c")).await;
             assert_eq!(running.name, if name == "blake2b" { "md5" } else { name });
-            running.finish("1").unwrap();
+            running.finish("1").await.unwrap();
         }
-        let mut running = Running::of(&image("sha512", "00")).unwrap();
-        running.update(b"abc");
-        assert_eq!(running.finish("1").unwrap_err().kind(), ErrorKind::Mismatch);
+        let running = Running::of(&image("sha512", "00")).unwrap();
+        running.update(Bytes::from_static(b"abc")).await;
+        assert_eq!(running.finish("1").await.unwrap_err().kind(), ErrorKind::Mismatch);
         let bare = Image::from_json(json!({"id": "1", "size": 3})).unwrap();
         assert_eq!(Running::of(&bare).err().unwrap().kind(), ErrorKind::Mismatch);
         let empty = Image::from_json(json!({"id": "1"})).unwrap();

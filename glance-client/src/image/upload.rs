@@ -161,7 +161,7 @@ impl Upload {
         self
     }
 
-    /// Computes MD5 and SHA-512 of the data while it is sent, each on a thread of its own: what
+    /// Computes MD5 and SHA-512 of the data while it is sent, beside each other on threads for blocking work: what
     /// [`verify`](super::verify()) compares with Glance's `checksum` and `os_hash_value`.
     #[must_use]
     pub fn with_digests(mut self) -> Self {
