@@ -1,14 +1,15 @@
 //! From data to an image that was compared: repeated where that does no harm, and nothing left where it failed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::call::{NewImage, create, delete, get};
 use super::record::{Image, ImageStatus};
 use super::upload::{Upload, Uploaded, upload};
 use super::verify::{Digests, verify};
-use super::wait::{WaitOptions, sleep, wait};
+use super::wait::{WaitOptions, wait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keystone::ServiceClient;
+use crate::poll::{Limit, Seen, poll};
 
 /// How often data is sent, and what becomes of an image whose data did not arrive.
 #[derive(Clone, Debug)]
@@ -134,9 +135,9 @@ pub(crate) async fn fill(
 ) -> Result<Stored> {
     let mut upload = upload.with_digests();
     let mut options = options.clone();
-    options.wait.cancel = options.wait.cancel.take().or_else(|| upload.cancel());
+    let pace = &mut options.wait.pace;
+    pace.cancel = pace.cancel.take().or_else(|| upload.cancel());
     let options = &options;
-    let cancel = options.wait.cancel.as_deref();
     let mut pause = options.pause;
     let mut attempt = 1;
     loop {
@@ -165,7 +166,7 @@ pub(crate) async fn fill(
                     && attempt < options.attempts => {}
             _ => return Err(told(error)),
         }
-        sleep(pause, cancel, id).await?;
+        options.wait.pace.sleep(pause, &format!("image {id}")).await?;
         pause = pause.saturating_mul(2);
         attempt += 1;
     }
@@ -199,19 +200,19 @@ async fn settled(
     id: &str,
     options: &StoreOptions,
 ) -> Result<Option<Image>> {
-    let start = Instant::now();
-    let wait = &options.wait;
-    loop {
-        match client.call(get(id)).await {
-            Ok(image) if image.status != ImageStatus::Saving => return Ok(Some(image)),
-            Err(error) if !error.is_retryable() => return Ok(None),
-            _ => {}
-        }
-        if start.elapsed() > wait.timeout.min(Duration::from_secs(120)) {
-            return Ok(None);
-        }
-        let pause = wait.first_pause.max(Duration::from_millis(10));
-        sleep(pause, wait.cancel.as_deref(), id).await?;
+    let look = || async {
+        let image = client.call(get(id)).await?;
+        Ok(match image.status {
+            ImageStatus::Saving => Seen::Pending(image.status.to_string()),
+            _ => Seen::Done(image),
+        })
+    };
+    let limit = Limit::InAll(options.wait.timeout.min(Duration::from_secs(120)));
+    let what = format!("image {id}");
+    match poll(&options.wait.pace, limit, &what, look, str::to_owned).await {
+        Ok(image) => Ok(Some(image)),
+        Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+        Err(_) => Ok(None),
     }
 }
 
