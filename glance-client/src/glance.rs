@@ -1,6 +1,7 @@
 //! The client of the Image API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use url::Url;
@@ -14,6 +15,8 @@ use crate::image::{
 use crate::keystone::{
     ApiVersion, EndpointQuery, ServiceClient, Session, join_version, versions, without_version,
 };
+use crate::poll::Pace;
+use crate::task::{self, Task};
 
 /// Glance at one cloud. Clones share the session.
 #[derive(Clone, Debug)]
@@ -326,5 +329,15 @@ impl Glance {
     /// [`ErrorKind::Cancelled`], and what [`call`](Self::call) says.
     pub async fn wait(&self, id: &str, options: &WaitOptions) -> Result<Image> {
         image::wait(&self.service, id, options).await
+    }
+
+    /// Waits until a task has done what it is for. Glance shows single tasks to administrators only; an
+    /// [import](Self::import) is waited for by everyone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Failed`] with the task's message if it failed, [`ErrorKind::Timeout`], [`ErrorKind::Cancelled`], and
+    /// what [`call`](Self::call) says.
+    pub async fn wait_for_task(&self, id: &str, timeout: Duration, pace: &Pace) -> Result<Task> {
+        task::wait(&self.service, id, timeout, pace).await
     }
 }

@@ -12,7 +12,7 @@ use glance_client::image::{ListQuery, get, list};
 use glance_client::keystone::{
     Auth, CloudConfig, Domain, EndpointQuery, Principal, Scope, Session,
 };
-use glance_client::{ErrorKind, Glance, Upload, WaitOptions};
+use glance_client::{ErrorKind, Glance, Upload};
 use serde_json::json as value;
 use support::{Cloud, ID, PASSWORD, Reply, answer, image, json, take};
 
@@ -470,44 +470,6 @@ async fn answers_are_bounded() {
     .await;
     let error = cloud.glance().await.call(get(ID)).await.unwrap_err();
     assert!(error.to_string().contains("larger than"), "{error}");
-}
-
-#[tokio::test]
-async fn waiting_ends_on_every_bad_state() {
-    let states = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&states);
-    let cloud = Cloud::start(3600, move |request| {
-        let status = match request.path.rsplit('/').next().unwrap() {
-            "slow" => ["saving", "importing", "new-word", "active"]
-                [count.fetch_add(1, Ordering::SeqCst).min(3)],
-            "flaky" if count.fetch_add(1, Ordering::SeqCst) < 6 => {
-                return Reply::Send(answer("503 Service Unavailable", &[], "<h1>haproxy</h1>"));
-            }
-            "flaky" => "active",
-            "gone" => return Reply::Send(answer("404 Not Found", &[], "")),
-            "" | "tokens" => return Reply::Default,
-            status => return Reply::Send(json("200 OK", &image(status))),
-        };
-        Reply::Send(json("200 OK", &image(status)))
-    })
-    .await;
-    let glance = cloud.glance().await;
-    let quick = WaitOptions::default()
-        .with_pauses(Duration::from_millis(1), Duration::from_millis(5))
-        .with_timeout(Duration::from_secs(20));
-    glance.wait("slow", &quick).await.unwrap();
-    glance.wait("flaky", &quick).await.unwrap();
-    for bad in ["queued", "killed", "deleted", "pending_delete", "deactivated", "gone"] {
-        let error = glance.wait(bad, &quick).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Failed, "{bad}: {error}");
-    }
-    let short = quick.clone().with_timeout(Duration::from_millis(20));
-    let error = glance.wait("saving", &short).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.to_string().contains("last: saving"), "{error}");
-    let cancel = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let error = glance.wait("saving", &quick.with_cancel(cancel)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
 #[tokio::test]
