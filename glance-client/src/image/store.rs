@@ -145,17 +145,20 @@ pub(crate) async fn fill(
             Ok((image, sent)) => return compared(image, sent, attempt),
             Err(error) => error,
         };
-        let told = |error: Error| match attempt {
+        // Data that went out whole to a proxy may begin to arrive after the proxy has given up on them.
+        let overtaken = attempt > 1 && error.is_conflict() && upload.whole().is_some();
+        let times = if overtaken { attempt - 1 } else { attempt };
+        let told = |error: Error| match times {
             1 => error,
-            _ => error.with_hint(&format!("the data was sent {attempt} times")),
+            _ => error.with_hint(&format!("the data was sent {times} times")),
         };
-        if !worth_repeating(&error) {
+        if !overtaken && !worth_repeating(&error) {
             return Err(told(error));
         }
-        match settled(client, id, options).await? {
-            // Only the answer was lost.
-            Some(image) if image.status == ImageStatus::Active => match upload.take_whole() {
-                Some(sent) => return compared(image, sent, attempt),
+        match settled(client, id, options, upload.whole().is_some()).await? {
+            // Only the answer was lost, or came late.
+            Some(image) if image.status == ImageStatus::Active => match upload.whole() {
+                Some(sent) => return compared(image, sent.clone(), times),
                 None => return Err(told(error)),
             },
             // With a store Glance still holds refused data, and no other can follow.
@@ -199,6 +202,7 @@ async fn settled(
     client: &ServiceClient,
     id: &str,
     options: &StoreOptions,
+    is_whole: bool,
 ) -> Result<Option<Image>> {
     let look = || async {
         let image = client.call(get(id)).await?;
@@ -207,7 +211,9 @@ async fn settled(
             _ => Seen::Done(image),
         })
     };
-    let limit = Limit::InAll(options.wait.timeout.min(Duration::from_secs(120)));
+    // A server that has all of the data may be busy with them; one that has not only has to notice.
+    let longest = if is_whole { Duration::MAX } else { Duration::from_secs(120) };
+    let limit = Limit::InAll(options.wait.timeout.min(longest));
     let what = format!("image {id}");
     match poll(&options.wait.pace, limit, &what, look, str::to_owned).await {
         Ok(image) => Ok(Some(image)),

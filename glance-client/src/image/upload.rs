@@ -39,7 +39,7 @@ pub struct Upload {
     preflight: Preflight,
     tail: Option<bytes::Bytes>,
     digests: bool,
-    /// The last attempt's data all went out, but no answer came.
+    /// What was sent in the last attempt whose data all went out.
     whole: Option<Uploaded>,
     estimate: Option<Duration>,
     limits: Limits,
@@ -227,9 +227,9 @@ impl Upload {
         self.limits.cancel.clone()
     }
 
-    /// What was sent in an attempt of which only the answer was lost.
-    pub(super) fn take_whole(&mut self) -> Option<Uploaded> {
-        self.whole.take()
+    /// What was sent in the last attempt whose data all went out, whatever came of it.
+    pub(super) fn whole(&self) -> Option<&Uploaded> {
+        self.whole.as_ref()
     }
 
     pub(super) fn can_repeat(&self) -> bool {
@@ -356,13 +356,15 @@ async fn attempt(
         _ => Digests::new(),
     };
     let mut sent = Uploaded { bytes: meter.given(), request_id: None, digests };
+    if let Ok(request_id) = &result {
+        sent.request_id.clone_from(request_id);
+    }
+    if meter.is_finished() {
+        upload.whole = Some(sent.clone());
+    }
     match result {
-        Ok(request_id) => {
-            sent.request_id = request_id;
-            Ok(sent)
-        }
+        Ok(_) => Ok(sent),
         Err(error) => {
-            upload.whole = meter.is_finished().then_some(sent);
             // Glance keeps the location of data that it has refused, and fails over it with each upload that follows.
             if error.kind() == ErrorKind::Server && !image.stores.is_empty() {
                 return Err(error.with_hint(
