@@ -56,7 +56,7 @@ pub enum ErrorKind {
     Tls,
     /// The answer is not what the protocol says.
     Protocol,
-    /// The catalogue has no endpoint, or several, for the query.
+    /// The catalogue has no endpoint, or several, for the query; or one to which the token must not go.
     Catalog,
     /// The data that the caller's body produced failed, or had another length than declared.
     Source,

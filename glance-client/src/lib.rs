@@ -103,7 +103,9 @@
 //!
 //! `verify: false` (or [`danger_accept_any_certificate`](keystone::CloudConfigBuilder::danger_accept_any_certificate))
 //! trusts everybody, `cacert` a file in place of the system's authorities; `cert` and `key` are shown to servers that ask
-//! for a certificate. Proxies come from the environment or are [named](Proxy).
+//! for a certificate. A catalogue that leads from a Keystone with TLS to a service without it is
+//! [refused](keystone::Session::endpoint): name the right URL (`image_endpoint_override`, `OS_IMAGE_ENDPOINT_OVERRIDE`), or this
+//! one. Proxies come from the environment or are [named](Proxy).
 //!
 //! # What an upload does
 //!

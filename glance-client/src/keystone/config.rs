@@ -49,6 +49,9 @@ pub struct CloudConfig {
     pub endpoint_overrides: BTreeMap<String, Url>,
     /// Other types under which to look services up, by service type.
     pub service_types: BTreeMap<String, String>,
+    /// Whether the token may go to an endpoint of the catalogue that has no TLS, although Keystone has: see
+    /// [`Session::endpoint`](super::Session::endpoint).
+    pub danger_token_in_clear: bool,
     /// Whom to trust.
     pub tls: TlsOptions,
     /// Which proxy to use.
@@ -69,6 +72,7 @@ impl CloudConfig {
             region: None,
             interfaces: Vec::new(),
             overrides: Vec::new(),
+            token_in_clear: false,
             tls: TlsOptions::default(),
             proxy: Proxy::default(),
             timeout: None,
@@ -107,6 +111,7 @@ pub struct CloudConfigBuilder {
     region: Option<String>,
     interfaces: Vec<Interface>,
     overrides: Vec<(String, String)>,
+    token_in_clear: bool,
     tls: TlsOptions,
     proxy: Proxy,
     timeout: Option<Duration>,
@@ -188,6 +193,15 @@ impl CloudConfigBuilder {
         self
     }
 
+    /// Sends the token also to endpoints of the catalogue that have no TLS although Keystone has: everyone on the way can
+    /// then read it, and use it for as long as it lives. An
+    /// [endpoint of one's own](Self::with_endpoint_override) does the same for a single service.
+    #[must_use]
+    pub fn danger_send_token_in_clear(mut self) -> Self {
+        self.token_in_clear = true;
+        self
+    }
+
     /// Accepts any certificate: everyone on the way can then read the password.
     #[must_use]
     pub fn danger_accept_any_certificate(mut self) -> Self {
@@ -242,6 +256,7 @@ impl CloudConfigBuilder {
             service_interfaces: BTreeMap::new(),
             endpoint_overrides: overrides.collect::<Result<_>>()?,
             service_types: BTreeMap::new(),
+            danger_token_in_clear: self.token_in_clear,
             tls: self.tls,
             proxy: self.proxy,
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
@@ -322,6 +337,7 @@ impl Entry<'_> {
                 .per_service("_service_type")
                 .filter_map(|(service, value)| Some((service, text(value)?)))
                 .collect(),
+            danger_token_in_clear: false,
             tls: self.tls()?,
             proxy: Proxy::default(),
             timeout: self.timeout()?,

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use http::Method;
-use url::Url;
+use url::{Host, Position, Url};
 
 use super::catalog::{Catalog, EndpointQuery};
 use super::config::CloudConfig;
@@ -213,8 +213,13 @@ impl Session {
     /// The URL of a service: the configuration's override, else the catalogue's endpoint. What `query` leaves open comes
     /// from the configuration.
     ///
+    /// Where Keystone itself is reached by TLS, an endpoint of the catalogue without it is refused: whoever listens on the
+    /// way could use the token. An override is taken as it is, because the user has written it; so is an address of this
+    /// machine (`localhost`, `127.0.0.0/8`, `::1`), on the way to which nobody listens; and
+    /// [`danger_send_token_in_clear`](super::CloudConfigBuilder::danger_send_token_in_clear) allows all.
+    ///
     /// # Errors
-    /// [`ErrorKind::Catalog`] with what there is instead.
+    /// [`ErrorKind::Catalog`] with what there is instead, or why it is not used.
     pub fn endpoint(&self, query: &EndpointQuery) -> Result<Url> {
         let config = &self.0.config;
         let service = &query.service_type;
@@ -245,7 +250,7 @@ impl Session {
             ));
         }
         let endpoint = token.catalog.find(&query)?;
-        Url::parse(&endpoint.url)
+        let url = Url::parse(&endpoint.url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
             .filter(|url| url.username().is_empty() && url.password().is_none())
@@ -256,7 +261,19 @@ impl Session {
                         "the catalogue's endpoint for {service:?} is not an http URL, or one with a password"
                     ),
                 )
-            })
+            })?;
+        let is_secret = self.0.identity.scheme() == "https" && !config.danger_token_in_clear;
+        if is_secret && url.scheme() == "http" && !is_here(&url) {
+            let place = &url[..Position::AfterPath];
+            let key = format!("{}_endpoint_override", service.replace('-', "_"));
+            let text = format!(
+                "the catalogue's endpoint for {service:?} is {place}, without TLS although Keystone has it, and the token is \
+                 not sent there for all to read: name its https URL as {key} (OS_{}), or this URL if you trust the network",
+                key.to_ascii_uppercase()
+            );
+            return Err(Error::new(ErrorKind::Catalog, text));
+        }
+        Ok(url)
     }
 
     /// A client for the service of `query`, at the URL that the catalogue gives.
@@ -267,7 +284,8 @@ impl Session {
         Ok(self.service_at(self.endpoint(query)?))
     }
 
-    /// A client for a service at this URL, which will get the token: it must be one of the cloud's own.
+    /// A client for a service at this URL, which will get the token: it must be one of the cloud's own, and with `http` the
+    /// token goes there in the clear.
     #[must_use]
     pub fn service_at(&self, base: Url) -> ServiceClient {
         ServiceClient::new(self.clone(), base)
@@ -306,6 +324,16 @@ impl fmt::Debug for Session {
 fn is_old(token: &Token, needed: Duration) -> bool {
     let life = token.lifetime();
     token.remaining() < needed.min(life * 9 / 10).max(MARGIN.min(life / 2))
+}
+
+/// Whether a URL is one of this machine.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
 }
 
 fn cannot_renew(why: &str) -> Error {
