@@ -213,7 +213,7 @@
 //! Federated logins and several factors; built-in profiles of vendors; signatures of images, metadata definitions,
 //! the cache of images. A call is not sent again but
 //! for the renewal of a token and a second try of a read or a login whose connection broke (and for the data of
-//! [`Glance::store`]): what else may be tried again is told by [`Error::is_retryable`].
+//! [`Glance::store`]): what else may be tried again is told by [`Error::is_retryable`], and when by [`Error::retry_after`].
 
 mod call;
 mod error;

@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Pace {
     /// The first pause between two looks (200 ms); it grows by half each time, up to `longest`.
     pub first: Duration,
-    /// The longest pause (5 s).
+    /// The longest pause (5 s), unless the server asks for a longer one by `Retry-After`: then it is that, a minute at most.
     pub longest: Duration,
     /// Set it to stop waiting, which takes a fraction of a second.
     pub cancel: Option<Arc<AtomicBool>>,
@@ -129,7 +129,8 @@ pub(crate) async fn poll<T, F: Future<Output = Result<Seen<T>>>>(
                 None => error,
             });
         }
-        pace.sleep(pause.min(left), what).await?;
+        let now = trouble.map_or(pause, |trouble| trouble.pause(pause));
+        pace.sleep(now.min(left), what).await?;
         pause = (pause.saturating_mul(3) / 2).min(pace.longest);
     }
 }
@@ -185,6 +186,25 @@ mod tests {
         assert!(over(day, &quick(), &passing).await.0.is_ok());
         let (end, times) = over(day, &quick(), &[Ok("a"), Err(ErrorKind::Forbidden)]).await;
         assert_eq!((end.unwrap_err().kind(), times.len()), (ErrorKind::Forbidden, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_asks_for_a_pause_gets_it() {
+        let (start, mut looks) = (Instant::now(), 0);
+        let look = || {
+            looks += 1;
+            let seen = if looks > 1 { Ok(Seen::Done(())) } else { Err(busy()) };
+            async { seen }
+        };
+        let day = Limit::InAll(Duration::from_secs(86400));
+        poll(&quick(), day, "it", look, str::to_owned).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 30);
+    }
+
+    fn busy() -> Error {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("retry-after", "30".parse().unwrap());
+        crate::error::from_answer("x", http::StatusCode::SERVICE_UNAVAILABLE, &headers, b"")
     }
 
     #[tokio::test(start_paused = true)]

@@ -151,7 +151,7 @@ pub(crate) async fn download(
         match source.open(0).await {
             Err(error) if error.is_retryable() && failures < options.resumes => {
                 failures += 1;
-                tokio::time::sleep(pause(failures)).await;
+                tokio::time::sleep(error.pause(pause(failures))).await;
             }
             result => break result?,
         }
@@ -166,6 +166,7 @@ pub(crate) async fn download(
         given: 0,
         skip: opened.skip,
         failures,
+        pause: Duration::ZERO,
         digest,
         held: None,
     };
@@ -346,6 +347,8 @@ struct Flow {
     skip: u64,
     /// In a row.
     failures: u32,
+    /// How long to wait before the next try.
+    pause: Duration,
     digest: Option<Running>,
     /// The last piece so far: it leaves when another one follows, or all is well.
     held: Option<Bytes>,
@@ -421,11 +424,12 @@ impl Flow {
             return Err(why.with_hint(&format!("{} bytes had come", self.given)));
         }
         self.failures += 1;
+        self.pause = why.pause(pause(self.failures));
         Ok(())
     }
 
     async fn reopen(&mut self) -> Result<()> {
-        tokio::time::sleep(pause(self.failures)).await;
+        tokio::time::sleep(self.pause).await;
         match self.source.open(self.given).await {
             Ok(opened) => {
                 self.skip = opened.skip;

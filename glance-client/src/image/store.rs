@@ -17,7 +17,8 @@ use crate::poll::{Limit, Seen, poll};
 pub struct StoreOptions {
     /// How often the data is sent at most (3). More than once only if it can be made again.
     pub attempts: u32,
-    /// The pause before the data is sent again (2 s); it doubles each time.
+    /// The pause before the data is sent again (2 s); it doubles each time. A server that asks for a longer one by
+    /// `Retry-After` gets it, up to a minute.
     pub pause: Duration,
     /// Whether an image that was made for the data stays where they did not arrive. It is deleted otherwise.
     pub keep_failed: bool,
@@ -169,7 +170,7 @@ pub(crate) async fn fill(
                     && attempt < options.attempts => {}
             _ => return Err(told(error)),
         }
-        options.wait.pace.sleep(pause, &format!("image {id}")).await?;
+        options.wait.pace.sleep(error.pause(pause), &format!("image {id}")).await?;
         pause = pause.saturating_mul(2);
         attempt += 1;
     }

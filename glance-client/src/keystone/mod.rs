@@ -28,4 +28,4 @@ pub use token::{Named, Token};
 
 pub(crate) use access::Access;
 pub(crate) use discovery::versions;
-pub(crate) use token::timestamp;
+pub(crate) use token::{http_date, timestamp};

@@ -208,8 +208,8 @@ pub(super) fn look_up(token: &Secret) -> Call<Token> {
     .with_header("x-subject-token", token.expose())
 }
 
-/// The date of an answer, by the server's clock.
-fn http_date(text: &str) -> Option<SystemTime> {
+/// A time in a header, such as that of an answer by the server's clock.
+pub(crate) fn http_date(text: &str) -> Option<SystemTime> {
     let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
     Some(date.into())
 }
