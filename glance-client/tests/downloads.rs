@@ -166,3 +166,21 @@ async fn a_token_that_the_server_repeats_is_in_no_error() {
     assert_eq!(error.kind(), ErrorKind::Forbidden);
     assert!(!format!("{error} {error:?}").contains("token-1"), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_part_as_long_as_a_number_can_be_is_refused() {
+    let cloud = Cloud::start(3600, |request| match request.path.as_str() {
+        path if path.ends_with("/file") => {
+            let range = [("Content-Range", "bytes 0-18446744073709551615/*")];
+            Reply::Send(answer("206 Partial Content", &range, DATA))
+        }
+        // The image does not tell its size either.
+        path if path.ends_with(ID) => {
+            Reply::Send(json("200 OK", &value!({"id": ID, "status": "active", "stores": "fast"})))
+        }
+        _ => Reply::Default,
+    })
+    .await;
+    let error = read(&cloud, &unverified()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+}

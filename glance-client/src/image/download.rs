@@ -247,7 +247,11 @@ impl Source {
                         format!("bytes {first} to {last} came instead of those from {start} on");
                     return Err(told(Error::protocol(self.text(&text))));
                 }
-                Ok(Opened { len: Some(wanted - first + 1), total, skip: 0, body })
+                let len = (wanted - first).checked_add(1);
+                let len = len.ok_or_else(|| {
+                    told(Error::protocol(self.text("the part that the server sends has no end")))
+                })?;
+                Ok(Opened { len: Some(len), total, skip: 0, body })
             }
             // A server or a proxy that knows no ranges sends all: what we have is thrown away.
             StatusCode::OK => {
