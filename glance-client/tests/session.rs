@@ -237,6 +237,31 @@ async fn a_token_that_still_lives_serves_while_keystone_does_not() {
 }
 
 #[tokio::test]
+async fn a_new_token_that_is_refused_too_is_told_with_the_likely_reason() {
+    // As seen: a call that the access rules do not allow is a 401 that talks of passwords.
+    for (bound, words) in [(true, "access rules"), (false, "belong to that Keystone")] {
+        let cloud = Cloud::start(3600, move |request| match request.method.as_str() {
+            "POST" if bound => {
+                let body = value!({"token": {"expires_at": "2031-01-01T01:00:00Z", "catalog": [],
+                    "application_credential": {"id": "c", "name": "ci", "access_rules": []}}});
+                let headers = [("X-Subject-Token", "token")];
+                Reply::Send(answer("201 Created", &headers, &body.to_string()))
+            }
+            "GET" if request.path != "/" => {
+                Reply::Send(answer("401 Unauthorized", &[], "e.g., bad password"))
+            }
+            _ => Reply::Default,
+        })
+        .await;
+        let session = cloud.session().await;
+        let glance = Glance::connect_at(&session, cloud.url.parse().unwrap()).await.unwrap();
+        let error = glance.call(get(ID)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_given_token_is_never_renewed() {
     let cloud = Cloud::start(3600, |request| {
         if request.path == IMAGE {
@@ -261,6 +286,10 @@ async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
             return Reply::Default;
         }
         assert_eq!(request.token(), request.headers["x-subject-token"]);
+        // Keystone knows no token of a credential with access rules otherwise.
+        if request.headers.get("openstack-identity-access-rules").is_none_or(|v| v != "1.0") {
+            return Reply::Send(answer("404 Not Found", &[], "Failed to validate token"));
+        }
         let date = match request.token() {
             "fresh" => "Wed, 01 Jan 2031 00:30:00 GMT",
             "bound" => "Wed, 01 Jan 2031 00:30:00 GMT",

@@ -15,13 +15,14 @@ pub(crate) struct Access {
     session: Session,
     token: Arc<Token>,
     can_repeat: bool,
+    is_second: bool,
 }
 
 impl Access {
     /// A token that has `needed` left (see [`Session::token_for`]), for work that can be repeated or not.
     pub(crate) async fn of(session: &Session, needed: Duration, can_repeat: bool) -> Result<Self> {
         let token = session.token_for(needed).await?;
-        Ok(Self { session: session.clone(), token, can_repeat })
+        Ok(Self { session: session.clone(), token, can_repeat, is_second: false })
     }
 
     pub(crate) fn token(&self) -> &Token {
@@ -33,12 +34,18 @@ impl Access {
     pub(crate) async fn settle<T>(&mut self, result: Result<T>) -> Option<Result<T>> {
         let result = result.map_err(|error| error.without(self.token.secret()));
         let refused = |error: &Error| error.status() == Some(StatusCode::UNAUTHORIZED);
-        if !self.can_repeat || !result.as_ref().is_err_and(refused) {
+        if !result.as_ref().is_err_and(refused) {
+            return Some(result);
+        }
+        if self.is_second {
+            return Some(result.map_err(|error| error.with_hint(self.token.why_refused())));
+        }
+        if !self.can_repeat {
             return Some(result);
         }
         match self.session.replace(&self.token).await {
             Ok(token) => {
-                (self.token, self.can_repeat) = (token, false);
+                (self.token, self.is_second) = (token, true);
                 None
             }
             Err(_) => Some(result),

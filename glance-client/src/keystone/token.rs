@@ -148,6 +148,17 @@ impl Token {
         }
     }
 
+    /// What may be the reason if a service refuses the token although it is new. Services say nothing of access rules, but
+    /// that the password may be wrong.
+    pub(super) fn why_refused(&self) -> &'static str {
+        match self.credential {
+            Some(_) => {
+                "a new token was refused as well: the application credential may have access rules that do not allow this"
+            }
+            None => "a new token was refused as well: does this service belong to that Keystone?",
+        }
+    }
+
     pub(super) fn header(&self) -> Result<HeaderValue> {
         let mut value = HeaderValue::try_from(self.secret.expose()).map_err(|_| {
             Error::protocol("the token that Keystone gave cannot be sent in a header")
@@ -206,6 +217,8 @@ pub(super) fn look_up(token: &Secret) -> Call<Token> {
     })
     .with_header("x-auth-token", token.expose())
     .with_header("x-subject-token", token.expose())
+    // Without this Keystone says 404 of a token whose application credential has access rules.
+    .with_header("openstack-identity-access-rules", "1.0")
 }
 
 /// A time in a header, such as that of an answer by the server's clock.
