@@ -81,13 +81,15 @@ impl Environment {
         self
     }
 
-    /// The cloud `name`; without a name the one of `OS_CLOUD`, else the variables, else the only one in the file.
+    /// The cloud `name`; without a name the one of `OS_CLOUD`, else the variables, else the only one in the file. `envvars`
+    /// names the variables.
     ///
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) with what is missing or which clouds there are.
     pub fn load(&self, name: Option<&str>) -> Result<CloudConfig> {
         let name = name.or_else(|| self.variable("OS_CLOUD"));
-        if name.is_none() && self.variable("OS_AUTH_URL").is_some() {
+        // The other clients call the cloud of the variables so.
+        if name == Some("envvars") || (name.is_none() && self.variable("OS_AUTH_URL").is_some()) {
             return CloudConfig::from_entry(ENVIRONMENT, &self.entry_of_variables());
         }
         let (path, mut clouds) = match self.file("OS_CLIENT_CONFIG_FILE", "clouds")? {
@@ -104,6 +106,9 @@ impl Environment {
         let name = match (name, clouds.len()) {
             (Some(name), _) => name.to_owned(),
             (None, 1) => clouds.keys().next().cloned().unwrap_or_default(),
+            (None, 0) => {
+                return Err(Error::config(format!("there are no clouds in {}", path.display())));
+            }
             (None, _) => {
                 let text = format!(
                     "several clouds in {}: set OS_CLOUD to one of {}",

@@ -137,6 +137,15 @@ fn variables_make_a_cloud_of_their_own() {
             .unwrap();
     assert_eq!(config.auth.secret().expose(), "pässword");
     assert!(!config.tls.danger_accept_any);
+    // They can be named, too.
+    let config = load(
+        &[("clouds.yaml", PLAIN)],
+        &[&variables[..], &[("OS_CLOUD", "envvars")]].concat(),
+        None,
+    );
+    assert_eq!(config.unwrap().auth.secret().expose(), "pw");
+    let error = refusal(&[("clouds.yaml", PLAIN)], &[("OS_CLOUD", "envvars")], None);
+    assert!(error.contains("OS_AUTH_URL is missing"), "{error}");
     let error = refusal(&[], &[("OS_AUTH_URL", "http://h"), ("OS_USERNAME", "u")], None);
     assert!(error.contains("OS_PASSWORD is missing"), "{error}");
     let error = refusal(&[], &[("OS_AUTH_URL", "http://h"), ("OS_PASSWORD", "p")], None);
@@ -247,6 +256,9 @@ fn broken_files_are_told_without_their_content() {
     assert!(error.to_string().contains("not valid YAML at line"), "{error}");
     assert!(!format!("{error:?}").contains("hunter2"));
     assert!(refusal(&[("clouds.yaml", "")], &[], Some("x")).contains("no cloud \"x\""));
+    assert!(
+        refusal(&[("clouds.yaml", "---\n# none\n")], &[], None).contains("there are no clouds in")
+    );
     assert!(refusal(&[("clouds.yaml", "clouds: [1]")], &[], Some("x")).contains("no cloud \"x\""));
     let error = refusal(&[("clouds.yaml", "clouds: {x: 1}")], &[], Some("x"));
     assert!(error.contains("cloud \"x\" in") && error.contains("has no settings"), "{error}");
