@@ -189,6 +189,9 @@ impl Glance {
     /// size, a digest that differs), the image is deleted, and the error says so where it could not be. For that to hold
     /// after a lost answer as well, the image needs an [id of the caller's choice](NewImage::with_id).
     ///
+    /// The digests are MD5 and SHA-512. A cloud that keeps neither (SHA-256, say, and no MD5) costs one more pass over the
+    /// data, without sending them.
+    ///
     /// Whoever drops the future leaves the image; [`Upload::with_cancel`] cleans up.
     ///
     /// # Errors

@@ -55,7 +55,11 @@ impl Pace {
     }
 
     /// Does `work`, but not beyond a cancellation. `what` is for its error.
-    async fn unless_cancelled<T>(&self, what: &str, work: impl Future<Output = T>) -> Result<T> {
+    pub(crate) async fn unless_cancelled<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = T>,
+    ) -> Result<T> {
         let cancelled = async {
             loop {
                 if self.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {

@@ -121,6 +121,24 @@ fn quick() -> WaitOptions {
 }
 
 #[tokio::test]
+async fn a_cloud_with_another_digest_costs_another_pass_and_no_image() {
+    let (cloud, glance) = cloud(&["sha256-multihash", "no-checksum"]).await;
+    let stored = store(&glance).await.unwrap();
+    assert_eq!((stored.compared.as_str(), stored.attempts), ("sha256", 1));
+    assert_eq!(stored.digests.sha256, stored.image.os_hash_value);
+    // Data that cannot be made again cannot be compared.
+    let once = Upload::new(Some(3), stream::iter([Ok(Bytes::from_static(b"abc"))]).boxed());
+    let error = glance.store(&image(), once, &options()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    cloud.stop().await;
+    // And what was stored is compared, not believed.
+    let (cloud, glance) = self::cloud(&["sha256-multihash", "no-checksum", "hash-mismatch"]).await;
+    let error = store(&glance).await.unwrap_err();
+    assert!(error.to_string().contains("sha256 differs"), "{error}");
+    cloud.stop().await;
+}
+
+#[tokio::test]
 async fn an_image_that_stays_is_named() {
     let (cloud, glance) = cloud(&["size-cap=500000"]).await;
     let new = image();

@@ -139,11 +139,13 @@ pub(crate) async fn fill(
     let pace = &mut options.wait.pace;
     pace.cancel = pace.cancel.take().or_else(|| upload.cancel());
     let options = &options;
+    let pace = &options.wait.pace;
+    let what = format!("image {id}");
     let mut pause = options.pause;
     let mut attempt = 1;
-    loop {
+    let (image, sent, attempts) = loop {
         let error = match sent(client, id, &mut upload, options).await {
-            Ok((image, sent)) => return compared(image, sent, attempt),
+            Ok((image, sent)) => break (image, sent, attempt),
             Err(error) => error,
         };
         // Data that went out whole to a proxy may begin to arrive after the proxy has given up on them.
@@ -159,7 +161,7 @@ pub(crate) async fn fill(
         match settled(client, id, options, upload.whole().is_some()).await? {
             // Only the answer was lost, or came late.
             Some(image) if image.status == ImageStatus::Active => match upload.whole() {
-                Some(sent) => return compared(image, sent.clone(), times),
+                Some(sent) => break (image, sent.clone(), times),
                 None => return Err(told(error)),
             },
             // With a store Glance still holds refused data, and no other can follow.
@@ -170,10 +172,19 @@ pub(crate) async fn fill(
                     && attempt < options.attempts => {}
             _ => return Err(told(error)),
         }
-        options.wait.pace.sleep(error.pause(pause), &format!("image {id}")).await?;
+        pace.sleep(error.pause(pause), &what).await?;
         pause = pause.saturating_mul(2);
         attempt += 1;
+    };
+    let mut digests = sent.digests;
+    if let Some(algorithm) = digests.missing(&image) {
+        let again = upload.digest_again(id, algorithm);
+        if let Some(hex) = pace.unless_cancelled(&what, again).await?? {
+            digests.add(algorithm, hex);
+        }
     }
+    let compared = verify(&image, &digests, sent.bytes)?;
+    Ok(Stored { image, bytes: sent.bytes, digests, compared, attempts })
 }
 
 /// One upload, and the wait for what comes of it.
@@ -185,11 +196,6 @@ async fn sent(
 ) -> Result<(Image, Uploaded)> {
     let sent = upload(client, id, data).await?;
     Ok((wait(client, id, &options.wait).await?, sent))
-}
-
-fn compared(image: Image, sent: Uploaded, attempts: u32) -> Result<Stored> {
-    let compared = verify(&image, &sent.digests, sent.bytes)?;
-    Ok(Stored { image, bytes: sent.bytes, digests: sent.digests, compared, attempts })
 }
 
 /// Whether another attempt can end better: the connection or the server failed, or Glance lost the data after it had

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method};
 
 use super::body::{Meter, Producer, Progress};
 use super::call::get;
-use super::digest::{Hashing, hashing};
+use super::digest::{Hasher, Hashing, hashing, lane};
 use super::preflight::{HEAD_LEN, TAIL_LEN, preflight, preflight_ends};
 use super::record::{Image, ImageStatus};
 use super::verify::Digests;
@@ -234,6 +234,27 @@ impl Upload {
 
     pub(super) fn can_repeat(&self) -> bool {
         matches!(self.source, Source::Again(_))
+    }
+
+    /// The digest of the data by an algorithm that was not known to be needed when they were sent; `None` if they cannot be
+    /// made again, or it cannot be computed.
+    pub(super) async fn digest_again(
+        &mut self,
+        id: &str,
+        algorithm: &str,
+    ) -> Result<Option<String>> {
+        let (Source::Again(make), Some(hasher)) = (&mut self.source, Hasher::of(algorithm)) else {
+            return Ok(None);
+        };
+        let mut producer = make();
+        let (queue, lane) = lane(hasher);
+        while let Some(chunk) = producer.next().await {
+            let chunk = chunk.map_err(|error| bad_data(id, error))?;
+            // It ends early only with the runtime.
+            let _ = queue.send(chunk).await;
+        }
+        drop(queue);
+        Ok(lane.finish().await)
     }
 
     fn open(&mut self) -> Option<(Meter, Option<Hashing>)> {

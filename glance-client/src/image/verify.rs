@@ -12,6 +12,8 @@ pub struct Digests {
     pub md5: Option<String>,
     /// SHA-256.
     pub sha256: Option<String>,
+    /// SHA-384.
+    pub sha384: Option<String>,
     /// SHA-512, which most clouds use for `os_hash_value`.
     pub sha512: Option<String>,
 }
@@ -37,6 +39,13 @@ impl Digests {
         self
     }
 
+    /// With the SHA-384.
+    #[must_use]
+    pub fn with_sha384(mut self, hex: impl Into<String>) -> Self {
+        self.sha384 = Some(hex.into());
+        self
+    }
+
     /// With the SHA-512.
     #[must_use]
     pub fn with_sha512(mut self, hex: impl Into<String>) -> Self {
@@ -48,8 +57,26 @@ impl Digests {
         match canonical(algorithm).as_str() {
             "md5" => self.md5.as_deref(),
             "sha256" => self.sha256.as_deref(),
+            "sha384" => self.sha384.as_deref(),
             "sha512" => self.sha512.as_deref(),
             _ => None,
+        }
+    }
+
+    /// The algorithm that is missing: the cloud has a digest by it and none that is here.
+    pub(super) fn missing<'i>(&self, image: &'i Image) -> Option<&'i str> {
+        let known = stored(image).any(|(name, _)| self.by_name(name).is_some());
+        if known { None } else { stored(image).map(|(name, _)| name).next() }
+    }
+
+    /// Adds a digest by any algorithm that has a place here.
+    pub(super) fn add(&mut self, algorithm: &str, hex: String) {
+        match canonical(algorithm).as_str() {
+            "md5" => self.md5 = Some(hex),
+            "sha256" => self.sha256 = Some(hex),
+            "sha384" => self.sha384 = Some(hex),
+            "sha512" => self.sha512 = Some(hex),
+            _ => {}
         }
     }
 }
