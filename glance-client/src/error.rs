@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
+use zeroize::Zeroizing;
 
 use crate::keystone::http_date;
 use crate::secret::Secret;
@@ -123,9 +124,17 @@ impl Error {
     }
 
     /// Removes a secret that a server has put into its error text; also the start of one at which the text was cut.
-    pub(crate) fn without(mut self, secret: &Secret) -> Self {
+    pub(crate) fn without(self, secret: &Secret) -> Self {
+        let exact = secret.expose();
+        // As it looks in a text of one line, and in JSON.
+        let folded = Zeroizing::new(one_line(exact, usize::MAX));
+        let escaped = Zeroizing::new(serde_json::Value::from(exact).to_string());
+        let escaped = escaped.trim_matches('"');
+        [exact, &folded, escaped].into_iter().fold(self, Self::without_text)
+    }
+
+    fn without_text(mut self, secret: &str) -> Self {
         const TELLING: usize = 4;
-        let secret = secret.expose();
         if secret.is_empty() {
             return self;
         }
@@ -455,5 +464,22 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert_eq!(error.status(), Some(StatusCode::CONFLICT));
         assert!(!format!("{error:?}").contains("abc"));
+    }
+
+    #[test]
+    fn a_secret_is_hidden_however_it_is_repeated() {
+        for (secret, body) in [
+            ("two  spaces\tand tab", "bad: two  spaces\tand tab!"),
+            ("quo\"te\\back", r#"no: {"password": "quo\"te\\back"}"#),
+            ("quo\"te\\back", r#"{"error": {"message": "no: quo\"te\\back"}}"#),
+            ("\"quoted\"", "no: \"quoted\""),
+        ] {
+            let error = from_answer("x", StatusCode::OK, &HeaderMap::new(), body.as_bytes());
+            let text = error.without(&Secret::new(secret)).to_string();
+            assert!(text.contains("[redacted]"), "{text}");
+            for part in ["spaces", "back", "quoted"] {
+                assert!(!text.contains(part), "{text}");
+            }
+        }
     }
 }
