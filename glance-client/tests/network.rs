@@ -315,6 +315,10 @@ async fn the_environment_names_proxies() {
 
 #[tokio::test]
 async fn addresses_of_version_6_will_do() {
+    if let Err(error) = TcpListener::bind("[::1]:0").await {
+        eprintln!("skipped: this machine has no ::1: {error}");
+        return;
+    }
     let cloud = Cloud::start_at("[::1]", 3600, |_| Reply::Default).await;
     let glance = cloud.glance().await;
     glance.upload(ID, Upload::from_bytes("abc")).await.unwrap();
