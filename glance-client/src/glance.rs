@@ -35,7 +35,7 @@ impl Glance {
         Self::connect_at(session, session.endpoint(&EndpointQuery::new("image"))?).await
     }
 
-    /// The same at a URL that is already known.
+    /// The same at a URL that is already known. It gets the token: with `http` in the clear.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).

@@ -78,7 +78,7 @@ impl Task {
     /// must.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol).
+    /// [`ErrorKind::Protocol`].
     pub fn from_json(mut value: Value) -> Result<Self> {
         let bad = || Error::protocol("task: the answer has no id");
         let mut take = Take(value.as_object_mut().ok_or_else(bad)?);

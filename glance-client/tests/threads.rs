@@ -34,6 +34,13 @@ fn with_threads<T>(blocking: usize, work: impl Future<Output = T>) -> T {
     result.unwrap_or_else(|_| panic!("they wait for each other on {blocking} blocking threads"))
 }
 
+fn file() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    std::fs::write(&path, vec![b'a'; SIZE]).unwrap();
+    (folder, path)
+}
+
 async fn cloud() -> Cloud {
     let mut active = image("active");
     active["size"] = SIZE.into();
@@ -73,9 +80,7 @@ async fn receive(glance: &Glance) {
 
 #[test]
 fn one_upload_of_a_file_needs_no_three_threads() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("disk");
-    std::fs::write(&path, vec![b'a'; SIZE]).unwrap();
+    let (_folder, path) = file();
     for blocking in [2, 1] {
         with_threads(blocking, async {
             let cloud = cloud().await;
@@ -86,9 +91,7 @@ fn one_upload_of_a_file_needs_no_three_threads() {
 
 #[test]
 fn uploads_and_downloads_at_the_same_time_do_not_wait_for_each_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("disk");
-    std::fs::write(&path, vec![b'a'; SIZE]).unwrap();
+    let (_folder, path) = file();
     for blocking in [2, 1] {
         with_threads(blocking, async {
             let cloud = cloud().await;

@@ -154,7 +154,7 @@ impl Upload {
         self
     }
 
-    /// The last [`TAIL_LEN`](super::TAIL_LEN) bytes of the data, for the [check of the formats](super::preflight_ends).
+    /// The last [`TAIL_LEN`] bytes of the data, for the [check of the formats](super::preflight_ends).
     #[must_use]
     pub fn with_tail(mut self, tail: impl Into<bytes::Bytes>) -> Self {
         self.tail = Some(tail.into());

@@ -59,7 +59,7 @@ impl ServiceClient {
     ///
     /// # Errors
     /// The kind that the status means; [`ErrorKind::Transport`]; [`ErrorKind::Timeout`] after
-    /// [`CloudConfig::timeout`].
+    /// [`CloudConfig::timeout`](super::CloudConfig::timeout).
     pub async fn call<T>(&self, call: Call<T>) -> Result<T> {
         let work = async {
             let mut access = Access::of(&self.session, Duration::ZERO, true).await?;
