@@ -504,14 +504,9 @@ impl Entry<'_> {
     }
 
     fn flag(&self, key: &str) -> Option<bool> {
-        match self.entry.get(key)? {
-            Value::Bool(flag) => Some(*flag),
-            Value::String(text) => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" => Some(true),
-                "false" | "no" | "off" | "0" => Some(false),
-                _ => None,
-            },
-            Value::Number(number) => Some(number.as_u64() != Some(0)),
+        match text(self.entry.get(key)?)?.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
             _ => None,
         }
     }
@@ -554,13 +549,7 @@ fn expand_home(path: String) -> PathBuf {
     }
 }
 
-/// A scalar as text: YAML reads `123` as a number where a project is called so. Empty is as good as absent.
+/// A text; the scalars of files [are texts](super::environment), too. Empty is as good as absent.
 fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) if text.is_empty() => None,
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
-    }
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
