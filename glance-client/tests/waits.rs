@@ -83,3 +83,24 @@ async fn a_task_is_waited_for_to_its_end() {
     assert!(error.to_string().contains("last: processing"), "{error}");
     assert!(wait("none", long).await.unwrap_err().is_not_found());
 }
+
+#[tokio::test]
+async fn a_keystone_that_restarts_when_a_token_is_refused_is_waited_for() {
+    let logins = AtomicUsize::new(0);
+    let cloud = Cloud::start(3600, move |request| match request.method.as_str() {
+        "POST" if logins.fetch_add(1, Ordering::SeqCst) == 1 => {
+            Reply::Send(answer("503 Service Unavailable", &[], "restarting"))
+        }
+        "GET" if request.path.starts_with("/v2/images/") => match request.token() {
+            "token-1" => Reply::Send(answer("401 Unauthorized", &[], "revoked")),
+            _ => Reply::Send(json("200 OK", &image("active"))),
+        },
+        _ => Reply::Default,
+    })
+    .await;
+    let glance = cloud.glance().await;
+    let quick = WaitOptions::default()
+        .with_pauses(Duration::from_millis(1), Duration::from_millis(5))
+        .with_timeout(Duration::from_secs(20));
+    glance.wait(support::ID, &quick).await.unwrap();
+}

@@ -43,12 +43,16 @@ impl Access {
         if !self.can_repeat {
             return Some(result);
         }
-        match self.session.replace(&self.token).await {
-            Ok(token) => {
+        match (self.session.replace(&self.token).await, result) {
+            (Ok(token), _) => {
                 (self.token, self.is_second) = (token, true);
                 None
             }
-            Err(_) => Some(result),
+            // A Keystone that is not there for a moment makes this worth another try; that a token was refused does not.
+            (Err(failed), Err(refused)) if failed.is_retryable() => {
+                Some(Err(failed.with_hint(&format!("the token had been refused: {refused}"))))
+            }
+            (Err(_), result) => Some(result),
         }
     }
 }
