@@ -423,8 +423,7 @@ impl Flow {
 
     /// Counts a failure; the error if it is one too many, or one that lasts.
     fn fail(&mut self, why: Error) -> Result<()> {
-        let passes = why.is_retryable() || why.kind() == ErrorKind::Unauthorized;
-        if self.failures >= self.source.options.resumes || !passes {
+        if self.failures >= self.source.options.resumes || !why.is_retryable() {
             return Err(why.with_hint(&format!("{} bytes had come", self.given)));
         }
         self.failures += 1;
