@@ -71,6 +71,21 @@ fn converted() -> Upload {
     Upload::new(Some(SIZE as u64), pieces.boxed())
 }
 
+/// Data of a blocking thread that is kept as long as the upload lasts, because its reader is not asynchronous.
+fn bridged() -> Upload {
+    let (queue, pieces) = tokio::sync::mpsc::channel(1);
+    tokio::task::spawn_blocking(move || {
+        for _ in 0..16 {
+            let piece = Ok(Bytes::from(vec![b'a'; SIZE / 16]));
+            queue.blocking_send(piece).unwrap();
+        }
+    });
+    let pieces = stream::unfold(pieces, |mut pieces| async move {
+        pieces.recv().await.map(|piece| (piece, pieces))
+    });
+    Upload::new(Some(SIZE as u64), pieces.boxed())
+}
+
 async fn receive(glance: &Glance) {
     let download = glance.download("stored", &DownloadOptions::new()).await.unwrap();
     assert_eq!(download.verified_by.as_deref(), Some("sha512"));
@@ -100,6 +115,17 @@ fn uploads_and_downloads_at_the_same_time_do_not_wait_for_each_other() {
             let made = (0..6).map(|_| send(&glance, converted()));
             let received = (0..6).map(|_| receive(&glance));
             tokio::join!(join_all(files), join_all(made), join_all(received));
+        });
+    }
+}
+
+#[test]
+fn threads_that_are_all_taken_by_the_data_are_not_waited_for() {
+    for blocking in [1, 2] {
+        with_threads(blocking, async {
+            let cloud = cloud().await;
+            let glance = cloud.glance().await;
+            join_all((0..blocking).map(|_| send(&glance, bridged()))).await;
         });
     }
 }

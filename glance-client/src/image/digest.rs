@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::body::Producer;
 use super::verify::Digests;
+use super::workers;
 
 /// How many chunks may wait for a digest: what is held in memory besides what the connection holds.
 const AHEAD: usize = 4;
@@ -67,9 +68,8 @@ pub(super) fn canonical(name: &str) -> String {
 /// A digest that is computed beside the data: where these go, and what comes of them. It ends when all who have the first
 /// are gone.
 ///
-/// Hashing is slower than sending, so it has a thread of the runtime's blocking ones; but only while there is something to
-/// hash. A thread that waited for data would be kept from whoever makes them, and where there are few, transfers would wait
-/// for each other for ever.
+/// Hashing is slower than sending, so it is done by [threads](workers) beside those of the runtime; but each takes only what
+/// there is, and none waits for data.
 pub(super) fn lane(hasher: Hasher) -> (mpsc::Sender<Bytes>, Lane) {
     let (queue, chunks) = mpsc::channel(AHEAD);
     (queue, Lane(tokio::spawn(hash(hasher, chunks))))
@@ -97,7 +97,7 @@ async fn hash(mut hasher: Hasher, mut chunks: mpsc::Receiver<Bytes>) -> Option<H
             batch.drain(..).for_each(|chunk| hasher.update(&chunk));
             (hasher, batch)
         };
-        (hasher, batch) = tokio::task::spawn_blocking(work).await.ok()?;
+        (hasher, batch) = workers::run(work).await?;
     }
     Some(hasher)
 }

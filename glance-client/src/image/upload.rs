@@ -161,7 +161,7 @@ impl Upload {
         self
     }
 
-    /// Computes MD5 and SHA-512 of the data while it is sent, beside each other on threads for blocking work: what
+    /// Computes MD5 and SHA-512 of the data while it is sent, beside each other on threads of the crate's own: what
     /// [`verify`](super::verify()) compares with Glance's `checksum` and `os_hash_value`.
     #[must_use]
     pub fn with_digests(mut self) -> Self {
