@@ -295,6 +295,7 @@ async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
             "bound" => "Wed, 01 Jan 2031 00:30:00 GMT",
             "old" => "Wed, 01 Jan 2031 00:59:00 GMT",
             "broken" => return Reply::Send(answer("500 Internal Server Error", &[], "broken")),
+            "many" => return Reply::Send(answer("429 Too Many Requests", &[], "later")),
             _ => return Reply::Send(answer("404 Not Found", &[], "no such token")),
         };
         let mut body = value!({"token": {
@@ -341,8 +342,10 @@ async fn a_kept_token_saves_the_login_until_it_is_old_or_refused() {
     }
     cloud.logins.store(3, Ordering::SeqCst);
     // A Keystone that fails is not a token that is refused.
-    let error = Session::resume(&cloud.config(), &"broken".into()).await.unwrap_err();
-    assert_eq!((error.kind(), cloud.logins()), (ErrorKind::Server, 3), "{error}");
+    for kept in ["broken", "many"] {
+        let error = Session::resume(&cloud.config(), &kept.into()).await.unwrap_err();
+        assert_eq!((error.kind(), cloud.logins()), (ErrorKind::Server, 3), "{error}");
+    }
     // The same names in another domain are somebody else.
     let mut config = cloud.config();
     config.scope = Scope::Project(Principal::named("demo", Domain::Id("other".to_owned())));

@@ -1,5 +1,7 @@
 //! One request and its answer, whoever asks.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use url::Url;
@@ -56,6 +58,18 @@ pub(super) async fn exchange(
         "openstack call"
     );
     Ok(Reply { status: parts.status, headers: parts.headers, body })
+}
+
+/// Runs `work` under a time limit; `what` is for its error.
+pub(super) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let text = format!("{what}: no answer within {} s", limit.as_secs_f32());
+        Err(Error::new(ErrorKind::Timeout, text))
+    })
 }
 
 /// Sends a call that changes nothing that matters: once more if the connection broke, because a pooled one may be closed

@@ -5,7 +5,7 @@ use url::Url;
 use super::auth::auth_request;
 use super::config::CloudConfig;
 use super::discovery::{self, join_version, version_of, without_version};
-use super::exchange::exchange_twice;
+use super::exchange::{exchange_twice, within};
 use super::token::{self, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
@@ -25,17 +25,11 @@ pub(super) async fn find_identity(transport: &dyn Transport, config: &CloudConfi
         let url = call.url(&root)?;
         exchange_twice(transport, &call, &url, call.headers()).await?.read(&call).await
     };
-    let versions = match tokio::time::timeout(config.timeout, ask).await {
-        Ok(Ok(versions)) => versions,
+    let versions = match within(config.timeout, call.what(), ask).await {
+        Ok(versions) => versions,
         // Some proxies show nothing at the root.
-        Ok(Err(error)) if error.status().is_some() => return Ok(usual),
-        Ok(Err(error)) => return Err(error),
-        Err(_) => {
-            return Err(Error::new(
-                ErrorKind::Timeout,
-                "discover versions: Keystone does not answer",
-            ));
-        }
+        Err(error) if error.status().is_some() => return Ok(usual),
+        Err(error) => return Err(error),
     };
     match versions.iter().filter(|version| version.major == 3).max_by_key(|version| version.minor) {
         Some(version) => join_version(&root, version),
@@ -59,13 +53,12 @@ pub(super) async fn look_up(
     }
     let ask =
         async { exchange_twice(transport, &call, &url, call.headers()).await?.read(&call).await };
-    match tokio::time::timeout(config.timeout, ask).await {
-        Ok(Ok(token)) => Ok(Some(token)),
-        Ok(Err(error)) if error.status().is_some_and(|status| status.is_client_error()) => Ok(None),
-        Ok(Err(error)) => Err(error.without(kept)),
-        Err(_) => {
-            Err(Error::new(ErrorKind::Timeout, "look the token up: Keystone does not answer"))
-        }
+    match within(config.timeout, call.what(), ask).await {
+        Ok(token) => Ok(Some(token)),
+        // What may pass says nothing of the token.
+        Err(error) if error.is_retryable() => Err(error.without(kept)),
+        Err(error) if error.status().is_some_and(|status| status.is_client_error()) => Ok(None),
+        Err(error) => Err(error.without(kept)),
     }
 }
 
@@ -86,11 +79,7 @@ pub(super) async fn log_in(
         }
         reply.read(&call).await
     };
-    let result = match tokio::time::timeout(config.timeout, work).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(ErrorKind::Timeout, "log in: Keystone does not answer")),
-    };
-    result.map_err(|error| {
+    within(config.timeout, call.what(), work).await.map_err(|error| {
         let error = error.without(config.auth.secret());
         match error.kind() {
             ErrorKind::Unauthorized => {

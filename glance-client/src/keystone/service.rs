@@ -7,11 +7,11 @@ use http::{HeaderMap, Method};
 use url::Url;
 
 use super::access::Access;
-use super::exchange::{Reply, exchange, exchange_twice};
+use super::exchange::{Reply, exchange, exchange_twice, within};
 use super::session::Session;
 use super::token::Token;
 use crate::call::Call;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::transport::{Body, BodyStream};
 
 const REDIRECTS: usize = 3;
@@ -73,23 +73,8 @@ impl ServiceClient {
                 }
             }
         };
-        self.limited(&call, work).await
-    }
-
-    /// Runs `work` under the configuration's time limit.
-    pub(super) async fn limited<T, R>(
-        &self,
-        call: &Call<T>,
-        work: impl Future<Output = Result<R>>,
-    ) -> Result<R> {
-        let limit = self.session.config().timeout;
-        match tokio::time::timeout(limit, work).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                format!("{}: no answer within {} s", call.what(), limit.as_secs_f32()),
-            )),
-        }
+        // Boxed, because it is a part of nearly every future of this crate.
+        within(self.session.config().timeout, call.what(), Box::pin(work)).await
     }
 
     pub(super) async fn send<T>(&self, call: &Call<T>, token: &Token) -> Result<Reply> {

@@ -9,6 +9,7 @@ use url::{Host, Position, Url};
 
 use super::catalog::{Catalog, EndpointQuery};
 use super::config::CloudConfig;
+use super::exchange::within;
 use super::login::{find_identity, log_in, look_up};
 use super::service::ServiceClient;
 use super::token::Token;
@@ -304,8 +305,8 @@ impl Session {
         let call = Call::new("revoke the token", Method::DELETE, "auth/tokens", |_| Ok(()))
             .with_header("x-subject-token", token.secret().expose());
         let service = self.service_at(self.0.identity.clone());
-        service
-            .limited(&call, async { service.send(&call, &token).await?.read(&call).await })
+        let work = async { service.send(&call, &token).await?.read(&call).await };
+        within(self.0.config.timeout, call.what(), work)
             .await
             .map_err(|error| error.without(token.secret()))
     }
