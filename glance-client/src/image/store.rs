@@ -176,15 +176,20 @@ pub(crate) async fn fill(
         pause = pause.saturating_mul(2);
         attempt += 1;
     };
-    let mut digests = sent.digests;
-    if let Some(algorithm) = digests.missing(&image) {
-        let again = upload.digest_again(id, algorithm);
-        if let Some(hex) = pace.unless_cancelled(&what, again).await?? {
-            digests.add(algorithm, hex);
-        }
+    let Uploaded { bytes, mut digests, .. } = sent;
+    pace.unless_cancelled(&what, complete(&mut digests, &image, &mut upload)).await??;
+    let compared = verify(&image, &digests, bytes)?;
+    Ok(Stored { image, bytes, digests, compared, attempts })
+}
+
+/// Adds the digest that the cloud has, if it is none of those that were computed and can be had.
+async fn complete(digests: &mut Digests, image: &Image, upload: &mut Upload) -> Result<()> {
+    if let Some(algorithm) = digests.missing(image)
+        && let Some(hex) = upload.digest_again(&image.id, algorithm).await?
+    {
+        digests.add(algorithm, hex);
     }
-    let compared = verify(&image, &digests, sent.bytes)?;
-    Ok(Stored { image, bytes: sent.bytes, digests, compared, attempts })
+    Ok(())
 }
 
 /// One upload, and the wait for what comes of it.
