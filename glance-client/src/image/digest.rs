@@ -12,7 +12,7 @@ use super::verify::Digests;
 use super::workers;
 
 /// How many chunks may wait for a digest: what is held in memory besides what the connection holds.
-const AHEAD: usize = 4;
+const AHEAD: usize = 2;
 /// So few bytes are hashed sooner than a thread is woken.
 const LITTLE: usize = 16 << 10;
 

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 const PIECE: usize = 256 << 10;
 /// How many pieces are read at a time.
-const BATCH: usize = 4;
+const BATCH: usize = 2;
 
 impl Upload {
     /// The data of a regular file, read in pieces of 256 KiB beside the runtime's own threads. It can be sent again, its length is
