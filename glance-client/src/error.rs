@@ -2,9 +2,13 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
+use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
+use zeroize::Zeroizing;
 
+use crate::keystone::http_date;
 use crate::secret::Secret;
 
 /// Stands where a text was cut.
@@ -25,6 +29,7 @@ struct Inner {
     text: String,
     status: Option<StatusCode>,
     request_id: Option<String>,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -42,13 +47,14 @@ pub enum ErrorKind {
     NotFound,
     /// The object exists already or is in another state (409).
     Conflict,
-    /// The image is larger than the server's cap or than what is left of the quota (413).
+    /// The image is larger than the server's cap or than what is left of the quota (413). With a
+    /// [`Retry-After`](Error::retry_after) it is worth another try then.
     TooLarge,
     /// The content does not fit the declared disk and container format (415, or found before sending).
     UnsupportedFormat,
     /// The server understood and refused the request (other 4xx), or a value cannot be sent at all.
     Invalid,
-    /// The server failed or is overloaded (429, 5xx). Worth another try later.
+    /// The server failed or is overloaded, or a proxy before it lost its patience (408, 429, 5xx). Worth another try later.
     Server,
     /// The connection could not be made or broke. Worth another try.
     Transport,
@@ -56,7 +62,7 @@ pub enum ErrorKind {
     Tls,
     /// The answer is not what the protocol says.
     Protocol,
-    /// The catalogue has no endpoint, or several, for the query.
+    /// The catalogue has no endpoint, or several, for the query; or one to which the token must not go.
     Catalog,
     /// The data that the caller's body produced failed, or had another length than declared.
     Source,
@@ -77,6 +83,7 @@ impl Error {
             text: one_line(&text.into(), usize::MAX),
             status: None,
             request_id: None,
+            retry_after: None,
             source: None,
         }))
     }
@@ -100,6 +107,7 @@ impl Error {
     pub(crate) fn with_answer(mut self, status: StatusCode, headers: &HeaderMap) -> Self {
         self.0.status = Some(status);
         self.0.request_id = request_id(headers);
+        self.0.retry_after = retry_after(headers);
         self
     }
 
@@ -110,14 +118,23 @@ impl Error {
             text: self.0.text.clone(),
             status: self.0.status,
             request_id: self.0.request_id.clone(),
+            retry_after: self.0.retry_after,
             source: None,
         }))
     }
 
     /// Removes a secret that a server has put into its error text; also the start of one at which the text was cut.
-    pub(crate) fn without(mut self, secret: &Secret) -> Self {
+    pub(crate) fn without(self, secret: &Secret) -> Self {
+        let exact = secret.expose();
+        // As it looks in a text of one line, and in JSON.
+        let folded = Zeroizing::new(one_line(exact, usize::MAX));
+        let escaped = Zeroizing::new(serde_json::Value::from(exact).to_string());
+        let escaped = escaped.trim_matches('"');
+        [exact, &folded, escaped].into_iter().fold(self, Self::without_text)
+    }
+
+    fn without_text(mut self, secret: &str) -> Self {
         const TELLING: usize = 4;
-        let secret = secret.expose();
         if secret.is_empty() {
             return self;
         }
@@ -171,6 +188,19 @@ impl Error {
         self.0.request_id.as_deref()
     }
 
+    /// How long the server, or a proxy before it, asks to wait before another try (`Retry-After`).
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// How long to wait if one's own pause would be `own`: what the server asks for, if that is more and no more than a
+    /// minute.
+    pub(crate) fn pause(&self, own: Duration) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(60);
+        own.max(self.retry_after().unwrap_or_default().min(LONGEST))
+    }
+
     /// Whether the object does not exist (for this project).
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -186,7 +216,12 @@ impl Error {
     /// Whether the same call may well succeed a little later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Server | ErrorKind::Transport | ErrorKind::Timeout)
+        match self.kind() {
+            ErrorKind::Server | ErrorKind::Transport | ErrorKind::Timeout => true,
+            // Some limit the rate of requests so.
+            ErrorKind::TooLarge => self.retry_after().is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -227,7 +262,7 @@ pub(crate) fn kind_of(status: StatusCode) -> ErrorKind {
         409 => ErrorKind::Conflict,
         413 => ErrorKind::TooLarge,
         415 => ErrorKind::UnsupportedFormat,
-        429 | 500.. => ErrorKind::Server,
+        408 | 429 | 500.. => ErrorKind::Server,
         400..=499 => ErrorKind::Invalid,
         _ => ErrorKind::Protocol,
     }
@@ -253,10 +288,21 @@ pub(crate) fn from_answer(
     .with_answer(status, headers)
 }
 
-fn request_id(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
     let value =
         headers.get("x-openstack-request-id").or_else(|| headers.get("x-compute-request-id"))?;
     Some(one_line(value.to_str().ok()?, 80))
+}
+
+/// The pause that an answer asks for: in seconds, or as a time, which is compared with the server's own clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let wanted = text(RETRY_AFTER)?.trim();
+    if let Ok(seconds) = wanted.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = text(DATE).and_then(http_date).unwrap_or_else(SystemTime::now);
+    Some(http_date(wanted)?.duration_since(now).unwrap_or_default())
 }
 
 /// The readable part of an error body: Keystone's JSON, a fault of the other services, Glance's HTML, or
@@ -379,6 +425,32 @@ mod tests {
     }
 
     #[test]
+    fn the_server_can_ask_for_a_pause() {
+        let error = |status, after: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("date", "Wed, 02 Jan 2030 03:04:05 GMT".parse().unwrap());
+            headers.insert("retry-after", after.parse().unwrap());
+            from_answer("x", status, &headers, b"")
+        };
+        let asked = |after| error(StatusCode::SERVICE_UNAVAILABLE, after).retry_after();
+        assert_eq!(asked(" 7"), Some(Duration::from_secs(7)));
+        assert_eq!(asked("Wed, 02 Jan 2030 03:05:06 GMT"), Some(Duration::from_secs(61)));
+        assert_eq!(asked("Wed, 02 Jan 2030 03:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!((asked("soon"), asked("-1"), asked("1.5")), (None, None, None));
+
+        let (short, own) = (Duration::from_millis(10), Duration::from_secs(9));
+        let busy = error(StatusCode::TOO_MANY_REQUESTS, "7").again();
+        assert_eq!((busy.pause(short), busy.pause(own)), (Duration::from_secs(7), own));
+        let ages = error(StatusCode::TOO_MANY_REQUESTS, "99999999");
+        assert_eq!(ages.pause(own), Duration::from_secs(60), "nobody is kept for a year");
+        // A limit of requests, a limit of bytes, and a proxy that did not get its bytes in time.
+        let headers = HeaderMap::new();
+        let plain = |status| from_answer("x", status, &headers, b"").is_retryable();
+        assert!(error(StatusCode::PAYLOAD_TOO_LARGE, "7").is_retryable());
+        assert!(!plain(StatusCode::PAYLOAD_TOO_LARGE) && plain(StatusCode::REQUEST_TIMEOUT));
+    }
+
+    #[test]
     fn an_error_names_status_and_request_and_hides_what_it_must() {
         let mut headers = HeaderMap::new();
         headers.insert("x-openstack-request-id", "req-1".parse().unwrap());
@@ -392,5 +464,22 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert_eq!(error.status(), Some(StatusCode::CONFLICT));
         assert!(!format!("{error:?}").contains("abc"));
+    }
+
+    #[test]
+    fn a_secret_is_hidden_however_it_is_repeated() {
+        for (secret, body) in [
+            ("two  spaces\tand tab", "bad: two  spaces\tand tab!"),
+            ("quo\"te\\back", r#"no: {"password": "quo\"te\\back"}"#),
+            ("quo\"te\\back", r#"{"error": {"message": "no: quo\"te\\back"}}"#),
+            ("\"quoted\"", "no: \"quoted\""),
+        ] {
+            let error = from_answer("x", StatusCode::OK, &HeaderMap::new(), body.as_bytes());
+            let text = error.without(&Secret::new(secret)).to_string();
+            assert!(text.contains("[redacted]"), "{text}");
+            for part in ["spaces", "back", "quoted"] {
+                assert!(!text.contains(part), "{text}");
+            }
+        }
     }
 }

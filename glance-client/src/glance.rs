@@ -1,6 +1,7 @@
 //! The client of the Image API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use url::Url;
@@ -14,6 +15,8 @@ use crate::image::{
 use crate::keystone::{
     ApiVersion, EndpointQuery, ServiceClient, Session, join_version, versions, without_version,
 };
+use crate::poll::Pace;
+use crate::task::{self, Task};
 
 /// Glance at one cloud. Clones share the session.
 #[derive(Clone, Debug)]
@@ -32,7 +35,7 @@ impl Glance {
         Self::connect_at(session, session.endpoint(&EndpointQuery::new("image"))?).await
     }
 
-    /// The same at a URL that is already known.
+    /// The same at a URL that is already known. It gets the token: with `http` in the clear.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -186,6 +189,9 @@ impl Glance {
     /// size, a digest that differs), the image is deleted, and the error says so where it could not be. For that to hold
     /// after a lost answer as well, the image needs an [id of the caller's choice](NewImage::with_id).
     ///
+    /// The digests are MD5 and SHA-512. A cloud that keeps neither (SHA-256, say, and no MD5) costs one more pass over the
+    /// data, without sending them.
+    ///
     /// Whoever drops the future leaves the image; [`Upload::with_cancel`] cleans up.
     ///
     /// # Errors
@@ -326,5 +332,15 @@ impl Glance {
     /// [`ErrorKind::Cancelled`], and what [`call`](Self::call) says.
     pub async fn wait(&self, id: &str, options: &WaitOptions) -> Result<Image> {
         image::wait(&self.service, id, options).await
+    }
+
+    /// Waits until a task has done what it is for. Glance shows single tasks to administrators only; an
+    /// [import](Self::import) is waited for by everyone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Failed`] with the task's message if it failed, [`ErrorKind::Timeout`], [`ErrorKind::Cancelled`], and
+    /// what [`call`](Self::call) says.
+    pub async fn wait_for_task(&self, id: &str, timeout: Duration, pace: &Pace) -> Result<Task> {
+        task::wait(&self.service, id, timeout, pace).await
     }
 }

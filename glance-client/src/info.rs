@@ -192,13 +192,15 @@ words! {
 /// [`image::schema`](crate::image::schema).
 #[must_use]
 pub fn schema(of: &Schema) -> Call<Value> {
+    schema_as(of, |answer| answer.json())
+}
+
+/// A schema, read by `parse`.
+pub(crate) fn schema_as<T>(of: &Schema, parse: fn(&Answer<'_>) -> Result<T>) -> Call<T> {
     let what = format!("{of} schema: get");
     match segment(of.as_str()) {
-        Some(name) => {
-            Call::new(what, Method::GET, format!("schemas/{name}"), |answer| answer.json())
-        }
-        None => Call::new(what, Method::GET, "schemas", |answer| answer.json())
-            .with_problem("a schema has a name"),
+        Some(name) => Call::new(what, Method::GET, format!("schemas/{name}"), parse),
+        None => Call::new(what, Method::GET, "schemas", parse).with_problem("a schema has a name"),
     }
 }
 

@@ -103,7 +103,9 @@
 //!
 //! `verify: false` (or [`danger_accept_any_certificate`](keystone::CloudConfigBuilder::danger_accept_any_certificate))
 //! trusts everybody, `cacert` a file in place of the system's authorities; `cert` and `key` are shown to servers that ask
-//! for a certificate. Proxies come from the environment or are [named](Proxy).
+//! for a certificate. A catalogue that leads from a Keystone with TLS to a service without it is
+//! [refused](keystone::Session::endpoint): name the right URL (`image_endpoint_override`, `OS_IMAGE_ENDPOINT_OVERRIDE`), or this
+//! one. Proxies come from the environment or are [named](Proxy).
 //!
 //! # What an upload does
 //!
@@ -211,7 +213,7 @@
 //! Federated logins and several factors; built-in profiles of vendors; signatures of images, metadata definitions,
 //! the cache of images. A call is not sent again but
 //! for the renewal of a token and a second try of a read or a login whose connection broke (and for the data of
-//! [`Glance::store`]): what else may be tried again is told by [`Error::is_retryable`].
+//! [`Glance::store`]): what else may be tried again is told by [`Error::is_retryable`], and when by [`Error::retry_after`].
 
 mod call;
 mod error;
@@ -219,6 +221,7 @@ mod glance;
 pub mod image;
 pub mod info;
 pub mod keystone;
+mod poll;
 mod secret;
 mod take;
 pub mod task;
@@ -230,5 +233,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use glance::Glance;
 pub use image::{Upload, WaitOptions};
 pub use keystone::CloudConfig;
+pub use poll::Pace;
 pub use secret::Secret;
 pub use transport::{Body, BodyStream, HttpTransport, Proxy, TlsOptions, Transport, body_of};

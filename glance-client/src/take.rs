@@ -2,9 +2,29 @@
 
 use std::time::SystemTime;
 
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::keystone::timestamp;
+
+/// A field of another shape than expected, `null` among them, is as good as none.
+pub(crate) fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+    value: D,
+) -> Result<T, D::Error> {
+    Ok(T::deserialize(Value::deserialize(value)?).unwrap_or_default())
+}
+
+/// A list without the items that have another shape than expected.
+pub(crate) fn each<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    value: D,
+) -> Result<Vec<T>, D::Error> {
+    Ok(match Value::deserialize(value)? {
+        Value::Array(list) => {
+            list.into_iter().filter_map(|item| T::deserialize(item).ok()).collect()
+        }
+        _ => Vec::new(),
+    })
+}
 
 /// Takes fields out of an object; one of another shape than expected is as good as none.
 pub(crate) struct Take<'a>(pub(crate) &'a mut Map<String, Value>);

@@ -10,14 +10,16 @@
 //! assert_eq!(tasks[0].message.as_deref(), Some("Copied 10 MiB"));
 //! ```
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::call::{Answer, Call, segment};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::on_image;
+use crate::keystone::ServiceClient;
+use crate::poll::{Limit, Pace, Seen, poll};
 use crate::take::Take;
 use crate::words::words;
 
@@ -76,7 +78,7 @@ impl Task {
     /// must.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol).
+    /// [`ErrorKind::Protocol`].
     pub fn from_json(mut value: Value) -> Result<Self> {
         let bad = || Error::protocol("task: the answer has no id");
         let mut take = Take(value.as_object_mut().ok_or_else(bad)?);
@@ -128,6 +130,30 @@ pub fn get(id: &str) -> Call<Task> {
         None => Call::new(what, Method::GET, "tasks", one)
             .with_problem(format!("{:?} is not the id of a task", json!(id))),
     }
+}
+
+/// Waits for the end of a task.
+pub(crate) async fn wait(
+    client: &ServiceClient,
+    id: &str,
+    timeout: Duration,
+    pace: &Pace,
+) -> Result<Task> {
+    let look = || async {
+        let task = client.call(get(id)).await?;
+        match &task.status {
+            TaskStatus::Success => Ok(Seen::Done(task)),
+            TaskStatus::Failure => {
+                let why = task.message.as_deref().unwrap_or("the server does not say why");
+                Err(Error::new(ErrorKind::Failed, format!("task {id}: it failed: {why}")))
+            }
+            status => Ok(Seen::Pending(status.to_string())),
+        }
+    };
+    let late = |last: &str| {
+        format!("task {id}: not over after {} s (last: {last})", timeout.as_secs_f32())
+    };
+    poll(pace, Limit::InAll(timeout), &format!("task {id}"), look, late).await
 }
 
 #[cfg(test)]

@@ -166,3 +166,34 @@ async fn a_token_that_the_server_repeats_is_in_no_error() {
     assert_eq!(error.kind(), ErrorKind::Forbidden);
     assert!(!format!("{error} {error:?}").contains("token-1"), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_part_as_long_as_a_number_can_be_is_refused() {
+    let cloud = Cloud::start(3600, |request| match request.path.as_str() {
+        path if path.ends_with("/file") => {
+            let range = [("Content-Range", "bytes 0-18446744073709551615/*")];
+            Reply::Send(answer("206 Partial Content", &range, DATA))
+        }
+        // The image does not tell its size either.
+        path if path.ends_with(ID) => {
+            Reply::Send(json("200 OK", &value!({"id": ID, "status": "active", "stores": "fast"})))
+        }
+        _ => Reply::Default,
+    })
+    .await;
+    let error = read(&cloud, &unverified()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_for_good_on_the_way_ends_it() {
+    let cloud = cloud(|request| match range(request) {
+        "" => raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234", true),
+        _ => Reply::Send(answer("401 Unauthorized", &[], "your role is gone")),
+    })
+    .await;
+    let error = read(&cloud, &unverified()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+    // Each more would be a login more, and a few that fail lock a user out.
+    assert_eq!((cloud.seen("GET", &format!("/v2/images/{ID}/file")).len(), cloud.logins()), (3, 2));
+}

@@ -312,3 +312,18 @@ async fn the_environment_names_proxies() {
     assert_eq!((good, seen), (false, 0));
     assert_eq!(run(&[("HTTPS_PROXY", &proxy.url)]).await, (false, 0));
 }
+
+#[tokio::test]
+async fn addresses_of_version_6_will_do() {
+    if let Err(error) = TcpListener::bind("[::1]:0").await {
+        eprintln!("skipped: this machine has no ::1: {error}");
+        return;
+    }
+    let cloud = Cloud::start_at("[::1]", 3600, |_| Reply::Default).await;
+    let glance = cloud.glance().await;
+    glance.upload(ID, Upload::from_bytes("abc")).await.unwrap();
+    let at = cloud.url.strip_prefix("http://").unwrap();
+    let seen = cloud.seen.lock().unwrap();
+    assert!(seen.iter().any(|request| request.method == "PUT"));
+    assert!(seen.iter().all(|request| request.headers["host"] == at), "{seen:?}");
+}

@@ -121,6 +121,24 @@ fn quick() -> WaitOptions {
 }
 
 #[tokio::test]
+async fn a_cloud_with_another_digest_costs_another_pass_and_no_image() {
+    let (cloud, glance) = cloud(&["sha256-multihash", "no-checksum"]).await;
+    let stored = store(&glance).await.unwrap();
+    assert_eq!((stored.compared.as_str(), stored.attempts), ("sha256", 1));
+    assert_eq!(stored.digests.sha256, stored.image.os_hash_value);
+    // Data that cannot be made again cannot be compared.
+    let once = Upload::new(Some(3), stream::iter([Ok(Bytes::from_static(b"abc"))]).boxed());
+    let error = glance.store(&image(), once, &options()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    cloud.stop().await;
+    // And what was stored is compared, not believed.
+    let (cloud, glance) = self::cloud(&["sha256-multihash", "no-checksum", "hash-mismatch"]).await;
+    let error = store(&glance).await.unwrap_err();
+    assert!(error.to_string().contains("sha256 differs"), "{error}");
+    cloud.stop().await;
+}
+
+#[tokio::test]
 async fn an_image_that_stays_is_named() {
     let (cloud, glance) = cloud(&["size-cap=500000"]).await;
     let new = image();
@@ -235,6 +253,73 @@ async fn a_cancelled_upload_is_not_waited_for() {
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
         assert_eq!(cloud.seen("DELETE", &format!("/v2/images/{ID}")).len(), 1);
     }
+}
+
+/// An image that takes the data `abc`, answers the PUT with `status`, and shows these states one after the other once it
+/// has the data.
+async fn late(status: &'static str, states: &'static [&'static str]) -> support::Cloud {
+    use support::{ID, Reply, answer, json, take};
+    let looks = AtomicU64::new(0);
+    let sent = Arc::new(AtomicBool::new(false));
+    support::Cloud::start(3600, move |request| match request.method.as_str() {
+        "POST" if request.path == "/v2/images" => {
+            Reply::Send(json("201 Created", &support::image("queued")))
+        }
+        "GET" if request.path.ends_with("/schemas/image") => {
+            Reply::Send(answer("200 OK", &[], "{}"))
+        }
+        "GET" if request.path.ends_with(ID) && sent.load(Ordering::SeqCst) => {
+            let look = looks.fetch_add(1, Ordering::SeqCst) as usize;
+            let mut record = support::image(states[look.min(states.len() - 1)]);
+            record["size"] = 3.into();
+            record["checksum"] = "900150983cd24fb0d6963f7d28e17f72".into();
+            Reply::Send(json("200 OK", &record))
+        }
+        "PUT" => {
+            let sent = Arc::clone(&sent);
+            take(move |mut tcp, mut data| async move {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                while data.len() < 3 {
+                    tcp.read_buf(&mut data).await.unwrap();
+                }
+                sent.store(true, Ordering::SeqCst);
+                tcp.write_all(&answer(status, &[], "")).await.unwrap();
+            })
+        }
+        "DELETE" => Reply::Send(answer("204 No Content", &[], "")),
+        _ => Reply::Default,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn data_that_arrive_late_have_arrived() {
+    for (status, timeout, states, attempts) in [
+        // The time is up while the store still works on the data.
+        ("204 No Content", Duration::ZERO, &["saving", "active"][..], 1),
+        // A proxy gives up on the server, which takes its time.
+        ("504 Gateway Timeout", Duration::from_secs(60), &["saving", "saving", "active"], 1),
+        // A proxy that has all of the data gives up, and sends them on afterwards.
+        ("504 Gateway Timeout", Duration::from_secs(60), &["queued", "saving", "active"], 1),
+    ] {
+        let cloud = late(status, states).await;
+        let wait = options().wait.with_timeout(timeout);
+        let new = image().with_id(support::ID);
+        let glance = cloud.glance().await;
+        let stored =
+            glance.store(&new, Upload::from_bytes("abc"), &options().with_wait(wait)).await;
+        let stored = stored.unwrap_or_else(|error| panic!("{states:?}: {error}"));
+        assert_eq!((stored.compared.as_str(), stored.attempts), ("md5", attempts), "{states:?}");
+        let path = format!("/v2/images/{}", support::ID);
+        assert!(cloud.seen("DELETE", &path).is_empty());
+        assert_eq!(cloud.seen("PUT", &format!("{path}/file")).len(), attempts as usize);
+    }
+    // What somebody else has put there is not ours.
+    let cloud = late("504 Gateway Timeout", &["queued", "active"]).await;
+    let glance = cloud.glance().await;
+    let new = image().with_id(support::ID);
+    let error = glance.store(&new, Upload::from_bytes("xyz"), &options()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use super::patch::ImagePatch;
 use super::record::{ContainerFormat, DiskFormat, Image, Visibility};
 use crate::call::{Answer, Call, segment};
 use crate::error::{Error, Result};
+use crate::info::{Schema, schema_as};
 
 /// An image to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,7 +313,7 @@ impl ImageSchema {
 /// Gets the schema of images: `GET /v2/schemas/image`.
 #[must_use]
 pub fn schema() -> Call<ImageSchema> {
-    Call::new("image schema: get", Method::GET, "schemas/image", |answer| {
+    schema_as(&Schema::Image, |answer| {
         let document: Value = answer.json()?;
         let words = |field: &str| -> Vec<String> {
             let list =

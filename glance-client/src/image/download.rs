@@ -1,22 +1,22 @@
 //! Getting an image's data: whole and verified, or a part; and on from where a connection broke.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 use http::{HeaderMap, Method, StatusCode};
-use md5::{Digest, Md5};
-use sha2::{Sha224, Sha256, Sha384, Sha512};
+use tokio::sync::mpsc;
 
 use super::call::get;
+use super::digest::{Hasher, Lane, lane};
 use super::record::Image;
+use super::verify::{same, stored};
 use crate::call::{encode, segment};
-use crate::error::{Error, ErrorKind, Result, from_answer};
-use crate::keystone::{ServiceClient, Token};
-use crate::transport::{Body, BodyStream, read_some};
+use crate::error::{Error, ErrorKind, Result};
+use crate::keystone::{Access, ServiceClient, Token};
+use crate::transport::{Body, BodyStream, refusal};
 
 /// Which data of an image, and how to get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ pub(crate) async fn download(
         match source.open(0).await {
             Err(error) if error.is_retryable() && failures < options.resumes => {
                 failures += 1;
-                tokio::time::sleep(pause(failures)).await;
+                tokio::time::sleep(error.pause(pause(failures))).await;
             }
             result => break result?,
         }
@@ -166,6 +166,7 @@ pub(crate) async fn download(
         given: 0,
         skip: opened.skip,
         failures,
+        pause: Duration::ZERO,
         digest,
         held: None,
     };
@@ -210,8 +211,18 @@ impl Source {
             (Some(len), _) => Some(self.options.start.saturating_add(len - 1)),
             (None, _) => None,
         };
+        let mut access = Access::of(self.client.session(), Duration::ZERO, true).await?;
+        loop {
+            let result = self.ask(start, end, access.token()).await;
+            if let Some(result) = access.settle(result).await {
+                return result;
+            }
+        }
+    }
+
+    async fn ask(&self, start: u64, end: Option<u64>, token: &Token) -> Result<Opened> {
         let ranged = start > 0 || end.is_some();
-        let (answer, token) = self.send(ranged.then(|| range(start, end))).await?;
+        let answer = self.send(ranged.then(|| range(start, end)), token).await?;
         let (parts, body) = answer.into_parts();
         let told = |error: Error| error.with_answer(parts.status, &parts.headers);
         let length = number(&parts.headers, CONTENT_LENGTH.as_str());
@@ -236,7 +247,11 @@ impl Source {
                         format!("bytes {first} to {last} came instead of those from {start} on");
                     return Err(told(Error::protocol(self.text(&text))));
                 }
-                Ok(Opened { len: Some(wanted - first + 1), total, skip: 0, body })
+                let len = (wanted - first).checked_add(1);
+                let len = len.ok_or_else(|| {
+                    told(Error::protocol(self.text("the part that the server sends has no end")))
+                })?;
+                Ok(Opened { len: Some(len), total, skip: 0, body })
             }
             // A server or a proxy that knows no ranges sends all: what we have is thrown away.
             StatusCode::OK => {
@@ -253,12 +268,8 @@ impl Source {
             }
             StatusCode::NO_CONTENT => Err(told(no_data(&self.id))),
             status => {
-                // The server may send a text and never end it.
-                let text =
-                    tokio::time::timeout(self.options.stall_timeout, read_some(body, 64 << 10));
-                let text = text.await.unwrap_or_default();
-                let error = from_answer(&self.text(""), status, &parts.headers, &text);
-                let error = error.without(token.secret());
+                let answer = http::Response::from_parts(parts, body);
+                let error = refusal(&self.text(""), answer).await;
                 Err(match status {
                     StatusCode::RANGE_NOT_SATISFIABLE => {
                         error.with_hint("the image has not so many bytes")
@@ -288,7 +299,8 @@ impl Source {
     async fn send(
         &self,
         range: Option<String>,
-    ) -> Result<(http::Response<BodyStream>, Arc<Token>)> {
+        token: &Token,
+    ) -> Result<http::Response<BodyStream>> {
         let mut path = format!("images/{}/file", segment(&self.id).unwrap_or_default());
         if !self.options.stores.is_empty() {
             path = format!("{path}?prefer={}", encode(&self.options.stores.join(",")));
@@ -297,32 +309,13 @@ impl Source {
         if let Some(range) = range.and_then(|range| HeaderValue::try_from(range).ok()) {
             headers.insert(RANGE, range);
         }
-        let session = self.client.session();
         let what = self.text("");
-        let mut token = session.token().await?;
-        for repeated in [false, true] {
-            let limit = self.options.stall_timeout;
-            let send = self.client.send_raw(
-                &what,
-                Method::GET,
-                &path,
-                headers.clone(),
-                Body::Empty,
-                &token,
-            );
-            let answer = tokio::time::timeout(limit, send).await.map_err(|_| {
-                let text = format!("no answer within {} s", limit.as_secs_f32());
-                Error::new(ErrorKind::Timeout, self.text(&text))
-            })??;
-            if repeated || answer.status() != StatusCode::UNAUTHORIZED {
-                return Ok((answer, token));
-            }
-            match session.replace(&token).await {
-                Ok(fresh) => token = fresh,
-                Err(_) => return Ok((answer, token)),
-            }
-        }
-        Err(Error::protocol(self.text("no answer")))
+        let limit = self.options.stall_timeout;
+        let send = self.client.send_raw(&what, Method::GET, &path, headers, Body::Empty, token);
+        tokio::time::timeout(limit, send).await.map_err(|_| {
+            let text = format!("no answer within {} s", limit.as_secs_f32());
+            Error::new(ErrorKind::Timeout, self.text(&text))
+        })?
     }
 
     fn text(&self, more: &str) -> String {
@@ -358,6 +351,8 @@ struct Flow {
     skip: u64,
     /// In a row.
     failures: u32,
+    /// How long to wait before the next try.
+    pause: Duration,
     digest: Option<Running>,
     /// The last piece so far: it leaves when another one follows, or all is well.
     held: Option<Bytes>,
@@ -372,12 +367,12 @@ impl Flow {
             };
             let limit = self.source.options.stall_timeout;
             let why = match tokio::time::timeout(limit, body.next()).await {
-                Ok(Some(Ok(piece))) => match self.take(piece) {
+                Ok(Some(Ok(piece))) => match self.take(piece).await {
                     Some(piece) => return Ok(Some(piece)),
                     None => continue,
                 },
                 Ok(None) if self.source.end.is_none_or(|end| self.given >= end) => {
-                    return self.finish();
+                    return self.finish().await;
                 }
                 Ok(None) => {
                     Error::new(ErrorKind::Transport, self.source.text("the data end too early"))
@@ -394,7 +389,7 @@ impl Flow {
     }
 
     /// Notes a piece; gives the one before it.
-    fn take(&mut self, mut piece: Bytes) -> Option<Bytes> {
+    async fn take(&mut self, mut piece: Bytes) -> Option<Bytes> {
         let skipped = self.skip.min(piece.len() as u64);
         self.skip -= skipped;
         // In range: it is at most the length of the piece.
@@ -411,33 +406,33 @@ impl Flow {
         }
         self.failures = 0;
         self.given += piece.len() as u64;
-        if let Some(digest) = &mut self.digest {
-            digest.update(&piece);
+        if let Some(digest) = &self.digest {
+            digest.update(piece.clone()).await;
         }
         self.held.replace(piece)
     }
 
-    fn finish(&mut self) -> Result<Option<Bytes>> {
+    async fn finish(&mut self) -> Result<Option<Bytes>> {
         self.body = Some(stream::empty().boxed());
         self.source.end = Some(self.given);
         if let Some(digest) = self.digest.take() {
-            digest.finish(&self.source.id)?;
+            digest.finish(&self.source.id).await?;
         }
         Ok(self.held.take())
     }
 
     /// Counts a failure; the error if it is one too many, or one that lasts.
     fn fail(&mut self, why: Error) -> Result<()> {
-        let passes = why.is_retryable() || why.kind() == ErrorKind::Unauthorized;
-        if self.failures >= self.source.options.resumes || !passes {
+        if self.failures >= self.source.options.resumes || !why.is_retryable() {
             return Err(why.with_hint(&format!("{} bytes had come", self.given)));
         }
         self.failures += 1;
+        self.pause = why.pause(pause(self.failures));
         Ok(())
     }
 
     async fn reopen(&mut self) -> Result<()> {
-        tokio::time::sleep(pause(self.failures)).await;
+        tokio::time::sleep(self.pause).await;
         match self.source.open(self.given).await {
             Ok(opened) => {
                 self.skip = opened.skip;
@@ -461,40 +456,18 @@ fn pause(failures: u32) -> Duration {
 struct Running {
     name: String,
     expected: String,
-    state: State,
-}
-
-enum State {
-    Md5(Md5),
-    Sha224(Sha224),
-    Sha256(Sha256),
-    Sha384(Sha384),
-    Sha512(Box<Sha512>),
-}
-
-impl State {
-    fn of(name: &str) -> Option<Self> {
-        Some(match name.to_ascii_lowercase().replace('-', "").as_str() {
-            "md5" => Self::Md5(Md5::new()),
-            "sha224" => Self::Sha224(Sha224::new()),
-            "sha256" => Self::Sha256(Sha256::new()),
-            "sha384" => Self::Sha384(Sha384::new()),
-            "sha512" => Self::Sha512(Box::default()),
-            _ => return None,
-        })
-    }
+    queue: mpsc::Sender<Bytes>,
+    lane: Lane,
 }
 
 impl Running {
     /// The digest that the image has and that we can compute.
     fn of(image: &Image) -> Result<Self> {
-        let multihash = image.os_hash_algo.as_deref().zip(image.os_hash_value.as_deref());
-        let checksum = image.checksum.as_deref().map(|value| ("md5", value));
-        let pairs = [multihash, checksum].into_iter().flatten();
-        for (name, expected) in pairs {
-            if let Some(state) = State::of(name) {
-                return Ok(Self { name: name.to_owned(), expected: expected.to_owned(), state });
-            }
+        let found =
+            stored(image).find_map(|(name, expected)| Some((name, expected, Hasher::of(name)?)));
+        if let Some((name, expected, hasher)) = found {
+            let (queue, lane) = lane(hasher);
+            return Ok(Self { name: name.to_owned(), expected: expected.to_owned(), queue, lane });
         }
         // Before there are data there is nothing that could be compared.
         if image.size.is_none() {
@@ -507,33 +480,16 @@ impl Running {
         Err(Error::new(ErrorKind::Mismatch, text))
     }
 
-    fn update(&mut self, piece: &[u8]) {
-        match &mut self.state {
-            State::Md5(digest) => digest.update(piece),
-            State::Sha224(digest) => digest.update(piece),
-            State::Sha256(digest) => digest.update(piece),
-            State::Sha384(digest) => digest.update(piece),
-            State::Sha512(digest) => digest.update(piece),
-        }
+    async fn update(&self, piece: Bytes) {
+        // It ends early only with the runtime.
+        let _ = self.queue.send(piece).await;
     }
 
-    fn finish(self, id: &str) -> Result<()> {
-        let came: Vec<u8> = match self.state {
-            State::Md5(digest) => digest.finalize().to_vec(),
-            State::Sha224(digest) => digest.finalize().to_vec(),
-            State::Sha256(digest) => digest.finalize().to_vec(),
-            State::Sha384(digest) => digest.finalize().to_vec(),
-            State::Sha512(digest) => digest.finalize().to_vec(),
-        };
-        let came = came.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-        if came.eq_ignore_ascii_case(&self.expected) {
-            return Ok(());
-        }
-        let text = format!(
-            "image {id}: {} differs: the cloud has {}, {came} came; throw the data away and ask again",
-            self.name, self.expected
-        );
-        Err(Error::new(ErrorKind::Mismatch, text))
+    async fn finish(self, id: &str) -> Result<()> {
+        drop(self.queue);
+        let came = self.lane.finish().await.unwrap_or_default();
+        let remedy = "throw the data away and ask again";
+        same(id, &self.name, ("received", &came), &self.expected, remedy)
     }
 }
 
@@ -560,8 +516,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_clouds_algorithm_is_computed_and_compared() {
+    #[tokio::test]
+    async fn the_clouds_algorithm_is_computed_and_compared() {
         let image = |algorithm: &str, value: &str| {
             let json = json!({"id": "1", "size": 3, "os_hash_algo": algorithm, "os_hash_value": value,
                 "checksum": "900150983cd24fb0d6963f7d28e17f72"});
@@ -578,15 +534,15 @@ mod tests {
             ("blake2b", "not known here"),
         ];
         for (name, value) in cases {
-            let mut running = Running::of(&image(name, value)).unwrap();
-            running.update(b"ab");
-            running.update(b"c");
+            let running = Running::of(&image(name, value)).unwrap();
+            running.update(Bytes::from_static(b"ab")).await;
+            running.update(Bytes::from_static(b"c")).await;
             assert_eq!(running.name, if name == "blake2b" { "md5" } else { name });
-            running.finish("1").unwrap();
+            running.finish("1").await.unwrap();
         }
-        let mut running = Running::of(&image("sha512", "00")).unwrap();
-        running.update(b"abc");
-        assert_eq!(running.finish("1").unwrap_err().kind(), ErrorKind::Mismatch);
+        let running = Running::of(&image("sha512", "00")).unwrap();
+        running.update(Bytes::from_static(b"abc")).await;
+        assert_eq!(running.finish("1").await.unwrap_err().kind(), ErrorKind::Mismatch);
         let bare = Image::from_json(json!({"id": "1", "size": 3})).unwrap();
         assert_eq!(Running::of(&bare).err().unwrap().kind(), ErrorKind::Mismatch);
         let empty = Image::from_json(json!({"id": "1"})).unwrap();

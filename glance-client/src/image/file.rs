@@ -5,8 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use tokio::sync::mpsc;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::body::Producer;
 use super::preflight::TAIL_LEN;
@@ -14,11 +14,11 @@ use super::upload::Upload;
 use crate::error::{Error, ErrorKind, Result};
 
 const PIECE: usize = 256 << 10;
-/// How many pieces are read ahead.
-const AHEAD: usize = 4;
+/// How many pieces are read at a time.
+const BATCH: usize = 2;
 
 impl Upload {
-    /// The data of a regular file, read 256 KiB at a time on a thread of its own. It can be sent again, its length is
+    /// The data of a regular file, read in pieces of 256 KiB beside the runtime's own threads. It can be sent again, its length is
     /// declared, and the format check looks at its end too.
     ///
     /// The file must not change until the upload has ended: another length is found, another content is not.
@@ -49,42 +49,47 @@ fn look(path: &Path) -> io::Result<(u64, Bytes)> {
     Ok((len, tail.into()))
 }
 
-/// The file from its start. Opened anew for each attempt; the thread ends when nobody wants more.
+/// The file from its start, opened anew for each attempt. While one batch is handed out the next one is read; between two
+/// of them no thread waits.
 fn pieces(path: PathBuf) -> Producer {
-    let start = stream::once(async move {
-        let (queue, pieces) = mpsc::channel(AHEAD);
-        tokio::task::spawn_blocking(move || read(&path, &queue));
-        pieces
-    });
-    start
-        .flat_map(|pieces| {
-            stream::unfold(pieces, |mut pieces| async move {
-                pieces.recv().await.map(|piece| (piece, pieces))
-            })
+    let open = move || read(File::open(path)?);
+    stream::unfold(Next::Start(open), |next| async {
+        let job = match next {
+            Next::Start(open) => spawn_blocking(open),
+            Next::Reading(job) => job,
+            Next::End => return None,
+        };
+        Some(match job.await.map_err(io::Error::other).flatten() {
+            Ok((file, batch)) if !batch.is_empty() => {
+                (Ok(batch), Next::Reading(spawn_blocking(move || read(file))))
+            }
+            Ok(_) => (Ok(Vec::new()), Next::End),
+            Err(error) => (Err(error), Next::End),
         })
-        .boxed()
+    })
+    .map_ok(|batch| stream::iter(batch.into_iter().map(Ok)))
+    .try_flatten()
+    .boxed()
 }
 
-fn read(path: &Path, queue: &mpsc::Sender<io::Result<Bytes>>) {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) => {
-            let _ = queue.blocking_send(Err(error));
-            return;
-        }
-    };
-    loop {
+/// What is done when the batch that there is has been handed out.
+enum Next<F> {
+    Start(F),
+    Reading(JoinHandle<io::Result<(File, Vec<Bytes>)>>),
+    End,
+}
+
+/// The next pieces of a file; none at its end.
+fn read(mut file: File) -> io::Result<(File, Vec<Bytes>)> {
+    let mut batch = Vec::with_capacity(BATCH);
+    while batch.len() < BATCH {
         let mut piece = Vec::with_capacity(PIECE);
-        let result = (&mut file).take(PIECE as u64).read_to_end(&mut piece);
-        let (piece, last) = match result {
-            Ok(0) => return,
-            Ok(_) => (Ok(Bytes::from(piece)), false),
-            Err(error) => (Err(error), true),
-        };
-        if queue.blocking_send(piece).is_err() || last {
-            return;
+        if (&mut file).take(PIECE as u64).read_to_end(&mut piece)? == 0 {
+            break;
         }
+        batch.push(Bytes::from(piece));
     }
+    Ok((file, batch))
 }
 
 #[cfg(test)]

@@ -6,18 +6,18 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
 
 use super::call::{get, on_image};
 use super::record::{Image, ImageStatus};
-use super::wait::sleep;
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::info::ImportMethod;
 use crate::keystone::ServiceClient;
+use crate::poll::{Limit, Pace, Seen, poll};
 use crate::secret::Secret;
 use crate::task::{self, Task, TaskStatus};
 
@@ -197,22 +197,13 @@ pub struct ImportOptions {
     /// Gives up when nothing has changed for so long (30 minutes): neither the image, nor the list of stores, nor the
     /// number of bytes that the task tells (Glance tells none while it downloads).
     pub stall_timeout: Duration,
-    /// The first pause between two looks (200 ms); it grows by half each time, up to `longest_pause`.
-    pub first_pause: Duration,
-    /// The longest pause (5 s).
-    pub longest_pause: Duration,
-    /// Set it to stop waiting; the import itself cannot be stopped, but by deleting the image.
-    pub cancel: Option<Arc<AtomicBool>>,
+    /// How often to look, and what stops it; the import itself cannot be stopped, but by deleting the image.
+    pub pace: Pace,
 }
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self {
-            stall_timeout: Duration::from_secs(1800),
-            first_pause: Duration::from_millis(200),
-            longest_pause: Duration::from_secs(5),
-            cancel: None,
-        }
+        Self { stall_timeout: Duration::from_secs(1800), pace: Pace::default() }
     }
 }
 
@@ -224,17 +215,17 @@ impl ImportOptions {
         self
     }
 
-    /// The pauses between two looks: the first, and the longest.
+    /// As [`Pace::with_pauses`].
     #[must_use]
     pub fn with_pauses(mut self, first: Duration, longest: Duration) -> Self {
-        (self.first_pause, self.longest_pause) = (first, longest);
+        self.pace = self.pace.with_pauses(first, longest);
         self
     }
 
-    /// A flag that stops waiting.
+    /// As [`Pace::with_cancel`].
     #[must_use]
     pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
-        self.cancel = Some(cancel);
+        self.pace = self.pace.with_cancel(cancel);
         self
     }
 }
@@ -261,32 +252,18 @@ pub(crate) async fn run(
     // The tasks of earlier imports stay in the list for two days.
     let before: Vec<String> = tasks(client, id).await?.into_iter().map(|task| task.id).collect();
     client.call(import(id, what)).await?;
-    let mut watch = Watch { seen: None, moved: Instant::now(), pause: options.first_pause };
-    loop {
-        let state = look(client, id, &before).await;
-        match state {
-            Ok(state) if state.is_over() => {
-                return conclude(id, what, state).map_err(|error| what.hidden(error));
-            }
-            Ok(state) => watch.note(&state),
-            Err(error) if error.is_retryable() => {}
-            Err(error) if error.is_not_found() => {
-                let text = format!("image {id}: it was deleted during its import");
-                return Err(Error::new(ErrorKind::Failed, text).with_source(error));
-            }
-            Err(error) => return Err(error),
-        }
-        if watch.moved.elapsed() >= options.stall_timeout {
-            let text = format!(
-                "image {id}: the import by {} has not moved for {} s; delete the image and begin anew",
-                what.method(),
-                options.stall_timeout.as_secs_f32()
-            );
-            return Err(Error::new(ErrorKind::Timeout, text));
-        }
-        sleep(watch.pause, options.cancel.as_deref(), id).await?;
-        watch.pause = (watch.pause.saturating_mul(3) / 2).min(options.longest_pause);
-    }
+    let limit = options.stall_timeout;
+    let late = |_: &str| {
+        format!(
+            "image {id}: the import by {} has not moved for {} s; delete the image and begin anew",
+            what.method(),
+            limit.as_secs_f32()
+        )
+    };
+    let look = || look(client, id, &before);
+    let name = format!("image {id}");
+    let state = poll(&options.pace, Limit::WithoutChange(limit), &name, look, late).await?;
+    conclude(id, what, state).map_err(|error| what.hidden(error))
 }
 
 /// The tasks of an image; none where the server does not show them.
@@ -306,11 +283,18 @@ struct State {
     task: Option<Task>,
 }
 
-async fn look(client: &ServiceClient, id: &str, before: &[String]) -> Result<State> {
+async fn look(client: &ServiceClient, id: &str, before: &[String]) -> Result<Seen<State>> {
     // The task first: an image that is read after a task has ended shows its end.
     let task = tasks(client, id).await?.into_iter().find(|task| !before.contains(&task.id));
-    let image = client.call(get(id)).await?;
-    Ok(State { image, task })
+    let image = client.call(get(id)).await.map_err(|error| {
+        if !error.is_not_found() {
+            return error;
+        }
+        let text = format!("image {id}: it was deleted during its import");
+        Error::new(ErrorKind::Failed, text).with_source(error)
+    })?;
+    let state = State { image, task };
+    Ok(if state.is_over() { Seen::Done(state) } else { Seen::Pending(state.words()) })
 }
 
 impl State {
@@ -331,6 +315,13 @@ impl State {
                     && (failed || !busy.contains(&self.image.status))
             }
         }
+    }
+
+    /// What changes as long as the import moves.
+    fn words(&self) -> String {
+        let message = self.task.as_ref().and_then(|task| task.message.as_deref());
+        let stores = self.image.importing_to().join(",");
+        format!("{} {stores} {}", self.image.status, message.unwrap_or_default())
     }
 
     fn task_failed(&self) -> bool {
@@ -359,27 +350,6 @@ fn conclude(id: &str, what: &Import, state: State) -> Result<Imported> {
         if good { "try those stores again" } else { "delete the image and make a new one" }
     );
     Err(Error::new(ErrorKind::Failed, text))
-}
-
-/// Whether an import still moves.
-struct Watch {
-    seen: Option<(String, String, Option<String>)>,
-    moved: Instant,
-    pause: Duration,
-}
-
-impl Watch {
-    fn note(&mut self, state: &State) {
-        let seen = (
-            state.image.status.to_string(),
-            state.image.importing_to().join(","),
-            state.task.as_ref().and_then(|task| task.message.clone()),
-        );
-        if self.seen.as_ref() != Some(&seen) {
-            self.seen = Some(seen);
-            self.moved = Instant::now();
-        }
-    }
 }
 
 #[cfg(test)]

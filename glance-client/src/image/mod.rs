@@ -18,6 +18,7 @@ mod store;
 mod upload;
 mod verify;
 mod wait;
+mod workers;
 
 pub use action::{add_tag, deactivate, reactivate, remove_from_store, remove_tag};
 pub use call::{ImageSchema, NewImage, create, delete, get, schema, update};

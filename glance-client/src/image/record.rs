@@ -203,7 +203,7 @@ impl Image {
             tags: take.list("tags"),
             stores: take
                 .text("stores")
-                .map(|list| list.split(',').map(str::to_owned).collect())
+                .map(|list| split(&list).map(str::to_owned).collect())
                 .unwrap_or_default(),
             created_at: take.time("created_at"),
             updated_at: take.time("updated_at"),
@@ -249,8 +249,13 @@ impl Image {
 
     fn store_list(&self, key: &str) -> Vec<&str> {
         let list = self.properties.get(key).map_or("", String::as_str);
-        list.split(',').filter(|store| !store.is_empty()).collect()
+        split(list).collect()
     }
+}
+
+/// The stores in a list as Glance writes it.
+fn split(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|store| !store.is_empty())
 }
 
 #[cfg(test)]
@@ -279,6 +284,8 @@ mod tests {
         assert_eq!(image.locations.len(), 1);
         assert_eq!(image.locations[0].store.as_deref(), Some("fast"));
         assert!(!format!("{image:?}").contains("pass"), "{image:?}");
+        // No list of stores is one without a store: by that it is known that an image has no data.
+        assert_eq!(Image::from_json(json!({"id": "1", "stores": ""})).unwrap().stores, [""; 0]);
         assert!(Image::from_json(json!({"name": "x"})).is_err());
         assert!(Image::from_json(json!([])).is_err());
     }

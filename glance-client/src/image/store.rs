@@ -1,14 +1,15 @@
 //! From data to an image that was compared: repeated where that does no harm, and nothing left where it failed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::call::{NewImage, create, delete, get};
 use super::record::{Image, ImageStatus};
 use super::upload::{Upload, Uploaded, upload};
 use super::verify::{Digests, verify};
-use super::wait::{WaitOptions, sleep, wait};
+use super::wait::{WaitOptions, wait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keystone::ServiceClient;
+use crate::poll::{Limit, Seen, poll};
 
 /// How often data is sent, and what becomes of an image whose data did not arrive.
 #[derive(Clone, Debug)]
@@ -16,7 +17,8 @@ use crate::keystone::ServiceClient;
 pub struct StoreOptions {
     /// How often the data is sent at most (3). More than once only if it can be made again.
     pub attempts: u32,
-    /// The pause before the data is sent again (2 s); it doubles each time.
+    /// The pause before the data is sent again (2 s); it doubles each time. A server that asks for a longer one by
+    /// `Retry-After` gets it, up to a minute.
     pub pause: Duration,
     /// Whether an image that was made for the data stays where they did not arrive. It is deleted otherwise.
     pub keep_failed: bool,
@@ -134,27 +136,32 @@ pub(crate) async fn fill(
 ) -> Result<Stored> {
     let mut upload = upload.with_digests();
     let mut options = options.clone();
-    options.wait.cancel = options.wait.cancel.take().or_else(|| upload.cancel());
+    let pace = &mut options.wait.pace;
+    pace.cancel = pace.cancel.take().or_else(|| upload.cancel());
     let options = &options;
-    let cancel = options.wait.cancel.as_deref();
+    let pace = &options.wait.pace;
+    let what = format!("image {id}");
     let mut pause = options.pause;
     let mut attempt = 1;
-    loop {
+    let (image, sent, attempts) = loop {
         let error = match sent(client, id, &mut upload, options).await {
-            Ok((image, sent)) => return compared(image, sent, attempt),
+            Ok((image, sent)) => break (image, sent, attempt),
             Err(error) => error,
         };
-        let told = |error: Error| match attempt {
+        // Data that went out whole to a proxy may begin to arrive after the proxy has given up on them.
+        let overtaken = attempt > 1 && error.is_conflict() && upload.whole().is_some();
+        let times = if overtaken { attempt - 1 } else { attempt };
+        let told = |error: Error| match times {
             1 => error,
-            _ => error.with_hint(&format!("the data was sent {attempt} times")),
+            _ => error.with_hint(&format!("the data was sent {times} times")),
         };
-        if !worth_repeating(&error) {
+        if !overtaken && !worth_repeating(&error) {
             return Err(told(error));
         }
-        match settled(client, id, options).await? {
-            // Only the answer was lost.
-            Some(image) if image.status == ImageStatus::Active => match upload.take_whole() {
-                Some(sent) => return compared(image, sent, attempt),
+        match settled(client, id, options, upload.whole().is_some()).await? {
+            // Only the answer was lost, or came late.
+            Some(image) if image.status == ImageStatus::Active => match upload.whole() {
+                Some(sent) => break (image, sent.clone(), times),
                 None => return Err(told(error)),
             },
             // With a store Glance still holds refused data, and no other can follow.
@@ -165,10 +172,24 @@ pub(crate) async fn fill(
                     && attempt < options.attempts => {}
             _ => return Err(told(error)),
         }
-        sleep(pause, cancel, id).await?;
+        pace.sleep(error.pause(pause), &what).await?;
         pause = pause.saturating_mul(2);
         attempt += 1;
+    };
+    let Uploaded { bytes, mut digests, .. } = sent;
+    pace.unless_cancelled(&what, complete(&mut digests, &image, &mut upload)).await??;
+    let compared = verify(&image, &digests, bytes)?;
+    Ok(Stored { image, bytes, digests, compared, attempts })
+}
+
+/// Adds the digest that the cloud has, if it is none of those that were computed and can be had.
+async fn complete(digests: &mut Digests, image: &Image, upload: &mut Upload) -> Result<()> {
+    if let Some(algorithm) = digests.missing(image)
+        && let Some(hex) = upload.digest_again(&image.id, algorithm).await?
+    {
+        digests.add(algorithm, hex);
     }
+    Ok(())
 }
 
 /// One upload, and the wait for what comes of it.
@@ -182,11 +203,6 @@ async fn sent(
     Ok((wait(client, id, &options.wait).await?, sent))
 }
 
-fn compared(image: Image, sent: Uploaded, attempts: u32) -> Result<Stored> {
-    let compared = verify(&image, &sent.digests, sent.bytes)?;
-    Ok(Stored { image, bytes: sent.bytes, digests: sent.digests, compared, attempts })
-}
-
 /// Whether another attempt can end better: the connection or the server failed, or Glance lost the data after it had
 /// taken them. What Glance says of the data themselves it says again.
 fn worth_repeating(error: &Error) -> bool {
@@ -198,20 +214,23 @@ async fn settled(
     client: &ServiceClient,
     id: &str,
     options: &StoreOptions,
+    is_whole: bool,
 ) -> Result<Option<Image>> {
-    let start = Instant::now();
-    let wait = &options.wait;
-    loop {
-        match client.call(get(id)).await {
-            Ok(image) if image.status != ImageStatus::Saving => return Ok(Some(image)),
-            Err(error) if !error.is_retryable() => return Ok(None),
-            _ => {}
-        }
-        if start.elapsed() > wait.timeout.min(Duration::from_secs(120)) {
-            return Ok(None);
-        }
-        let pause = wait.first_pause.max(Duration::from_millis(10));
-        sleep(pause, wait.cancel.as_deref(), id).await?;
+    let look = || async {
+        let image = client.call(get(id)).await?;
+        Ok(match image.status {
+            ImageStatus::Saving => Seen::Pending(image.status.to_string()),
+            _ => Seen::Done(image),
+        })
+    };
+    // A server that has all of the data may be busy with them; one that has not only has to notice.
+    let longest = if is_whole { Duration::MAX } else { Duration::from_secs(120) };
+    let limit = Limit::InAll(options.wait.timeout.min(longest));
+    let what = format!("image {id}");
+    match poll(&options.wait.pace, limit, &what, look, str::to_owned).await {
+        Ok(image) => Ok(Some(image)),
+        Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 
 use super::body::{Meter, Producer, Progress};
 use super::call::get;
-use super::digest::{Hashing, hashing};
+use super::digest::{Hasher, Hashing, hashing, lane};
 use super::preflight::{HEAD_LEN, TAIL_LEN, preflight, preflight_ends};
 use super::record::{Image, ImageStatus};
 use super::verify::Digests;
 use crate::call::segment;
-use crate::error::{Error, ErrorKind, Result, from_answer};
-use crate::keystone::{ServiceClient, Token};
-use crate::transport::{Body, BodyStream, read_some};
+use crate::error::{Error, ErrorKind, Result, request_id};
+use crate::keystone::{Access, ServiceClient, Token};
+use crate::transport::{Body, BodyStream, refusal};
 
 /// The data of an image, and how to send it.
 ///
@@ -39,7 +39,7 @@ pub struct Upload {
     preflight: Preflight,
     tail: Option<bytes::Bytes>,
     digests: bool,
-    /// The last attempt's data all went out, but no answer came.
+    /// What was sent in the last attempt whose data all went out.
     whole: Option<Uploaded>,
     estimate: Option<Duration>,
     limits: Limits,
@@ -154,14 +154,14 @@ impl Upload {
         self
     }
 
-    /// The last [`TAIL_LEN`](super::TAIL_LEN) bytes of the data, for the [check of the formats](super::preflight_ends).
+    /// The last [`TAIL_LEN`] bytes of the data, for the [check of the formats](super::preflight_ends).
     #[must_use]
     pub fn with_tail(mut self, tail: impl Into<bytes::Bytes>) -> Self {
         self.tail = Some(tail.into());
         self
     }
 
-    /// Computes MD5 and SHA-512 of the data while it is sent, each on a thread of its own: what
+    /// Computes MD5 and SHA-512 of the data while it is sent, beside each other on threads of the crate's own: what
     /// [`verify`](super::verify()) compares with Glance's `checksum` and `os_hash_value`.
     #[must_use]
     pub fn with_digests(mut self) -> Self {
@@ -227,13 +227,34 @@ impl Upload {
         self.limits.cancel.clone()
     }
 
-    /// What was sent in an attempt of which only the answer was lost.
-    pub(super) fn take_whole(&mut self) -> Option<Uploaded> {
-        self.whole.take()
+    /// What was sent in the last attempt whose data all went out, whatever came of it.
+    pub(super) fn whole(&self) -> Option<&Uploaded> {
+        self.whole.as_ref()
     }
 
     pub(super) fn can_repeat(&self) -> bool {
         matches!(self.source, Source::Again(_))
+    }
+
+    /// The digest of the data by an algorithm that was not known to be needed when they were sent; `None` if they cannot be
+    /// made again, or it cannot be computed.
+    pub(super) async fn digest_again(
+        &mut self,
+        id: &str,
+        algorithm: &str,
+    ) -> Result<Option<String>> {
+        let (Source::Again(make), Some(hasher)) = (&mut self.source, Hasher::of(algorithm)) else {
+            return Ok(None);
+        };
+        let mut producer = make();
+        let (queue, lane) = lane(hasher);
+        while let Some(chunk) = producer.next().await {
+            let chunk = chunk.map_err(|error| bad_data(id, error))?;
+            // It ends early only with the runtime.
+            let _ = queue.send(chunk).await;
+        }
+        drop(queue);
+        Ok(lane.finish().await)
     }
 
     fn open(&mut self) -> Option<(Meter, Option<Hashing>)> {
@@ -319,23 +340,11 @@ pub(crate) async fn upload(
         );
         return Err(Error::new(ErrorKind::Conflict, text));
     }
-    let mut token = client.session().token_for(upload.needed()).await?;
-    let mut repeated = false;
+    let mut access = Access::of(client.session(), upload.needed(), upload.can_repeat()).await?;
     loop {
-        let result = attempt(client, id, &image, upload, &token).await;
-        match result {
-            Err(error)
-                if error.status() == Some(StatusCode::UNAUTHORIZED)
-                    && upload.can_repeat()
-                    && !repeated =>
-            {
-                repeated = true;
-                token = match client.session().replace(&token).await {
-                    Ok(token) => token,
-                    Err(_) => return Err(error.without(token.secret())),
-                };
-            }
-            result => return result.map_err(|error| error.without(token.secret())),
+        let result = attempt(client, id, &image, upload, access.token()).await;
+        if let Some(result) = access.settle(result).await {
+            return result;
         }
     }
 }
@@ -368,13 +377,15 @@ async fn attempt(
         _ => Digests::new(),
     };
     let mut sent = Uploaded { bytes: meter.given(), request_id: None, digests };
+    if let Ok(request_id) = &result {
+        sent.request_id.clone_from(request_id);
+    }
+    if meter.is_finished() {
+        upload.whole = Some(sent.clone());
+    }
     match result {
-        Ok(request_id) => {
-            sent.request_id = request_id;
-            Ok(sent)
-        }
+        Ok(_) => Ok(sent),
         Err(error) => {
-            upload.whole = meter.is_finished().then_some(sent);
             // Glance keeps the location of data that it has refused, and fails over it with each upload that follows.
             if error.kind() == ErrorKind::Server && !image.stores.is_empty() {
                 return Err(error.with_hint(
@@ -419,14 +430,10 @@ async fn finish(
     answer: http::Response<BodyStream>,
     meter: &Meter,
 ) -> Result<Option<String>> {
-    let (parts, body) = answer.into_parts();
-    if !parts.status.is_success() {
-        // The server may send a text and never end it.
-        let text = tokio::time::timeout(Duration::from_secs(10), read_some(body, 64 << 10))
-            .await
-            .unwrap_or_default();
-        let error = from_answer(what, parts.status, &parts.headers, &text);
-        return Err(match parts.status.as_u16() {
+    let status = answer.status();
+    if !status.is_success() {
+        let error = refusal(what, answer).await;
+        return Err(match status.as_u16() {
             301 | 302 | 307 | 308 => {
                 error.with_hint("data is not sent after a redirect: correct the endpoint")
             }
@@ -440,10 +447,9 @@ async fn finish(
     }
     if !meter.is_finished() {
         let text = format!("image {id}: the server reported success before it had all of the data");
-        return Err(Error::protocol(text).with_answer(parts.status, &parts.headers));
+        return Err(Error::protocol(text).with_answer(status, answer.headers()));
     }
-    let request_id = parts.headers.get("x-openstack-request-id").and_then(|id| id.to_str().ok());
-    Ok(request_id.map(str::to_owned))
+    Ok(request_id(answer.headers()))
 }
 
 /// Stops the producer on every way out.

@@ -1,5 +1,6 @@
 //! Comparing what Glance stored with what was sent.
 
+use super::digest::canonical;
 use super::record::Image;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -11,6 +12,8 @@ pub struct Digests {
     pub md5: Option<String>,
     /// SHA-256.
     pub sha256: Option<String>,
+    /// SHA-384.
+    pub sha384: Option<String>,
     /// SHA-512, which most clouds use for `os_hash_value`.
     pub sha512: Option<String>,
 }
@@ -36,6 +39,13 @@ impl Digests {
         self
     }
 
+    /// With the SHA-384.
+    #[must_use]
+    pub fn with_sha384(mut self, hex: impl Into<String>) -> Self {
+        self.sha384 = Some(hex.into());
+        self
+    }
+
     /// With the SHA-512.
     #[must_use]
     pub fn with_sha512(mut self, hex: impl Into<String>) -> Self {
@@ -44,11 +54,29 @@ impl Digests {
     }
 
     fn by_name(&self, algorithm: &str) -> Option<&str> {
-        match algorithm.to_ascii_lowercase().replace('-', "").as_str() {
+        match canonical(algorithm).as_str() {
             "md5" => self.md5.as_deref(),
             "sha256" => self.sha256.as_deref(),
+            "sha384" => self.sha384.as_deref(),
             "sha512" => self.sha512.as_deref(),
             _ => None,
+        }
+    }
+
+    /// The algorithm that is missing: the cloud has a digest by it and none that is here.
+    pub(super) fn missing<'i>(&self, image: &'i Image) -> Option<&'i str> {
+        let known = stored(image).any(|(name, _)| self.by_name(name).is_some());
+        if known { None } else { stored(image).map(|(name, _)| name).next() }
+    }
+
+    /// Adds a digest by any algorithm that has a place here.
+    pub(super) fn add(&mut self, algorithm: &str, hex: String) {
+        match canonical(algorithm).as_str() {
+            "md5" => self.md5 = Some(hex),
+            "sha256" => self.sha256 = Some(hex),
+            "sha384" => self.sha384 = Some(hex),
+            "sha512" => self.sha512 = Some(hex),
+            _ => {}
         }
     }
 }
@@ -80,33 +108,44 @@ pub fn verify(image: &Image, digests: &Digests, size: u64) -> Result<String> {
         );
         return Err(Error::new(ErrorKind::Failed, text));
     }
-    let differ = |what: &str, sent: &str, stored: &str| {
-        let text = format!(
-            "image {id}: {what} differs: sent {sent}, stored {stored}; delete the image and send it again"
-        );
-        Error::new(ErrorKind::Mismatch, text)
+    let same = |what: &str, sent: &str, stored: &str| {
+        same(id, what, ("sent", sent), stored, "delete the image and send it again")
     };
-    match image.size {
-        Some(stored) if stored == size => {}
-        Some(stored) => return Err(differ("size", &size.to_string(), &stored.to_string())),
-        None => return Err(differ("size", &size.to_string(), "unknown")),
-    }
+    let stored_size = image.size.map_or_else(|| "unknown".to_owned(), |size| size.to_string());
+    same("size", &size.to_string(), &stored_size)?;
+    let found =
+        stored(image).find_map(|(name, stored)| Some((name, digests.by_name(name)?, stored)));
+    let Some((name, sent, stored)) = found else {
+        let has = image.os_hash_algo.as_deref().unwrap_or("no digest");
+        let text = format!(
+            "image {id}: nothing to compare: the cloud has {has} and no checksum that was computed here"
+        );
+        return Err(Error::new(ErrorKind::Mismatch, text));
+    };
+    same(name, sent, stored)?;
+    Ok(name.to_owned())
+}
+
+/// The digests that a cloud has of an image's data, by the names of their algorithms: the multihash, then MD5.
+pub(super) fn stored(image: &Image) -> impl Iterator<Item = (&str, &str)> {
     let multihash = image.os_hash_algo.as_deref().zip(image.os_hash_value.as_deref());
     let checksum = image.checksum.as_deref().map(|stored| ("md5", stored));
-    let pairs = [multihash, checksum].into_iter().flatten();
-    let comparable =
-        pairs.filter_map(|(name, stored)| Some((name, digests.by_name(name)?, stored))).next();
-    match comparable {
-        Some((name, sent, stored)) if sent.eq_ignore_ascii_case(stored) => Ok(name.to_owned()),
-        Some((name, sent, stored)) => Err(differ(name, sent, stored)),
-        None => {
-            let has = image.os_hash_algo.as_deref().unwrap_or("no digest");
-            let text = format!(
-                "image {id}: nothing to compare: the cloud has {has} and no checksum that was computed here"
-            );
-            Err(Error::new(ErrorKind::Mismatch, text))
-        }
+    [multihash, checksum].into_iter().flatten()
+}
+
+/// Compares what was seen here, `(how, value)`, with what the cloud has stored.
+pub(super) fn same(
+    id: &str,
+    what: &str,
+    (how, seen): (&str, &str),
+    stored: &str,
+    remedy: &str,
+) -> Result<()> {
+    if seen.eq_ignore_ascii_case(stored) {
+        return Ok(());
     }
+    let text = format!("image {id}: {what} differs: {how} {seen}, stored {stored}; {remedy}");
+    Err(Error::new(ErrorKind::Mismatch, text))
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Waiting for an image to become active.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::call::get;
 use super::record::{Image, ImageStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keystone::ServiceClient;
+use crate::poll::{Limit, Pace, Seen, poll};
 
 /// How to wait.
 #[derive(Clone, Debug)]
@@ -15,26 +16,16 @@ use crate::keystone::ServiceClient;
 pub struct WaitOptions {
     /// How long at most (10 minutes).
     pub timeout: Duration,
-    /// The first pause between two looks (200 ms); it grows by half each time, up to `longest_pause`.
-    pub first_pause: Duration,
-    /// The longest pause (5 s).
-    pub longest_pause: Duration,
+    /// How often to look, and what stops it.
+    pub pace: Pace,
     /// Whether `queued` is a state to wait in. It is not after an upload, where it means that the upload failed;
     /// it is before somebody else's upload.
     pub queued_is_pending: bool,
-    /// Set it to stop waiting.
-    pub cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Default for WaitOptions {
     fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(600),
-            first_pause: Duration::from_millis(200),
-            longest_pause: Duration::from_secs(5),
-            queued_is_pending: false,
-            cancel: None,
-        }
+        Self { timeout: Duration::from_secs(600), pace: Pace::default(), queued_is_pending: false }
     }
 }
 
@@ -46,10 +37,10 @@ impl WaitOptions {
         self
     }
 
-    /// The pauses between two looks: the first, and the longest.
+    /// As [`Pace::with_pauses`].
     #[must_use]
     pub fn with_pauses(mut self, first: Duration, longest: Duration) -> Self {
-        (self.first_pause, self.longest_pause) = (first, longest);
+        self.pace = self.pace.with_pauses(first, longest);
         self
     }
 
@@ -60,10 +51,10 @@ impl WaitOptions {
         self
     }
 
-    /// A flag that stops waiting.
+    /// As [`Pace::with_cancel`].
     #[must_use]
     pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
-        self.cancel = Some(cancel);
+        self.pace = self.pace.with_cancel(cancel);
         self
     }
 }
@@ -99,86 +90,44 @@ fn judge(image: &Image, options: &WaitOptions) -> Verdict {
 }
 
 pub(crate) async fn wait(client: &ServiceClient, id: &str, options: &WaitOptions) -> Result<Image> {
-    let start = Instant::now();
-    let mut pause = options.first_pause;
-    loop {
-        let last = match client.call(get(id)).await {
-            Ok(image) => {
-                let failed = image.failed_stores().join(", ");
-                match judge(&image, options) {
-                    Verdict::Done if failed.is_empty() => return Ok(image),
-                    Verdict::Done => {
-                        let text = format!("image {id}: the import into {failed} failed");
-                        return Err(Error::new(ErrorKind::Failed, text));
-                    }
-                    Verdict::Failed(why) => {
-                        let stores = if failed.is_empty() {
-                            failed
-                        } else {
-                            format!(" (failed stores: {failed})")
-                        };
-                        let text = format!(
-                            "image {id}: it is {} and not active{stores}: {why}",
-                            image.status
-                        );
-                        return Err(Error::new(ErrorKind::Failed, text));
-                    }
-                    Verdict::Pending => image.status.to_string(),
-                }
-            }
-            Err(error) if error.is_not_found() => {
-                return Err(Error::new(
-                    ErrorKind::Failed,
-                    format!("image {id}: it has vanished; Glance deletes an image whose token expired during the upload"),
-                )
-                .with_source(error));
-            }
-            // A server that is restarted for a moment has not lost the image.
-            Err(error) if error.is_retryable() && start.elapsed() < options.timeout => {
-                error.to_string()
-            }
-            Err(error) => return Err(error),
-        };
-        let left = options.timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            let limit = options.timeout.as_secs_f32();
-            let text = format!("image {id}: not active after {limit} s (last: {last})");
-            return Err(Error::new(ErrorKind::Timeout, text));
-        }
-        sleep(pause.min(left), options.cancel.as_deref(), id).await?;
-        pause = (pause.saturating_mul(3) / 2).min(options.longest_pause);
-    }
+    let limit = options.timeout;
+    let late = |last: &str| {
+        format!("image {id}: not active after {} s (last: {last})", limit.as_secs_f32())
+    };
+    let look = || look(client, id, options);
+    poll(&options.pace, Limit::InAll(limit), &format!("image {id}"), look, late).await
 }
 
-/// Sleeps, but not through a cancellation.
-pub(super) async fn sleep(pause: Duration, cancel: Option<&AtomicBool>, id: &str) -> Result<()> {
-    let start = Instant::now();
-    loop {
-        if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-            return Err(Error::new(
-                ErrorKind::Cancelled,
-                format!("image {id}: waiting was cancelled"),
-            ));
+async fn look(client: &ServiceClient, id: &str, options: &WaitOptions) -> Result<Seen<Image>> {
+    let image = client.call(get(id)).await.map_err(|error| {
+        if !error.is_not_found() {
+            return error;
         }
-        let left = pause.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return Ok(());
+        let text = format!(
+            "image {id}: it has vanished; Glance deletes an image whose token expired during the upload"
+        );
+        Error::new(ErrorKind::Failed, text).with_source(error)
+    })?;
+    let failed = image.failed_stores().join(", ");
+    let text = match judge(&image, options) {
+        Verdict::Pending => return Ok(Seen::Pending(image.status.to_string())),
+        Verdict::Done if failed.is_empty() => return Ok(Seen::Done(image)),
+        Verdict::Done => format!("image {id}: the import into {failed} failed"),
+        Verdict::Failed(why) => {
+            let stores = match failed.as_str() {
+                "" => String::new(),
+                failed => format!(" (failed stores: {failed})"),
+            };
+            format!("image {id}: it is {} and not active{stores}: {why}", image.status)
         }
-        tokio::time::sleep(left.min(Duration::from_millis(200))).await;
-    }
+    };
+    Err(Error::new(ErrorKind::Failed, text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[tokio::test]
-    async fn any_pause_can_be_cancelled() {
-        let cancel = AtomicBool::new(true);
-        let error = sleep(Duration::MAX, Some(&cancel), "1").await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Cancelled);
-    }
 
     #[test]
     fn every_status_has_a_verdict() {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::take::{each, lenient};
 
 /// The services that a token may use. Entries that are not understood are kept out of the way, never fatal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,16 +22,16 @@ pub struct Catalog {
 #[non_exhaustive]
 pub struct CatalogService {
     /// The id.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub id: String,
     /// The type: `image`, `compute`, `object-store`…
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "lenient")]
     pub service_type: String,
     /// The name that the operator chose.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub name: Option<String>,
     /// Its endpoints.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "each")]
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -39,19 +40,19 @@ pub struct CatalogService {
 #[non_exhaustive]
 pub struct Endpoint {
     /// The id.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub id: String,
     /// `public`, `internal` or `admin`, as written by the server.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub interface: String,
     /// The region's id.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub region_id: Option<String>,
     /// The old copy of the region's id.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub region: Option<String>,
     /// The URL.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub url: String,
 }
 
@@ -235,7 +236,8 @@ impl Catalog {
                 "the catalogue has no service of type {wanted:?}; it has {known}"
             )));
         }
-        let all: Vec<_> = services.iter().flat_map(|service| &service.endpoints).collect();
+        let all = services.iter().flat_map(|service| &service.endpoints);
+        let all: Vec<_> = all.filter(|endpoint| !endpoint.url.is_empty()).collect();
         let in_region: Vec<_> = match &query.region {
             Some(region) => all.iter().copied().filter(|e| e.region() == Some(region)).collect(),
             None => all.clone(),
@@ -337,6 +339,17 @@ mod tests {
                 .to_string()
                 .ends_with("none")
         );
+    }
+
+    #[test]
+    fn what_is_odd_does_not_hide_what_is_good() {
+        let services = serde_json::json!([{"id": null, "type": "image", "name": 5, "endpoints": [
+            null, 7, {"interface": "public", "url": null}, {"interface": null, "url": "http://no"},
+            {"id": 1, "interface": "public", "region": 1, "region_id": null, "url": "http://good"}]},
+            {"type": "dns", "endpoints": null}]);
+        let catalog = Catalog::new(serde_json::from_value(services).unwrap());
+        assert_eq!(catalog.find(&EndpointQuery::new("image")).unwrap().url, "http://good");
+        assert!(catalog.find(&EndpointQuery::new("dns")).is_err());
     }
 
     #[test]

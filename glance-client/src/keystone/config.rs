@@ -49,6 +49,9 @@ pub struct CloudConfig {
     pub endpoint_overrides: BTreeMap<String, Url>,
     /// Other types under which to look services up, by service type.
     pub service_types: BTreeMap<String, String>,
+    /// Whether the token may go to an endpoint of the catalogue that has no TLS, although Keystone has: see
+    /// [`Session::endpoint`](super::Session::endpoint).
+    pub danger_token_in_clear: bool,
     /// Whom to trust.
     pub tls: TlsOptions,
     /// Which proxy to use.
@@ -69,6 +72,7 @@ impl CloudConfig {
             region: None,
             interfaces: Vec::new(),
             overrides: Vec::new(),
+            token_in_clear: false,
             tls: TlsOptions::default(),
             proxy: Proxy::default(),
             timeout: None,
@@ -107,6 +111,7 @@ pub struct CloudConfigBuilder {
     region: Option<String>,
     interfaces: Vec<Interface>,
     overrides: Vec<(String, String)>,
+    token_in_clear: bool,
     tls: TlsOptions,
     proxy: Proxy,
     timeout: Option<Duration>,
@@ -188,6 +193,15 @@ impl CloudConfigBuilder {
         self
     }
 
+    /// Sends the token also to endpoints of the catalogue that have no TLS although Keystone has: everyone on the way can
+    /// then read it, and use it for as long as it lives. An
+    /// [endpoint of one's own](Self::with_endpoint_override) does the same for a single service.
+    #[must_use]
+    pub fn danger_send_token_in_clear(mut self) -> Self {
+        self.token_in_clear = true;
+        self
+    }
+
     /// Accepts any certificate: everyone on the way can then read the password.
     #[must_use]
     pub fn danger_accept_any_certificate(mut self) -> Self {
@@ -242,6 +256,7 @@ impl CloudConfigBuilder {
             service_interfaces: BTreeMap::new(),
             endpoint_overrides: overrides.collect::<Result<_>>()?,
             service_types: BTreeMap::new(),
+            danger_token_in_clear: self.token_in_clear,
             tls: self.tls,
             proxy: self.proxy,
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
@@ -322,6 +337,7 @@ impl Entry<'_> {
                 .per_service("_service_type")
                 .filter_map(|(service, value)| Some((service, text(value)?)))
                 .collect(),
+            danger_token_in_clear: false,
             tls: self.tls()?,
             proxy: Proxy::default(),
             timeout: self.timeout()?,
@@ -488,14 +504,9 @@ impl Entry<'_> {
     }
 
     fn flag(&self, key: &str) -> Option<bool> {
-        match self.entry.get(key)? {
-            Value::Bool(flag) => Some(*flag),
-            Value::String(text) => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" => Some(true),
-                "false" | "no" | "off" | "0" => Some(false),
-                _ => None,
-            },
-            Value::Number(number) => Some(number.as_u64() != Some(0)),
+        match text(self.entry.get(key)?)?.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
             _ => None,
         }
     }
@@ -538,13 +549,7 @@ fn expand_home(path: String) -> PathBuf {
     }
 }
 
-/// A scalar as text: YAML reads `123` as a number where a project is called so. Empty is as good as absent.
+/// A text; the scalars of files [are texts](super::environment), too. Empty is as good as absent.
 fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) if text.is_empty() => None,
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
-    }
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }

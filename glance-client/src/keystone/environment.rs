@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Value};
 
 use super::config::{CloudConfig, ENVIRONMENT};
@@ -78,13 +81,15 @@ impl Environment {
         self
     }
 
-    /// The cloud `name`; without a name the one of `OS_CLOUD`, else the variables, else the only one in the file.
+    /// The cloud `name`; without a name the one of `OS_CLOUD`, else the variables, else the only one in the file. `envvars`
+    /// names the variables.
     ///
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) with what is missing or which clouds there are.
     pub fn load(&self, name: Option<&str>) -> Result<CloudConfig> {
         let name = name.or_else(|| self.variable("OS_CLOUD"));
-        if name.is_none() && self.variable("OS_AUTH_URL").is_some() {
+        // The other clients call the cloud of the variables so.
+        if name == Some("envvars") || (name.is_none() && self.variable("OS_AUTH_URL").is_some()) {
             return CloudConfig::from_entry(ENVIRONMENT, &self.entry_of_variables());
         }
         let (path, mut clouds) = match self.file("OS_CLIENT_CONFIG_FILE", "clouds")? {
@@ -101,6 +106,9 @@ impl Environment {
         let name = match (name, clouds.len()) {
             (Some(name), _) => name.to_owned(),
             (None, 1) => clouds.keys().next().cloned().unwrap_or_default(),
+            (None, 0) => {
+                return Err(Error::config(format!("there are no clouds in {}", path.display())));
+            }
             (None, _) => {
                 let text = format!(
                     "several clouds in {}: set OS_CLOUD to one of {}",
@@ -243,43 +251,64 @@ fn parse(text: &str) -> Result<Value, String> {
         return Ok(Value::Null);
     }
     // A region called `no` is a name, whatever YAML 1.1 thought of it.
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let mut document = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+    let options = || serde_saphyr::options! { strict_booleans: true };
+    let wrong = |error: serde_saphyr::Error| {
         let place = error.without_snippet().location();
         place.map_or_else(String::new, |place| {
             format!(" at line {} column {}", place.line(), place.column())
         })
-    })?;
-    keep_texts(&mut document, text);
+    };
+    let mut document = serde_saphyr::from_str_with_options(text, options()).map_err(wrong)?;
+    serde_saphyr::with_deserializer_from_str_with_options(text, options(), |reader| {
+        Texts(&mut document).deserialize(reader)
+    })
+    .map_err(wrong)?;
     Ok(document)
 }
 
-/// Puts the text of unquoted scalars back where YAML made numbers of them: the password `0123` is not `123`.
-fn keep_texts(document: &mut Value, text: &str) {
-    #[derive(serde::Deserialize)]
-    struct Document {
-        #[serde(default)]
-        clouds: BTreeMap<String, Option<Cloud>>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Cloud {
-        #[serde(default)]
-        auth: Option<BTreeMap<String, Option<String>>>,
-    }
-    let Ok(texts) = serde_saphyr::from_str::<Document>(text) else { return };
-    for (name, cloud) in texts.clouds {
-        let Some(Value::Object(auth)) =
-            document.get_mut("clouds").and_then(|c| c.get_mut(&name)?.get_mut("auth"))
-        else {
-            continue;
-        };
-        for (key, text) in cloud.and_then(|cloud| cloud.auth).unwrap_or_default() {
-            if let (Some(value @ (Value::Number(_) | Value::Bool(_))), Some(text)) =
-                (auth.get_mut(&key), text)
-            {
-                *value = Value::String(text);
+/// Puts the text of unquoted scalars back where YAML made something else of them: the password `0123` is not `123`. The
+/// document is read a second time, along what it was found to be.
+struct Texts<'v>(&'v mut Value);
+
+impl<'de> DeserializeSeed<'de> for Texts<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        match self.0 {
+            Value::Object(_) => reader.deserialize_map(self),
+            Value::Array(_) => reader.deserialize_seq(self),
+            Value::String(_) => IgnoredAny::deserialize(reader).map(drop),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {
+                *self.0 = Option::<String>::deserialize(reader)?.into();
+                Ok(())
             }
         }
+    }
+}
+
+impl<'de> Visitor<'de> for Texts<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("what it was at first")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match self.0.get_mut(&key) {
+                Some(value) => map.next_value_seed(Texts(value))?,
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        for value in self.0.as_array_mut().into_iter().flatten() {
+            list.next_element_seed(Texts(value))?;
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
     }
 }
 

@@ -137,6 +137,15 @@ fn variables_make_a_cloud_of_their_own() {
             .unwrap();
     assert_eq!(config.auth.secret().expose(), "pässword");
     assert!(!config.tls.danger_accept_any);
+    // They can be named, too.
+    let config = load(
+        &[("clouds.yaml", PLAIN)],
+        &[&variables[..], &[("OS_CLOUD", "envvars")]].concat(),
+        None,
+    );
+    assert_eq!(config.unwrap().auth.secret().expose(), "pw");
+    let error = refusal(&[("clouds.yaml", PLAIN)], &[("OS_CLOUD", "envvars")], None);
+    assert!(error.contains("OS_AUTH_URL is missing"), "{error}");
     let error = refusal(&[], &[("OS_AUTH_URL", "http://h"), ("OS_USERNAME", "u")], None);
     assert!(error.contains("OS_PASSWORD is missing"), "{error}");
     let error = refusal(&[], &[("OS_AUTH_URL", "http://h"), ("OS_PASSWORD", "p")], None);
@@ -247,6 +256,9 @@ fn broken_files_are_told_without_their_content() {
     assert!(error.to_string().contains("not valid YAML at line"), "{error}");
     assert!(!format!("{error:?}").contains("hunter2"));
     assert!(refusal(&[("clouds.yaml", "")], &[], Some("x")).contains("no cloud \"x\""));
+    assert!(
+        refusal(&[("clouds.yaml", "---\n# none\n")], &[], None).contains("there are no clouds in")
+    );
     assert!(refusal(&[("clouds.yaml", "clouds: [1]")], &[], Some("x")).contains("no cloud \"x\""));
     let error = refusal(&[("clouds.yaml", "clouds: {x: 1}")], &[], Some("x"));
     assert!(error.contains("cloud \"x\" in") && error.contains("has no settings"), "{error}");
@@ -289,6 +301,52 @@ fn one_odd_cloud_does_not_change_the_texts_of_the_others() {
     assert!(error.contains("\"none\" in") && error.contains("has no settings"), "{error}");
     let error = refusal(&[("clouds.yaml", "")], &[], Some("x"));
     assert!(error.ends_with("it has none"), "{error}");
+}
+
+#[test]
+fn texts_are_kept_wherever_they_stand_and_whatever_stands_beside_them() {
+    let file = "
+clouds:
+  odd:
+    auth: {methods: [v3password, 1], nested: {a: 1}, 1: 1}
+  list: [1]
+  beside:
+    auth: {auth_url: 'http://h'}
+    username: 0123
+    password: 007
+    project_id: 0456
+    region_name: 010
+    api_timeout: 2.5
+    verify: false
+  regions:
+    regions: [{name: 010, values: {auth: {password: 1e3}}}]
+    auth: &auth {auth_url: 'http://h', username: 1_0, password: 1}
+  merged:
+    auth: {<<: *auth, password: 0x10}
+";
+    let files = [("clouds.yaml", file)];
+    let config = load(&files, &[], Some("beside")).unwrap();
+    assert_eq!(config.auth.secret().expose(), "007");
+    assert_eq!(config.scope, Scope::Project(Principal::id("0456")));
+    assert_eq!(config.region.as_deref(), Some("010"));
+    assert_eq!((config.timeout, config.tls.danger_accept_any), (Duration::from_millis(2500), true));
+    let config = load(&files, &[], Some("regions")).unwrap();
+    assert_eq!((config.region.as_deref(), config.auth.secret().expose()), (Some("010"), "1e3"));
+    let config = load(&files, &[], Some("merged")).unwrap();
+    let Auth::Password { user, password } = &config.auth else { panic!() };
+    assert_eq!((user, password.expose()), (&named("1_0", Domain::default()), "0x10"));
+    // The files that are laid over and below it are read the same way.
+    let files = [
+        ("clouds.yaml", "clouds: {c: {profile: p, auth: {username: 01}}}"),
+        ("secure.yaml", "clouds: {c: {auth: {password: 02}}}"),
+        (
+            "clouds-public.yaml",
+            "public-clouds: {p: {auth: {auth_url: 'http://h', project_id: 03}}}",
+        ),
+    ];
+    let config = load(&files, &[], None).unwrap();
+    assert_eq!(config.auth.secret().expose(), "02");
+    assert_eq!(config.scope, Scope::Project(Principal::id("03")));
 }
 
 #[test]

@@ -5,11 +5,15 @@
 //! [`ServiceClient`] that sends [`Call`](crate::Call)s of that service with the token. Nothing in this module knows a
 //! particular service.
 
+mod access;
 mod auth;
 mod catalog;
 mod config;
 mod discovery;
 mod environment;
+mod exchange;
+mod login;
+mod service;
 mod session;
 mod token;
 
@@ -18,8 +22,10 @@ pub use catalog::{Catalog, CatalogService, Endpoint, EndpointQuery, Interface};
 pub use config::{CloudConfig, CloudConfigBuilder};
 pub use discovery::{ApiVersion, join_version, parse_versions, without_version};
 pub use environment::Environment;
-pub use session::{ServiceClient, Session};
+pub use service::ServiceClient;
+pub use session::Session;
 pub use token::{Named, Token};
 
+pub(crate) use access::Access;
 pub(crate) use discovery::versions;
-pub(crate) use token::timestamp;
+pub(crate) use token::{http_date, timestamp};

@@ -1,30 +1,25 @@
-//! A login that stays fresh, and the clients of single services that share it.
+//! A login that stays fresh.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::LOCATION;
-use http::{HeaderMap, Method, StatusCode};
-use url::Url;
+use http::Method;
+use url::{Host, Position, Url};
 
-use super::auth::auth_request;
 use super::catalog::{Catalog, EndpointQuery};
 use super::config::CloudConfig;
-use super::discovery::{self, join_version, version_of, without_version};
-use super::token::{self, Token};
+use super::exchange::within;
+use super::login::{find_identity, log_in, look_up};
+use super::service::ServiceClient;
+use super::token::Token;
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
-use crate::transport::{Body, BodyStream, HttpTransport, Transport, read_all, read_some};
+use crate::transport::{HttpTransport, Transport};
 
 /// A token with less than this left is replaced before it is used.
 const MARGIN: Duration = Duration::from_secs(120);
-/// More than any catalogue or page of images in the field.
-const ANSWER_LIMIT: usize = 32 << 20;
-const ERROR_LIMIT: usize = 64 << 10;
-const REDIRECTS: usize = 3;
 
 /// A login at one cloud: the token, the catalogue, and the way to renew them. Clones share all of it.
 ///
@@ -219,8 +214,13 @@ impl Session {
     /// The URL of a service: the configuration's override, else the catalogue's endpoint. What `query` leaves open comes
     /// from the configuration.
     ///
+    /// Where Keystone itself is reached by TLS, an endpoint of the catalogue without it is refused: whoever listens on the
+    /// way could use the token. An override is taken as it is, because the user has written it; so is an address of this
+    /// machine (`localhost`, `127.0.0.0/8`, `::1`), on the way to which nobody listens; and
+    /// [`danger_send_token_in_clear`](super::CloudConfigBuilder::danger_send_token_in_clear) allows all.
+    ///
     /// # Errors
-    /// [`ErrorKind::Catalog`] with what there is instead.
+    /// [`ErrorKind::Catalog`] with what there is instead, or why it is not used.
     pub fn endpoint(&self, query: &EndpointQuery) -> Result<Url> {
         let config = &self.0.config;
         let service = &query.service_type;
@@ -251,7 +251,7 @@ impl Session {
             ));
         }
         let endpoint = token.catalog.find(&query)?;
-        Url::parse(&endpoint.url)
+        let url = Url::parse(&endpoint.url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
             .filter(|url| url.username().is_empty() && url.password().is_none())
@@ -262,7 +262,19 @@ impl Session {
                         "the catalogue's endpoint for {service:?} is not an http URL, or one with a password"
                     ),
                 )
-            })
+            })?;
+        let is_secret = self.0.identity.scheme() == "https" && !config.danger_token_in_clear;
+        if is_secret && url.scheme() == "http" && !is_here(&url) {
+            let place = &url[..Position::AfterPath];
+            let key = format!("{}_endpoint_override", service.replace('-', "_"));
+            let text = format!(
+                "the catalogue's endpoint for {service:?} is {place}, without TLS although Keystone has it, and the token is \
+                 not sent there for all to read: name its https URL as {key} (OS_{}), or this URL if you trust the network",
+                key.to_ascii_uppercase()
+            );
+            return Err(Error::new(ErrorKind::Catalog, text));
+        }
+        Ok(url)
     }
 
     /// A client for the service of `query`, at the URL that the catalogue gives.
@@ -273,10 +285,15 @@ impl Session {
         Ok(self.service_at(self.endpoint(query)?))
     }
 
-    /// A client for a service at this URL, which will get the token: it must be one of the cloud's own.
+    /// A client for a service at this URL, which will get the token: it must be one of the cloud's own, and with `http` the
+    /// token goes there in the clear.
     #[must_use]
     pub fn service_at(&self, base: Url) -> ServiceClient {
-        ServiceClient { session: self.clone(), base }
+        ServiceClient::new(self.clone(), base)
+    }
+
+    pub(super) fn transport(&self) -> &dyn Transport {
+        &*self.0.transport
     }
 
     /// Revokes the token. The session cannot be used afterwards other than by logging in again.
@@ -288,8 +305,8 @@ impl Session {
         let call = Call::new("revoke the token", Method::DELETE, "auth/tokens", |_| Ok(()))
             .with_header("x-subject-token", token.secret().expose());
         let service = self.service_at(self.0.identity.clone());
-        service
-            .limited(&call, async { service.send(&call, &token).await?.read(&call).await })
+        let work = async { service.send(&call, &token).await?.read(&call).await };
+        within(self.0.config.timeout, call.what(), work)
             .await
             .map_err(|error| error.without(token.secret()))
     }
@@ -303,178 +320,21 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Sends calls of one service with the session's token.
-#[derive(Clone, Debug)]
-pub struct ServiceClient {
-    session: Session,
-    base: Url,
-}
-
-impl ServiceClient {
-    /// The session.
-    #[must_use]
-    pub fn session(&self) -> &Session {
-        &self.session
-    }
-
-    /// The URL that the paths of calls are below.
-    #[must_use]
-    pub fn base(&self) -> &Url {
-        &self.base
-    }
-
-    /// The same service at another URL, such as that of one of its versions.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Protocol`] if that is another host: the token is not taken there.
-    pub fn at(&self, base: Url) -> Result<Self> {
-        if !same_place(&self.base, &base) {
-            return Err(Error::protocol(format!(
-                "the service at {} points to another host",
-                self.base.origin().ascii_serialization()
-            )));
-        }
-        Ok(Self { session: self.session.clone(), base })
-    }
-
-    /// Sends `call` and reads its answer. A refused token is replaced once; a call that only reads is sent once more
-    /// when its connection breaks; redirects on the same host are followed; there is no other retry.
-    ///
-    /// # Errors
-    /// The kind that the status means; [`ErrorKind::Transport`]; [`ErrorKind::Timeout`] after
-    /// [`CloudConfig::timeout`].
-    pub async fn call<T>(&self, call: Call<T>) -> Result<T> {
-        let work = async {
-            let token = self.session.token().await?;
-            let answer = self.send(&call, &token).await?;
-            let is_refused = answer.status == StatusCode::UNAUTHORIZED;
-            let result = answer.read(&call).await.map_err(|error| error.without(token.secret()));
-            if !is_refused {
-                return result;
-            }
-            let Ok(token) = self.session.replace(&token).await else { return result };
-            let answer = self.send(&call, &token).await?;
-            answer.read(&call).await.map_err(|error| error.without(token.secret()))
-        };
-        self.limited(&call, work).await
-    }
-
-    /// Runs `work` under the configuration's time limit.
-    async fn limited<T, R>(
-        &self,
-        call: &Call<T>,
-        work: impl Future<Output = Result<R>>,
-    ) -> Result<R> {
-        let limit = self.session.config().timeout;
-        match tokio::time::timeout(limit, work).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                format!("{}: no answer within {} s", call.what(), limit.as_secs_f32()),
-            )),
-        }
-    }
-
-    async fn send<T>(&self, call: &Call<T>, token: &Token) -> Result<Reply> {
-        let mut url = call.url(&self.base)?;
-        for _ in 0..=REDIRECTS {
-            let transport = &*self.session.0.transport;
-            let mut headers = call.headers().clone();
-            headers.insert("x-auth-token", token.header()?);
-            let reply = if call.method().is_safe() {
-                exchange_twice(transport, call, &url, &headers).await?
-            } else {
-                let body = Body::Bytes(call.body().clone());
-                exchange(transport, call.what(), call.method(), &url, headers, body).await?
-            };
-            match redirect(&reply, &url, call.method())? {
-                Some(next) => url = next,
-                None => return Ok(reply),
-            }
-        }
-        Err(Error::protocol(format!("{}: the server redirects in circles", call.what())))
-    }
-
-    /// Sends one request with `token` as it is: no renewal, no redirect, no time limit. The path is relative to
-    /// [`base`](Self::base). This is for bodies that are streams, on either side.
-    ///
-    /// # Errors
-    /// What the transport says; the status is for the caller to look at.
-    pub async fn send_raw(
-        &self,
-        what: &str,
-        method: Method,
-        path: &str,
-        headers: HeaderMap,
-        body: Body,
-        token: &Token,
-    ) -> Result<http::Response<BodyStream>> {
-        let call = Call::new(what, method, path, |_| Ok(()));
-        let url = call.url(&self.base)?;
-        let mut all = call.headers().clone();
-        all.extend(headers);
-        all.insert("x-auth-token", token.header()?);
-        let reply =
-            exchange(&*self.session.0.transport, what, call.method(), &url, all, body).await?;
-        let mut answer = http::Response::new(reply.body);
-        *answer.status_mut() = reply.status;
-        *answer.headers_mut() = reply.headers;
-        Ok(answer)
-    }
-}
-
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: BodyStream,
-}
-
-impl Reply {
-    async fn read<T>(self, call: &Call<T>) -> Result<T> {
-        let success = self.status.is_success() || self.status.is_redirection();
-        let body: Bytes = if success {
-            read_all(call.what(), self.body, ANSWER_LIMIT).await?
-        } else {
-            read_some(self.body, ERROR_LIMIT).await
-        };
-        call.parse(self.status, &self.headers, &body)
-    }
-}
-
-async fn exchange(
-    transport: &dyn Transport,
-    what: &str,
-    method: &Method,
-    url: &Url,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Reply> {
-    let mut request = http::Request::new(body);
-    *request.method_mut() = method.clone();
-    *request.uri_mut() = url
-        .as_str()
-        .parse()
-        .map_err(|_| Error::new(ErrorKind::Invalid, format!("{what}: the URL cannot be sent")))?;
-    *request.headers_mut() = headers;
-    let answer = transport.send(request).await.map_err(|error| error.during(what))?;
-    let (parts, body) = answer.into_parts();
-    #[cfg(feature = "tracing")]
-    tracing::debug!(
-        what,
-        %method,
-        path = url.path(),
-        status = parts.status.as_u16(),
-        request_id = parts.headers.get("x-openstack-request-id").and_then(|id| id.to_str().ok()),
-        "openstack call"
-    );
-    Ok(Reply { status: parts.status, headers: parts.headers, body })
-}
-
 /// Whether a token should be replaced before it is used for so long. Where tokens live for seconds, one of half its age
 /// will do for a call: otherwise each would cause a login.
 fn is_old(token: &Token, needed: Duration) -> bool {
     let life = token.lifetime();
     token.remaining() < needed.min(life * 9 / 10).max(MARGIN.min(life / 2))
+}
+
+/// Whether a URL is one of this machine.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
 }
 
 fn cannot_renew(why: &str) -> Error {
@@ -484,141 +344,4 @@ fn cannot_renew(why: &str) -> Error {
             "{why} and cannot renew itself: log in with a password or an application credential"
         ),
     )
-}
-
-/// Where a redirect leads, if it may be followed: only within the host that has the token already.
-fn redirect(reply: &Reply, from: &Url, method: &Method) -> Result<Option<Url>> {
-    let follows = match reply.status.as_u16() {
-        301 | 302 => method.is_safe(),
-        307 | 308 => true,
-        _ => false,
-    };
-    if !follows {
-        return Ok(None);
-    }
-    let to =
-        reply.headers.get(LOCATION).and_then(|location| from.join(location.to_str().ok()?).ok());
-    match to {
-        Some(to) if same_place(from, &to) => Ok(Some(to)),
-        Some(to) => Err(Error::protocol(format!(
-            "{} redirects to {}: the token is not taken there; correct the endpoint in the catalogue or override it",
-            from.origin().ascii_serialization(),
-            to.origin().ascii_serialization()
-        ))
-        .with_answer(reply.status, &reply.headers)),
-        None => Ok(None),
-    }
-}
-
-/// The same scheme, host and port; or the same host, now with TLS.
-fn same_place(from: &Url, to: &Url) -> bool {
-    from.origin() == to.origin()
-        || (from.scheme() == "http" && to.scheme() == "https" && from.host() == to.host())
-}
-
-/// Keystone's v3 URL: what `auth_url` says if it names v3, else what its root says, else the usual place.
-async fn find_identity(transport: &dyn Transport, config: &CloudConfig) -> Result<Url> {
-    let root = without_version(&config.auth_url);
-    let last = config.auth_url.path().trim_end_matches('/').rsplit('/').next();
-    let mut usual = root.clone();
-    usual.set_path(&format!("{}/v3", root.path().trim_end_matches('/')));
-    if last.and_then(version_of) == Some(3) {
-        return Ok(usual);
-    }
-    let call = discovery::versions();
-    let ask = async {
-        let url = call.url(&root)?;
-        exchange_twice(transport, &call, &url, call.headers()).await?.read(&call).await
-    };
-    let versions = match tokio::time::timeout(config.timeout, ask).await {
-        Ok(Ok(versions)) => versions,
-        // Some proxies show nothing at the root.
-        Ok(Err(error)) if error.status().is_some() => return Ok(usual),
-        Ok(Err(error)) => return Err(error),
-        Err(_) => {
-            return Err(Error::new(
-                ErrorKind::Timeout,
-                "discover versions: Keystone does not answer",
-            ));
-        }
-    };
-    match versions.iter().filter(|version| version.major == 3).max_by_key(|version| version.minor) {
-        Some(version) => join_version(&root, version),
-        None if versions.is_empty() => Ok(usual),
-        None => Err(Error::protocol("Keystone at auth_url has no v3 API")),
-    }
-}
-
-/// Sends a call that changes nothing that matters: once more if the connection broke, because a pooled one may be closed
-/// by the server at the moment of its use.
-async fn exchange_twice<T>(
-    transport: &dyn Transport,
-    call: &Call<T>,
-    url: &Url,
-    headers: &HeaderMap,
-) -> Result<Reply> {
-    let once = || {
-        let body = Body::Bytes(call.body().clone());
-        exchange(transport, call.what(), call.method(), url, headers.clone(), body)
-    };
-    match once().await {
-        Err(error) if error.kind() == ErrorKind::Transport => once().await,
-        result => result,
-    }
-}
-
-/// What Keystone says of a token; `None` if it is not valid.
-async fn look_up(
-    transport: &dyn Transport,
-    config: &CloudConfig,
-    identity: &Url,
-    kept: &Secret,
-) -> Result<Option<Token>> {
-    let call = token::look_up(kept);
-    // A text that cannot be a token is as good as none.
-    let Ok(url) = call.url(identity) else { return Ok(None) };
-    if kept.is_empty() {
-        return Ok(None);
-    }
-    let ask =
-        async { exchange_twice(transport, &call, &url, call.headers()).await?.read(&call).await };
-    match tokio::time::timeout(config.timeout, ask).await {
-        Ok(Ok(token)) => Ok(Some(token)),
-        Ok(Err(error)) if error.status().is_some_and(|status| status.is_client_error()) => Ok(None),
-        Ok(Err(error)) => Err(error.without(kept)),
-        Err(_) => {
-            Err(Error::new(ErrorKind::Timeout, "look the token up: Keystone does not answer"))
-        }
-    }
-}
-
-async fn log_in(transport: &dyn Transport, config: &CloudConfig, identity: &Url) -> Result<Token> {
-    let call = auth_request(&config.auth, &config.scope)?;
-    let work = async {
-        let url = call.url(identity)?;
-        let reply = exchange_twice(transport, &call, &url, call.headers()).await?;
-        if reply.status.is_redirection() {
-            return Err(Error::protocol(
-                "log in: Keystone redirects, and a password is not sent after a redirect: correct auth_url",
-            )
-            .with_answer(reply.status, &reply.headers));
-        }
-        reply.read(&call).await
-    };
-    let result = match tokio::time::timeout(config.timeout, work).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(ErrorKind::Timeout, "log in: Keystone does not answer")),
-    };
-    result.map_err(|error| {
-        let error = error.without(config.auth.secret());
-        match error.kind() {
-            ErrorKind::Unauthorized => {
-                error.with_hint("check user, password, project and their domains")
-            }
-            ErrorKind::NotFound => error.with_hint(
-                "is auth_url that of a Keystone with v3, and does the application credential (if it is one) still exist?",
-            ),
-            _ => error,
-        }
-    })
 }

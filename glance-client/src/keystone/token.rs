@@ -12,6 +12,7 @@ use super::config::CloudConfig;
 use crate::call::{Answer, Call};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
+use crate::take::{each, lenient};
 
 /// A token with its expiry, its owner, its scope and the catalogue.
 #[derive(Clone, Debug)]
@@ -47,10 +48,10 @@ pub struct Token {
 #[non_exhaustive]
 pub struct Named {
     /// The id.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub id: String,
     /// The name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub name: String,
 }
 
@@ -79,24 +80,29 @@ struct Envelope {
 struct Owned {
     #[serde(flatten)]
     named: Named,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     domain: Named,
 }
 
 #[derive(Deserialize)]
 struct Wire {
+    #[serde(default, deserialize_with = "lenient")]
     expires_at: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
     issued_at: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     user: Owned,
+    #[serde(default, deserialize_with = "lenient")]
     project: Option<Owned>,
+    #[serde(default, deserialize_with = "lenient")]
     domain: Option<Named>,
     system: Option<serde_json::Value>,
+    #[serde(default, deserialize_with = "lenient")]
     application_credential: Option<Named>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "each")]
     roles: Vec<Named>,
-    #[serde(default)]
-    catalog: Vec<serde_json::Value>,
+    #[serde(default, deserialize_with = "each")]
+    catalog: Vec<CatalogService>,
 }
 
 impl Token {
@@ -148,6 +154,17 @@ impl Token {
         }
     }
 
+    /// What may be the reason if a service refuses the token although it is new. Services say nothing of access rules, but
+    /// that the password may be wrong.
+    pub(super) fn why_refused(&self) -> &'static str {
+        match self.credential {
+            Some(_) => {
+                "a new token was refused as well: the application credential may have access rules that do not allow this"
+            }
+            None => "a new token was refused as well: does this service belong to that Keystone?",
+        }
+    }
+
     pub(super) fn header(&self) -> Result<HeaderValue> {
         let mut value = HeaderValue::try_from(self.secret.expose()).map_err(|_| {
             Error::protocol("the token that Keystone gave cannot be sent in a header")
@@ -188,7 +205,7 @@ impl Token {
             domain: wire.domain,
             system: wire.system.is_some(),
             roles: wire.roles.into_iter().map(|role| role.name).collect(),
-            catalog: Catalog::new(wire.catalog.into_iter().filter_map(service).collect()),
+            catalog: Catalog::new(wire.catalog),
         })
     }
 }
@@ -206,17 +223,14 @@ pub(super) fn look_up(token: &Secret) -> Call<Token> {
     })
     .with_header("x-auth-token", token.expose())
     .with_header("x-subject-token", token.expose())
+    // Without this Keystone says 404 of a token whose application credential has access rules.
+    .with_header("openstack-identity-access-rules", "1.0")
 }
 
-/// The date of an answer, by the server's clock.
-fn http_date(text: &str) -> Option<SystemTime> {
+/// A time in a header, such as that of an answer by the server's clock.
+pub(crate) fn http_date(text: &str) -> Option<SystemTime> {
     let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
     Some(date.into())
-}
-
-/// A service, or nothing: an entry that is not understood must not keep anyone from logging in.
-fn service(value: serde_json::Value) -> Option<CatalogService> {
-    serde_json::from_value(value).ok()
 }
 
 /// ISO 8601 as Keystone and Glance write it: with `Z`, or with nothing, which means UTC too.
@@ -255,6 +269,32 @@ mod tests {
         let none = HeaderMap::new();
         let answer = Answer { what: "log in", status: StatusCode::OK, headers: &none, body };
         assert!(Token::parse(&answer).unwrap_err().to_string().contains("X-Subject-Token"));
+    }
+
+    #[test]
+    fn what_is_odd_in_a_token_does_not_keep_anyone_from_logging_in() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-subject-token", "gAAAA".parse().unwrap());
+        let read = |body: &[u8]| {
+            Token::parse(&Answer {
+                what: "log in",
+                status: StatusCode::CREATED,
+                headers: &headers,
+                body,
+            })
+        };
+        let token = read(
+            br#"{"token":{"user":{"id":"u","name":null,"domain":null},"roles":[null,{"name":"member"}],"system":null,
+            "project":{"id":"p","name":1,"domain":{"id":null,"name":"x"}},"domain":null,"issued_at":null,
+            "expires_at":"2031-01-01T01:00:00Z","catalog":[null,3,{"type":"image","endpoints":[]}]}}"#,
+        )
+        .unwrap();
+        assert_eq!((token.user.id.as_str(), token.project.unwrap().id.as_str()), ("u", "p"));
+        assert_eq!((token.roles, token.catalog.services.len()), (vec!["member".to_owned()], 1));
+        assert!(!token.system && token.domain.is_none());
+        let bare = br#"{"token":{"user":null,"roles":null,"catalog":null,"expires_at":"2031-01-01T01:00:00Z"}}"#;
+        assert!(read(bare).unwrap().catalog.services.is_empty());
+        assert!(read(br#"{"token":{"expires_at":null}}"#).is_err());
     }
 
     #[test]

@@ -7,13 +7,14 @@ mod tls;
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, from_answer};
 
 pub use http_transport::HttpTransport;
 pub use proxy::Proxy;
@@ -83,15 +84,44 @@ pub(crate) async fn read_all(what: &str, mut body: BodyStream, limit: usize) -> 
     Ok(all.freeze())
 }
 
-/// Reads the start of an error's body: whatever comes, at most `limit` bytes.
-pub(crate) async fn read_some(mut body: BodyStream, limit: usize) -> Bytes {
+/// The error that an answer tells, of whatever service.
+pub(crate) async fn refusal(what: &str, answer: http::Response<BodyStream>) -> Error {
+    let (parts, body) = answer.into_parts();
+    from_answer(what, parts.status, &parts.headers, &read_error(body).await)
+}
+
+/// Reads the start of an error's body: whatever comes, but not for long. A server may send a text and never end it, and
+/// what it has refused is known without.
+pub(crate) async fn read_error(mut body: BodyStream) -> Bytes {
+    const LIMIT: usize = 64 << 10;
+    let until = tokio::time::Instant::now() + Duration::from_secs(5);
     let mut all = BytesMut::new();
-    while let Some(Ok(chunk)) = body.next().await {
-        let room = limit.saturating_sub(all.len());
+    while let Ok(Some(Ok(chunk))) = tokio::time::timeout_at(until, body.next()).await {
+        let room = LIMIT - all.len();
         all.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if all.len() >= limit {
+        if all.len() == LIMIT {
             break;
         }
     }
     all.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_read_as_far_as_it_comes() {
+        let start =
+            || stream::iter([Ok(Bytes::from_static(b"no ")), Ok(Bytes::from_static(b"room"))]);
+        let broken = stream::iter([Err(Error::protocol("cut"))]);
+        assert_eq!(read_error(start().chain(broken).boxed()).await, "no room");
+        let stuck = tokio::time::timeout(
+            Duration::from_secs(60),
+            read_error(start().chain(stream::pending()).boxed()),
+        );
+        assert_eq!(stuck.await.unwrap(), "no room");
+        let endless = stream::repeat_with(|| Ok(Bytes::from(vec![b'x'; 1000])));
+        assert_eq!(read_error(endless.boxed()).await.len(), 64 << 10);
+    }
 }

@@ -83,7 +83,16 @@ impl Cloud {
     /// A cloud that answers by `script`, and usually where the script has nothing to say. Tokens are `token-1`,
     /// `token-2`…, each valid for `ttl` seconds.
     pub async fn start(ttl: i64, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1", ttl, script).await
+    }
+
+    /// The same at another address of this machine.
+    pub async fn start_at(
+        address: &str,
+        ttl: i64,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(format!("{address}:0")).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let logins = Arc::new(AtomicUsize::new(0));
         let seen = Arc::new(Mutex::new(Vec::new()));
