@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
     SignatureScheme,
@@ -111,7 +112,8 @@ pub enum Trust {
     /// What the operating system trusts; the name must be in the certificate.
     #[default]
     SystemRoots,
-    /// The authorities in a PEM file; the name must be in the certificate.
+    /// The authorities in a PEM file, and a host's own certificate if it is in it: also one that
+    /// signed itself and says that it is an authority. The name must be in the certificate.
     CaFile(PathBuf),
     /// Certificates with these fingerprints, whatever their names and dates. The server still has
     /// to prove that it holds the certificate's key.
@@ -142,8 +144,11 @@ impl Trust {
     pub(crate) fn client_config(&self) -> Result<ClientConfig> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match self {
-            Self::SystemRoots => webpki(&provider, system_roots()?)?,
-            Self::CaFile(path) => webpki(&provider, roots_of_file(path)?)?,
+            Self::SystemRoots => Arc::new(Telling::of(&provider, system_roots()?, Vec::new())?),
+            Self::CaFile(path) => {
+                let (roots, listed) = roots_of_file(path)?;
+                Arc::new(Telling::of(&provider, roots, listed)?)
+            }
             Self::Pins(pins) => {
                 let pins = Some(pins.clone());
                 Arc::new(Fingerprint { pins, provider: Arc::clone(&provider) })
@@ -175,30 +180,23 @@ fn system_roots() -> Result<RootCertStore> {
     Ok(roots)
 }
 
-fn roots_of_file(path: &std::path::Path) -> Result<RootCertStore> {
+type Listed = Vec<CertificateDer<'static>>;
+
+fn roots_of_file(path: &std::path::Path) -> Result<(RootCertStore, Listed)> {
     let fail =
         |what: &str| Error::new(ErrorKind::Config, format!("CA file {}: {what}", path.display()));
     let text =
         std::fs::read(path).map_err(|e| fail(&format!("cannot be read: {e}")).with_source(e))?;
-    let mut roots = RootCertStore::empty();
+    let (mut roots, mut listed) = (RootCertStore::empty(), Vec::new());
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|_| fail("is not PEM"))?;
+        listed.push(certificate.clone());
         roots.add(certificate).map_err(|e| fail("holds a bad certificate").with_source(e))?;
     }
     if roots.is_empty() {
         return Err(fail("holds no certificate"));
     }
-    Ok(roots)
-}
-
-fn webpki(
-    provider: &Arc<CryptoProvider>,
-    roots: RootCertStore,
-) -> Result<Arc<dyn ServerCertVerifier>> {
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(|e| Error::new(ErrorKind::Config, "the authorities are no use").with_source(e))?;
-    Ok(Arc::new(Telling { inner }))
+    Ok((roots, listed))
 }
 
 /// Why a certificate was refused, with its fingerprint: what the user has to compare.
@@ -260,6 +258,41 @@ fn describe(error: &rustls::Error) -> String {
 #[derive(Debug)]
 struct Telling {
     inner: Arc<WebPkiServerVerifier>,
+    /// Certificates that the caller has named themselves.
+    listed: Listed,
+}
+
+impl Telling {
+    fn of(provider: &Arc<CryptoProvider>, roots: RootCertStore, listed: Listed) -> Result<Self> {
+        let (roots, provider) = (Arc::new(roots), Arc::clone(provider));
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+        let words = "the authorities are no use";
+        let inner = inner.map_err(|e| Error::new(ErrorKind::Config, words).with_source(e))?;
+        Ok(Self { inner, listed })
+    }
+
+    /// The verdict of the authorities. To them the certificate of an authority is none of a server;
+    /// whoever has put just this one on the list means it. A wrong time has an error of its own, and
+    /// the name was not looked at yet.
+    fn verdict(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let inner = &self.inner;
+        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.listed.iter().any(|listed| listed == end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verdict => verdict,
+        }
+    }
 }
 
 impl ServerCertVerifier for Telling {
@@ -271,20 +304,18 @@ impl ServerCertVerifier for Telling {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.inner
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            .map_err(|e| {
-                let reason = match &e {
-                    rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                        "the certificate is not from a trusted authority".to_owned()
-                    }
-                    rustls::Error::InvalidCertificate(inner) => {
-                        format!("the certificate is not accepted ({inner})")
-                    }
-                    other => other.to_string(),
-                };
-                refused(Pin::of_der(end_entity), reason)
-            })
+        self.verdict(end_entity, intermediates, server_name, ocsp_response, now).map_err(|e| {
+            let reason = match &e {
+                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                    "the certificate is not from a trusted authority".to_owned()
+                }
+                rustls::Error::InvalidCertificate(inner) => {
+                    format!("the certificate is not accepted ({inner})")
+                }
+                other => other.to_string(),
+            };
+            refused(Pin::of_der(end_entity), reason)
+        })
     }
 
     fn verify_tls12_signature(
@@ -401,5 +432,42 @@ mod tests {
         let config = Trust::DangerAcceptAny.client_config().unwrap();
         let groups: Vec<_> = config.crypto_provider().kx_groups.iter().map(|g| g.name()).collect();
         assert!(groups.contains(&rustls::NamedGroup::secp384r1), "{groups:?}");
+    }
+
+    #[test]
+    fn a_listed_certificate_is_believed_for_its_name_and_time_only() {
+        let authority = || {
+            let mut params =
+                rcgen::CertificateParams::new(vec!["here.example".to_owned()]).unwrap();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2028, 1, 1);
+            (params, rcgen::KeyPair::generate().unwrap())
+        };
+        let (params, key) = authority();
+        let listed = params.self_signed(&key).unwrap();
+        let (other, other_key) = authority();
+        let other = other.self_signed(&other_key).unwrap();
+        let leaf = rcgen::CertificateParams::new(vec!["here.example".to_owned()]).unwrap();
+        let leaf_key = rcgen::KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&leaf_key, &rcgen::Issuer::from_params(&params, &key)).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, listed.pem()).unwrap();
+        let (roots, certificates) = roots_of_file(&file).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Telling::of(&provider, roots, certificates).unwrap();
+        let at = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let (in_2027, in_2029) = (at(1_800_000_000), at(1_870_000_000));
+        let good = |end: &rcgen::Certificate, name: &'static str, now: UnixTime| {
+            let name = ServerName::try_from(name).unwrap();
+            verifier.verify_server_cert(end.der(), &[], &name, &[], now).is_ok()
+        };
+        assert!(good(&listed, "here.example", in_2027));
+        assert!(good(&leaf, "here.example", in_2027));
+        assert!(!good(&listed, "other.example", in_2027), "another name");
+        assert!(!good(&listed, "here.example", in_2029), "it has expired");
+        assert!(!good(&other, "here.example", in_2027), "it is not listed");
     }
 }

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -19,7 +21,9 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct TlsOptions {
-    /// Trust exactly the certificates of this PEM file in place of the system's.
+    /// Trust exactly the certificates of this PEM file in place of the system's: authorities, and a
+    /// server's own, also one that signed itself and says that it is an authority, as
+    /// `openssl req -x509` makes them.
     pub ca_file: Option<PathBuf>,
     /// Accept any certificate. The connection is then open to everyone on the way.
     pub danger_accept_any: bool,
@@ -37,7 +41,8 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig> {
     let builder = if options.danger_accept_any {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
     } else if let Some(path) = &options.ca_file {
-        builder.with_root_certificates(roots_of(path)?)
+        let listed = Listed::of(path, provider)?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(listed))
     } else {
         builder.with_root_certificates(Arc::clone(system_roots()))
     };
@@ -62,16 +67,75 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     if found.is_empty() { Err(wrong("there is no certificate in")) } else { Ok(found) }
 }
 
-fn roots_of(path: &Path) -> Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates(path)?);
-    if added == 0 {
-        return Err(Error::config(format!(
-            "no certificate in {} can be trusted as a CA",
-            path.display()
-        )));
+/// Believes the authorities of a file, and the certificates in it themselves.
+#[derive(Debug)]
+struct Listed {
+    certificates: Vec<CertificateDer<'static>>,
+    authorities: Arc<WebPkiServerVerifier>,
+}
+
+impl Listed {
+    fn of(path: &Path, provider: Arc<CryptoProvider>) -> Result<Self> {
+        let certificates = certificates(path)?;
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
+        let unusable =
+            || Error::config(format!("no certificate in {} can be trusted", path.display()));
+        if added == 0 {
+            return Err(unusable());
+        }
+        let authorities =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let authorities = authorities.map_err(|error| unusable().with_source(error))?;
+        Ok(Self { certificates, authorities })
     }
-    Ok(roots)
+}
+
+impl ServerCertVerifier for Listed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let authorities = &self.authorities;
+        match authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
+            // To the authorities the certificate of one of them is none of a server; whoever has
+            // put just this one on the list means it. A wrong time has an error of its own, and the
+            // name was not looked at yet.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.certificates.iter().any(|listed| listed == end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
+    }
 }
 
 /// The system's roots, read once a process. None at all is no error here: a plain http endpoint needs none.
@@ -158,5 +222,46 @@ impl ServerCertVerifier for AcceptAny {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listed_certificate_is_believed_for_its_name_and_time_only() {
+        let authority = || {
+            let mut params =
+                rcgen::CertificateParams::new(vec!["here.example".to_owned()]).unwrap();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2028, 1, 1);
+            (params, rcgen::KeyPair::generate().unwrap())
+        };
+        let (params, key) = authority();
+        let listed = params.self_signed(&key).unwrap();
+        let (other, other_key) = authority();
+        let other = other.self_signed(&other_key).unwrap();
+        let leaf = rcgen::CertificateParams::new(vec!["here.example".to_owned()]).unwrap();
+        let leaf_key = rcgen::KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&leaf_key, &rcgen::Issuer::from_params(&params, &key)).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, listed.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Listed::of(&file, provider).unwrap();
+        let at = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let (in_2027, in_2029) = (at(1_800_000_000), at(1_870_000_000));
+        let good = |end: &rcgen::Certificate, name: &'static str, now: UnixTime| {
+            let name = ServerName::try_from(name).unwrap();
+            verifier.verify_server_cert(end.der(), &[], &name, &[], now).is_ok()
+        };
+        assert!(good(&listed, "here.example", in_2027));
+        assert!(good(&leaf, "here.example", in_2027));
+        assert!(!good(&listed, "other.example", in_2027), "another name");
+        assert!(!good(&listed, "here.example", in_2029), "it has expired");
+        assert!(!good(&other, "here.example", in_2027), "it is not listed");
     }
 }
