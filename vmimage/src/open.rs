@@ -1,8 +1,10 @@
 //! The door: which format a file has, and what opens it.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::archive::{is_compressed, is_gzip, unread_compression};
 use crate::archived;
 use crate::finding::Findings;
 use crate::image::{Image, ImageInfo, ParentInfo, Subformat};
@@ -45,7 +47,7 @@ fn open_any(path: &Path, options: &OpenOptions) -> Result<Image> {
     match format {
         Format::Raw => open_raw(source).map_err(|e| e.with_path(path)),
         Format::Vhd if archived::is_compressed_file(&source)? => {
-            archived::open_packed_vhd(source).map_err(|e| e.with_path(path))
+            archived::open_packed_vhd(source, options.size()).map_err(|e| e.with_path(path))
         }
         Format::Vhd => open_vhd(path, source, options),
         Format::Qcow2 => open_qcow2(source, options).map_err(|e| e.with_path(path)),
@@ -67,9 +69,11 @@ fn info_any(path: &Path, options: &OpenOptions) -> Result<ImageInfo> {
     let (source, format) = door(path, options)?;
     match format {
         Format::Raw => open_raw(source).map(|i| i.info().clone()).map_err(|e| e.with_path(path)),
-        Format::Vhd if archived::is_compressed_file(&source)? => archived::open_packed_vhd(source)
-            .map(|image| image.info().clone())
-            .map_err(|e| e.with_path(path)),
+        Format::Vhd if archived::is_compressed_file(&source)? => {
+            archived::open_packed_vhd(source, options.size())
+                .map(|image| image.info().clone())
+                .map_err(|e| e.with_path(path))
+        }
         Format::Vhd => {
             let mut findings = Findings::new(options.policy());
             let vhd = file::VhdFile::open(source, Some(path), &mut findings)?;
@@ -211,7 +215,7 @@ pub fn probe(source: &dyn ReadAt) -> Result<Format> {
     if Footer::probe(&start) || Footer::probe(&tail) || Footer::probe(short) {
         return Ok(Format::Vhd);
     }
-    if archived::is_compressed(&start)
+    if is_compressed(&start)
         && let Some(format) = archived::probe_compressed(source)?
     {
         return Ok(format);
@@ -229,23 +233,34 @@ pub fn probe(source: &dyn ReadAt) -> Result<Format> {
 }
 
 /// The name of a known format that is no disk image of ours.
-fn foreign(start: &[u8]) -> Option<&'static str> {
+pub(crate) fn foreign(start: &[u8]) -> Option<Cow<'static, str>> {
     const MAGICS: &[(&[u8], &str)] = &[
-        (b"\x1f\x8b", "a gzip file (unpack it first)"),
-        (b"\x28\xb5\x2f\xfd", "a zstd file (unpack it first)"),
-        (b"\xfd7zXZ\0", "an xz file (unpack it first)"),
-        (b"BZh", "a bzip2 file (unpack it first)"),
-        (b"PK\x03\x04", "a zip file (unpack it first)"),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z file (unpack it first)"),
         (b"vhdxfile", "a VHDX image"),
         (b"KDMV", "a VMDK image"),
+        (b"COWD", "a VMDK image"),
         (b"# Disk DescriptorFile", "a VMDK descriptor"),
         (b"QED\0", "a QED image"),
         (b"<<< ", "a VirtualBox VDI image"),
+        (b"WithoutFreeSpace", "a Parallels image"),
+        (b"WithouFreSpacExt", "a Parallels image"),
         (b"HTTP/1.", "an HTTP answer, not an image"),
+        (b"<!DOCTYPE", "a page of HTML, not an image"),
+        (b"<html", "a page of HTML, not an image"),
+        (b"<?xml", "a text of XML, not an image"),
     ];
-    if start.get(257..262) == Some(b"ustar") {
-        return Some("a tar archive (unpack it first)");
+    if is_compressed(start) {
+        let name = if is_gzip(start) { "gzip" } else { "zstd" };
+        return Some(format!("a {name} file (unpack it first)").into());
     }
-    MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name)
+    if let Some(name) = unread_compression(start) {
+        return Some(format!("a file compressed with {name} (unpack it first)").into());
+    }
+    if start.get(257..262) == Some(b"ustar") {
+        return Some("a tar archive (unpack it first)".into());
+    }
+    // The text before it is free: VirtualBox has changed its own.
+    if start.get(64..68) == Some(b"\x7f\x10\xda\xbe") {
+        return Some("a VirtualBox VDI image".into());
+    }
+    MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name.into())
 }
