@@ -155,6 +155,36 @@ fn streams_go_in_and_out() {
     assert!(std::fs::read(at.join("from-stdin")).unwrap().starts_with(b"QFI\xfb"));
 }
 
+/// By `/dev/stdout` a file is meant that someone else has opened, and may have written to.
+#[test]
+fn standard_output_by_another_name_is_written_and_not_replaced() {
+    let folder = folder();
+    let at = folder.path();
+    let disk = std::fs::read(at.join("disk.raw")).unwrap();
+    for name in ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let mut file = std::fs::File::create(at.join("out")).unwrap();
+        file.write_all(b"before").unwrap();
+        let done = vmimg()
+            .args(["convert", "-O", "raw", "disk.raw", name])
+            .current_dir(at)
+            .stdout(file.try_clone().unwrap())
+            .status()
+            .unwrap();
+        assert!(done.success(), "{name}");
+        file.write_all(b"after").unwrap();
+        let expected = [b"before", disk.as_slice(), b"after"].concat();
+        assert!(std::fs::read(at.join("out")).unwrap() == expected, "{name}");
+    }
+}
+
+#[test]
+fn an_output_that_is_a_folder_is_refused() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::create_dir(at.join("sub")).unwrap();
+    fails(at, &["convert", "-O", "raw", "disk.raw", "sub"], "folder");
+}
+
 #[test]
 fn damage_below_the_tables_names_the_image() {
     let folder = folder();

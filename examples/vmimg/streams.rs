@@ -18,7 +18,9 @@ use crate::{INTERRUPTED, Result, interrupted};
 /// Standard output, or a pipe or device that was named: what is written in order. `None` for a
 /// file.
 pub(crate) fn stream_output(path: &Path) -> Result<Option<File>> {
-    if path == Path::new("-") {
+    // By its other names a file would be replaced, with what the shell or others wrote before.
+    const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+    if STDOUT.iter().any(|name| path == Path::new(name)) {
         let stdout = io::stdout();
         if stdout.is_terminal() {
             return Err("an image is not written to a terminal: redirect the output".into());
@@ -28,6 +30,12 @@ pub(crate) fn stream_output(path: &Path) -> Result<Option<File>> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.file_type().is_fifo() || meta.file_type().is_char_device() => {
             Ok(Some(File::options().write(true).open(path)?))
+        }
+        Ok(meta) if meta.file_type().is_block_device() => {
+            let path = path.display();
+            let message =
+                format!("{path} is a device: write to standard output (-) and redirect that to it");
+            Err(message.into())
         }
         _ => Ok(None),
     }
