@@ -9,7 +9,7 @@ use crate::image::{DiskInfo, Image, ImageInfo, Subformat};
 use crate::options::{Format, OpenOptions, SizePolicy};
 use crate::replay::{ReadFrom, ReplayDisk};
 use crate::scan::{Scan, scan_map};
-use crate::vhd::{Footer, VhdDisk, VhdStream, size_by};
+use crate::vhd::{DynamicHeader, Footer, VhdDisk, VhdStream, size_by};
 use crate::xva::{DiskChoice, XvaFile, XvaStream};
 use crate::{BlockMap, Disk, Error, ErrorKind, ReadAt, Result, ScanSource, Source, tgz, xva};
 
@@ -162,6 +162,26 @@ pub(crate) fn open_tgz(file: &Arc<dyn ReadAt>, options: &OpenOptions) -> Result<
     info.findings = findings.list().to_vec();
     let disk = Arc::new(disk);
     Ok(Image::new(info, vec![Arc::clone(&disk) as Arc<dyn Disk>]).with_chain(disk))
+}
+
+/// Describes `0.vhd` of an archive by its first bytes: what follows may be a terabyte.
+pub(crate) fn tgz_info(file: &Arc<dyn ReadAt>, options: &OpenOptions) -> Result<ImageInfo> {
+    let len = Footer::LEN + DynamicHeader::LEN;
+    let start = tgz::leaf_start(ReadFrom::new(Arc::clone(file)), len)?;
+    // A fixed disk has no footer there, and a header may lie elsewhere: that takes all of it.
+    let mut findings = Findings::new(options.policy());
+    let (Some(footer), Some(header)) = (start.get(..Footer::LEN), start.get(Footer::LEN..)) else {
+        return open_tgz(file, options).map(|image| image.info().clone());
+    };
+    if !Footer::probe(footer) || !header.starts_with(DynamicHeader::COOKIE) {
+        return open_tgz(file, options).map(|image| image.info().clone());
+    }
+    let footer = Footer::parse(footer, &mut findings)?;
+    let header = DynamicHeader::parse(header, &mut findings)?;
+    let mut info = stream_info(Format::Tgz, &footer, options.size());
+    info.block_size = Some(u64::from(header.block_size));
+    info.findings = findings.list().to_vec();
+    Ok(info)
 }
 
 /// Opens a compressed VHD whose blocks are in order.

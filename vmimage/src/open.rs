@@ -85,10 +85,7 @@ fn info_any(path: &Path, options: &OpenOptions) -> Result<ImageInfo> {
             Ok(qcow2_info(&header, &findings))
         }
         Format::Xva => archived::xva_info(source, options).map_err(|e| e.with_path(path)),
-        Format::Tgz => {
-            let image = archived::open_tgz(&source, options).map_err(|e| e.with_path(path))?;
-            Ok(image.info().clone())
-        }
+        Format::Tgz => archived::tgz_info(&source, options).map_err(|e| e.with_path(path)),
     }
 }
 
