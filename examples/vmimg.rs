@@ -151,6 +151,9 @@ struct ConvertArgs {
     /// What an xva calls its VM
     #[arg(long)]
     name: Option<String>,
+    /// The UUID of a vhd (default: one that follows from the input's name, age and map)
+    #[arg(long)]
+    uuid: Option<String>,
     /// The image, or - for a VHD, XVA or tgz stream on standard input
     #[arg(value_name = "IN")]
     input: PathBuf,

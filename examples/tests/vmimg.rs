@@ -177,6 +177,31 @@ fn standard_output_by_another_name_is_written_and_not_replaced() {
     }
 }
 
+/// VirtualBox registers no two disks with one UUID, and a child knows its parent by it.
+#[test]
+fn different_disks_have_different_uuids_and_one_disk_has_its_own() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::write(at.join("a.raw"), vec![1; 1 << 20]).unwrap();
+    std::fs::write(at.join("b.raw"), vec![2; 1 << 20]).unwrap();
+    for format in ["vhd", "vhd-fixed"] {
+        let uuid = |disk: &str, more: &[&str]| {
+            ok(at, &[&["convert", "-O", format, disk, "out"], more].concat());
+            let bytes = std::fs::read(at.join("out")).unwrap();
+            let footer = &bytes[bytes.len() - 512..];
+            assert!(footer.starts_with(b"conectix"));
+            hex::encode(&footer[68..84])
+        };
+        assert_eq!(uuid("a.raw", &[]), uuid("./a.raw", &[]));
+        assert_ne!(uuid("a.raw", &[]), uuid("b.raw", &[]));
+        let given = "01234567-89ab-4def-8123-456789abcdef";
+        assert_eq!(uuid("a.raw", &["--uuid", given]), given.replace('-', ""));
+    }
+    for bad in ["0123", "g1234567-89ab-4def-8123-456789abcdef"] {
+        fails(at, &["convert", "-O", "vhd", "a.raw", "x", "--uuid", bad], "no UUID");
+    }
+}
+
 #[test]
 fn an_output_that_is_a_folder_is_refused() {
     let folder = folder();

@@ -43,7 +43,25 @@ fn plan_options(args: &ConvertArgs) -> Result<PlanOptions> {
     if let Some(name) = &args.name {
         options = options.with_name(name);
     }
-    Ok(options)
+    if let Some(uuid) = &args.uuid {
+        options = options.with_uuid(uuid_bytes(uuid)?);
+    }
+    Ok(options.with_identity(identity(args)))
+}
+
+/// The input by its name and its age: what is converted again has the UUID that it had, and
+/// nothing else has. Of a stream nothing is known.
+fn identity(args: &ConvertArgs) -> Vec<u8> {
+    let Ok(path) = args.input.canonicalize() else { return Vec::new() };
+    let age = path.metadata().map(|m| (m.mtime(), m.mtime_nsec())).unwrap_or_default();
+    let mut identity = path.into_os_string().into_encoded_bytes();
+    identity.extend(format!("\0{age:?}\0{:?}", args.open.disk).bytes());
+    identity
+}
+
+fn uuid_bytes(text: &str) -> Result<[u8; 16]> {
+    let bytes = hex::decode(text.replace('-', "")).ok().and_then(|b| b.try_into().ok());
+    bytes.ok_or_else(|| format!("{text:?} is no UUID").into())
 }
 
 /// What is to be done, whatever the input is.
