@@ -366,6 +366,40 @@ fn streams_of_archives_become_files_and_what_can_be_a_stream() {
     }
 }
 
+/// A compressed archive is unpacked once where that is enough, and twice where it is not.
+#[test]
+fn a_compressed_archive_is_the_disk_that_it_was() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "xva", "disk.raw", "vm.xva"]);
+    let gzip = |name: &str| {
+        let done = Command::new("gzip").args(["-1", "-k", name]).current_dir(at).status();
+        done.is_ok_and(|status| status.success())
+    };
+    if !gzip("vm.xva") {
+        eprintln!("skipped: no gzip");
+        return;
+    }
+    let mut bytes = std::fs::read(at.join("vm.xva")).unwrap();
+    let data = bytes.iter().rposition(|b| *b == 0xa5).unwrap();
+    bytes[data] ^= 1;
+    std::fs::write(at.join("bad.xva"), &bytes).unwrap();
+    assert!(gzip("bad.xva"));
+    for format in ["raw", "vhd", "vhd-fixed", "qcow2", "xva", "tgz"] {
+        for disk in [&["--disk", "0"][..], &[]] {
+            ok(at, &[&["convert", "-O", format, "vm.xva.gz", "out"], disk].concat());
+            ok(at, &["compare", "out", "disk.raw"]);
+        }
+        fails(at, &["convert", "-O", format, "--disk", "7", "vm.xva.gz", "no"], "Ref:100000");
+        fails(at, &["convert", "-O", format, "bad.xva.gz", "no"], "bad.xva.gz");
+        fails(at, &["convert", "-O", format, "vm.xva.gz", "vm.xva.gz"], "part of the input");
+        let streamed = run(at, &["convert", "-O", format, "vm.xva.gz", "-"]);
+        assert!(streamed.status.success(), "{format}");
+        std::fs::write(at.join("out"), &streamed.stdout).unwrap();
+        ok(at, &["compare", "out", "disk.raw"]);
+    }
+}
+
 #[test]
 fn the_map_is_a_picture_or_a_list() {
     let folder = folder();

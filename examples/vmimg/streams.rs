@@ -15,12 +15,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{INTERRUPTED, Result, interrupted};
 
+/// Whether standard output is meant. By its other names a file would be replaced, with what the
+/// shell or others wrote to it before.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path == Path::new(name))
+}
+
 /// Standard output, or a pipe or device that was named: what is written in order. `None` for a
 /// file.
 pub(crate) fn stream_output(path: &Path) -> Result<Option<File>> {
-    // By its other names a file would be replaced, with what the shell or others wrote before.
-    const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
-    if STDOUT.iter().any(|name| path == Path::new(name)) {
+    if is_stdout(path) {
         let stdout = io::stdout();
         if stdout.is_terminal() {
             return Err("an image is not written to a terminal: redirect the output".into());
