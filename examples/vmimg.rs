@@ -154,7 +154,8 @@ struct ConvertArgs {
     /// The UUID of a vhd (default: one that follows from the input's name, age and map)
     #[arg(long)]
     uuid: Option<String>,
-    /// The image, or - for a VHD, XVA or tgz stream on standard input
+    /// The image, or - for a VHD, XVA or tgz stream on standard input (a raw one with -f raw); a
+    /// pipe, too
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write, or - for standard output
@@ -201,7 +202,19 @@ fn main() -> ExitCode {
     match run(&cli.command, &cancel) {
         Ok(code) => code,
         Err(_) if cancel.load(Ordering::Relaxed) => interrupted(),
-        Err(error) => fail(error.as_ref()),
+        Err(error) => fail(&*hinted(&cli.command, error)),
+    }
+}
+
+/// `error` with the way on, where there is one.
+fn hinted(command: &Command, error: Box<dyn StdError + Send + Sync>) -> Box<dyn StdError> {
+    let has_lenient = !matches!(command, Command::Repair(_) | Command::Commit(_));
+    match error.downcast::<vmimage::Error>() {
+        Ok(own) if has_lenient && own.is_tolerable() => {
+            format!("{own}; --lenient reads it all the same").into()
+        }
+        Ok(own) => own,
+        Err(other) => other,
     }
 }
 

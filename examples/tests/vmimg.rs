@@ -358,6 +358,15 @@ fn streams_of_archives_become_files_and_what_can_be_a_stream() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         ok(at, &["compare", "out", "disk.raw"]);
     }
+    // A pipe by its name is a stream as well.
+    let pipe_done = Command::new("mkfifo").arg("pipe").current_dir(at).status();
+    if pipe_done.is_ok_and(|status| status.success()) {
+        let (path, bytes) = (at.join("pipe"), xva.clone());
+        let feeder = std::thread::spawn(move || std::fs::write(path, bytes));
+        ok(at, &["convert", "-O", "vhd", "pipe", "out"]);
+        feeder.join().unwrap().unwrap();
+        ok(at, &["compare", "out", "disk.raw"]);
+    }
     std::fs::remove_file(at.join("out")).unwrap();
     for cut in [0, 600, xva.len() / 2, xva.len() - 1] {
         let output = pipe(at, &xva[..cut], &["convert", "-O", "qcow2", "-", "out"]);

@@ -15,7 +15,7 @@ use vmimage::{
     Plan, PlanOptions, Scan, ScanSource, Source, StreamOptions, TargetFormat, Watch,
 };
 
-use crate::streams::{Stdin, is_stdout, progress_bar, stream_output};
+use crate::streams::{Stdin, is_stdout, is_stream, progress_bar, stream_output};
 use crate::{ConvertArgs, Result, pick_disk};
 
 pub(crate) fn convert(args: &ConvertArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
@@ -151,7 +151,7 @@ enum Input {
 
 impl Input {
     fn open(args: &ConvertArgs, to: TargetFormat, cancel: &Arc<AtomicBool>) -> Result<Self> {
-        if args.input == Path::new("-") {
+        if is_stream(&args.input) {
             return Self::stdin(args, cancel);
         }
         let mut options = args.open.options(args.open.format);
@@ -191,7 +191,7 @@ impl Input {
             let message = "a qcow2 image has its tables in no order: it must be read from a file";
             return Err(message.into());
         }
-        let stdin = Stdin::start(Arc::clone(cancel))?;
+        let stdin = Stdin::start(&args.input, Arc::clone(cancel))?;
         let options = args.open.options(format);
         Ok(match vmimage::incoming(stdin, &options, args.open.disk.as_deref())? {
             Incoming::Source(source) => Self::Source(source),

@@ -148,7 +148,7 @@ pub(crate) fn open_tgz(file: &Arc<dyn ReadAt>, options: &OpenOptions) -> Result<
     if layers == 1 {
         let again = Arc::clone(file);
         let open = move || tgz::SingleVhd::new(stream(&again));
-        match open_vhd_stream(Format::Tgz, options.size(), open) {
+        match open_vhd_stream(Format::Tgz, options, open) {
             Err(e) if e.kind() == ErrorKind::Unsupported => {}
             result => return result,
         }
@@ -185,9 +185,9 @@ pub(crate) fn tgz_info(file: &Arc<dyn ReadAt>, options: &OpenOptions) -> Result<
 }
 
 /// Opens a compressed VHD whose blocks are in order.
-pub(crate) fn open_packed_vhd(file: Arc<dyn ReadAt>, policy: SizePolicy) -> Result<Image> {
+pub(crate) fn open_packed_vhd(file: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
     let open = move || Decoded::new(Box::new(ReadFrom::new(Arc::clone(&file))));
-    open_vhd_stream(Format::Vhd, policy, open).map_err(|error| match error.kind() {
+    open_vhd_stream(Format::Vhd, options, open).map_err(|error| match error.kind() {
         ErrorKind::Unsupported | ErrorKind::Reference => {
             let message = "the compressed VHD cannot be read as it is: unpack it first";
             Error::new(error.kind(), message).with_source(error)
@@ -199,20 +199,21 @@ pub(crate) fn open_packed_vhd(file: Arc<dyn ReadAt>, policy: SizePolicy) -> Resu
 /// Opens a VHD out of a stream that can be opened again.
 fn open_vhd_stream<R: Read + Send + 'static>(
     format: Format,
-    policy: SizePolicy,
+    options: &OpenOptions,
     open: impl Fn() -> Result<R> + Send + Sync + 'static,
 ) -> Result<Image> {
-    let mut first = VhdStream::with_size_policy(open()?, policy)?;
-    let info = stream_info(format, first.footer(), policy);
+    let mut first = VhdStream::with_options(open()?, options)?;
+    let info = stream_info(format, first.footer(), options.size());
     let map = first.block_map().clone();
     if map.next_run(0).is_none() {
         // Nobody will read a disk of zeros up to the end that proves the stream to be whole.
         first.finish()?;
     }
+    let options = options.clone();
     let disk = ReplayDisk::new(
         map.virtual_size(),
         move || Ok(map.clone()),
-        move || Ok(Box::new(VhdStream::with_size_policy(open()?, policy)?) as Box<dyn Source>),
+        move || Ok(Box::new(VhdStream::with_options(open()?, &options)?) as Box<dyn Source>),
     );
     Ok(Image::new(info, vec![Arc::new(disk)]))
 }

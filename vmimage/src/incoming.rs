@@ -98,14 +98,14 @@ pub fn incoming(
         }
         Some(Format::Tgz) => {
             only("such a")?;
-            let vhd = VhdStream::with_size_policy(tgz::SingleVhd::new(input)?, options.size())?;
+            let vhd = VhdStream::with_options(tgz::SingleVhd::new(input)?, options)?;
             Ok(Incoming::Source(Box::new(vhd)))
         }
         Some(Format::Qcow2) => Err(qcow2()),
         // Its reader says best why it is no VHD, and that of an empty stream, too, whose disk may
         // well have been named.
         _ => {
-            let vhd = VhdStream::with_size_policy(input, options.size())?;
+            let vhd = VhdStream::with_options(input, options)?;
             only("a VHD")?;
             Ok(Incoming::Source(Box::new(vhd)))
         }

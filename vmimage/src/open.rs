@@ -47,7 +47,7 @@ fn open_any(path: &Path, options: &OpenOptions) -> Result<Image> {
     match format {
         Format::Raw => open_raw(source).map_err(|e| e.with_path(path)),
         Format::Vhd if archived::is_compressed_file(&source)? => {
-            archived::open_packed_vhd(source, options.size()).map_err(|e| e.with_path(path))
+            archived::open_packed_vhd(source, options).map_err(|e| e.with_path(path))
         }
         Format::Vhd => open_vhd(path, source, options),
         Format::Qcow2 => open_qcow2(source, options).map_err(|e| e.with_path(path)),
@@ -70,7 +70,7 @@ fn info_any(path: &Path, options: &OpenOptions) -> Result<ImageInfo> {
     match format {
         Format::Raw => open_raw(source).map(|i| i.info().clone()).map_err(|e| e.with_path(path)),
         Format::Vhd if archived::is_compressed_file(&source)? => {
-            archived::open_packed_vhd(source, options.size())
+            archived::open_packed_vhd(source, options)
                 .map(|image| image.info().clone())
                 .map_err(|e| e.with_path(path))
         }

@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 
 use super::{Bat, Batmap, Bitmap, DiskType, DynamicHeader, Footer, SECTOR, size_by};
-use crate::finding::{Findings, Policy};
-use crate::{BlockMap, Error, ErrorKind, Result, SizePolicy, Source};
+use crate::finding::Findings;
+use crate::{BlockMap, Error, ErrorKind, OpenOptions, Result, Source};
 
 /// How many bytes before the BAT, before a block or before the last footer are skipped as
 /// padding; a stream that has more is not an export.
@@ -69,17 +69,17 @@ impl VhdStream {
     /// `Truncated` for an empty or short stream, `Unsupported` for a stream that is no dynamic
     /// VHD or whose blocks are not in ascending order, `Corrupt` for damage.
     pub fn new(input: impl Read + Send + 'static) -> Result<Self> {
-        Self::with_size_policy(input, SizePolicy::CurrentSize)
+        Self::with_options(input, &OpenOptions::new())
     }
 
-    /// As [`new`](Self::new), with the disk's size by `policy`.
+    /// As [`new`](Self::new), with the rule for the size and the leniency of `options`.
     ///
     /// # Errors
     /// Those of [`new`](Self::new).
-    pub fn with_size_policy(input: impl Read + Send + 'static, policy: SizePolicy) -> Result<Self> {
+    pub fn with_options(input: impl Read + Send + 'static, options: &OpenOptions) -> Result<Self> {
         let mut input = Input { from: Box::new(input), at: 0, tail: Vec::new() };
         let first = first_sector(&mut input)?;
-        let mut findings = Findings::new(Policy::Strict);
+        let mut findings = Findings::new(options.policy());
         let footer = Footer::parse(&first, &mut findings)?;
         match footer.disk_type {
             DiskType::Dynamic => {}
@@ -101,7 +101,7 @@ impl VhdStream {
         let header = DynamicHeader::parse(&raw, &mut findings)
             .map_err(|e| e.with_offset(footer.data_offset))?;
         let bat = read_bat(&mut input, &footer, &header)?;
-        let size = size_by(policy, &footer);
+        let size = size_by(options.size(), &footer);
         let mut this = Self {
             size,
             map: BlockMap::empty(size),

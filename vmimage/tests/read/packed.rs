@@ -114,3 +114,31 @@ fn a_compressed_disk_with_blocks_in_any_order_says_what_to_do() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("unpack it first"), "{error}");
 }
+
+#[test]
+fn what_a_lenient_reading_takes_is_told_and_taken_from_streams_too() {
+    let mut vhd = with_geometry(9);
+    let end = vhd.len() - 512;
+    for at in [0, end] {
+        vhd[at + 64] ^= 1;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    for bytes in [vhd.clone(), gzip(&vhd), gzip(&tar(&vhd))] {
+        fs::write(&path, &bytes).unwrap();
+        let stream = |options| incoming(Cursor::new(bytes.clone()), options, None).map(|_| ());
+        let (strict, lenient) = (OpenOptions::new(), OpenOptions::new().lenient(true));
+        for error in [open(&path, &strict).map(|_| ()).unwrap_err(), stream(&strict).unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.is_tolerable(), "{error}");
+        }
+        stream(&lenient).unwrap();
+        assert_eq!(open(&path, &lenient).unwrap().disks()[0].virtual_size(), 5 * 4096);
+    }
+    // Nothing helps where there is no image.
+    vhd[..8].fill(0);
+    vhd[end..end + 8].fill(0);
+    let options = OpenOptions::new().with_format(vmimage::Format::Vhd);
+    fs::write(&path, &vhd).unwrap();
+    assert!(!open(&path, &options).unwrap_err().is_tolerable());
+}
