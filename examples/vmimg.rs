@@ -334,8 +334,12 @@ fn check(args: &InfoArgs) -> Result<ExitCode> {
 }
 
 fn compare(args: &CompareArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
-    let a = args.open.open(&args.a)?;
-    let b = args.open.open_as(&args.b, args.second_format)?;
+    let open =
+        |file, format| vmimage::open(file, &args.open.options(format).with_spare_parents(true));
+    let images = [open(&args.a, args.open.format)?, open(&args.b, args.second_format)?];
+    refuse_spare_parents(args, &images)?;
+    let [a, b] = images.map(|image| pick_disk(&image, args.open.disk.as_deref()));
+    let (a, b) = (a?, b?);
     let bar = progress_bar(Some(a.virtual_size().max(b.virtual_size())));
     let result = vmimage::compare_watched(a.as_ref(), b.as_ref(), &watch(&bar, cancel));
     bar.finish_and_clear();
@@ -346,6 +350,24 @@ fn compare(args: &CompareArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
             Ok(ExitCode::from(1))
         }
         _ => Err("the comparison gave an answer that this program does not know".into()),
+    }
+}
+
+/// A parent that neither of two chains uses is a mistake worth telling, as it is for one.
+fn refuse_spare_parents(args: &CompareArgs, images: &[Image; 2]) -> Result<()> {
+    // Which backing files a QCOW2 uses is not told.
+    let chains = images.iter().all(|image| image.info().format() != Format::Qcow2)
+        && images.iter().any(|image| !image.parents().is_empty());
+    let is_used = |named: &&PathBuf| {
+        let used = images.iter().flat_map(|image| image.parents());
+        used.into_iter().any(|parent| convert::is_same_file(named, parent))
+    };
+    match args.open.parent.iter().find(|named| chains && !is_used(named)) {
+        None => Ok(()),
+        Some(spare) => {
+            let spare = spare.display();
+            Err(format!("{spare}: was named as a parent, but neither chain uses it").into())
+        }
     }
 }
 
@@ -369,11 +391,7 @@ impl OpenArgs {
     }
 
     fn open(&self, file: &Path) -> Result<Arc<dyn Disk>> {
-        self.open_as(file, self.format)
-    }
-
-    fn open_as(&self, file: &Path, format: Option<Format>) -> Result<Arc<dyn Disk>> {
-        pick_disk(&vmimage::open(file, &self.options(format))?, self.disk.as_deref())
+        pick_disk(&vmimage::open(file, &self.options(self.format))?, self.disk.as_deref())
     }
 }
 

@@ -409,6 +409,45 @@ fn a_compressed_archive_is_the_disk_that_it_was() {
     }
 }
 
+/// A VHD `name/leaf.vhd` whose parent lies in another folder, from two raw disks.
+fn chain(at: &Path, name: &str, uuid: [u8; 16]) {
+    use vmimage::{DiskSource, FileOptions, OpenOptions, Plan, PlanOptions, Source, VhdParent};
+    let disk = |byte: u8| -> std::sync::Arc<dyn vmimage::Disk> {
+        let mut bytes = vec![1; 4 << 20];
+        bytes[3 << 20..].fill(byte);
+        std::sync::Arc::new(vmimage::RawDisk::new(std::sync::Arc::new(bytes)).unwrap())
+    };
+    let write = |source: &DiskSource, options: &PlanOptions, path: &str| {
+        let vhd = vmimage::TargetFormat::VhdDynamic;
+        let plan = Plan::new(vhd, source.block_map(), options).unwrap();
+        let path = at.join(name).join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        vmimage::to_file(&plan, source.disk(), &path, &FileOptions::new()).unwrap();
+    };
+    let base = DiskSource::new(disk(2)).unwrap();
+    write(&base, &PlanOptions::new().with_uuid(uuid), "away/base.vhd");
+    let delta = DiskSource::difference(disk(3), base.disk().as_ref()).unwrap();
+    let options = PlanOptions::new().with_parent(VhdParent::new(uuid, "base.vhd"));
+    write(&delta, &options, "leaf.vhd");
+    assert!(vmimage::open(at.join(name).join("leaf.vhd"), &OpenOptions::new()).is_err());
+}
+
+#[test]
+fn two_chains_with_parents_elsewhere_are_compared() {
+    let folder = folder();
+    let at = folder.path();
+    chain(at, "a", [1; 16]);
+    chain(at, "b", [2; 16]);
+    let parents = ["--parent", "a/away/base.vhd", "--parent", "b/away/base.vhd"];
+    let both = [&["compare", "a/leaf.vhd", "b/leaf.vhd"][..], &parents].concat();
+    assert_eq!(ok(at, &both), "same content\n");
+    // What no chain needs is still a mistake.
+    fails(at, &[&["compare", "a/leaf.vhd", "disk.raw"][..], &parents].concat(), "b/away");
+    fails(at, &[&["digest", "a/leaf.vhd"][..], &parents].concat(), "b/away");
+    ok(at, &["convert", "-O", "vhd", "disk.raw", "c.vhd"]);
+    fails(at, &[&["compare", "a/leaf.vhd", "c.vhd"][..], &parents].concat(), "b/away");
+}
+
 #[test]
 fn the_map_is_a_picture_or_a_list() {
     let folder = folder();
