@@ -338,8 +338,14 @@ fn compare(args: &CompareArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
         |file, format| vmimage::open(file, &args.open.options(format).with_spare_parents(true));
     let images = [open(&args.a, args.open.format)?, open(&args.b, args.second_format)?];
     refuse_spare_parents(args, &images)?;
-    let [a, b] = images.map(|image| pick_disk(&image, args.open.disk.as_deref()));
-    let (a, b) = (a?, b?);
+    let [a, b] = &images;
+    let disk = |of: &Image, file: &Path, other: &Image| {
+        // One of several is compared with an image that holds one.
+        let several = |image: &Image| image.info().format() == Format::Xva;
+        let named = args.open.disk.as_deref().filter(|_| several(of) || !several(other));
+        pick_disk(of, file, named)
+    };
+    let (a, b) = (disk(a, &args.a, b)?, disk(b, &args.b, a)?);
     let bar = progress_bar(Some(a.virtual_size().max(b.virtual_size())));
     let result = vmimage::compare_watched(a.as_ref(), b.as_ref(), &watch(&bar, cancel));
     bar.finish_and_clear();
@@ -373,7 +379,7 @@ fn refuse_spare_parents(args: &CompareArgs, images: &[Image; 2]) -> Result<()> {
 
 fn show_map(args: &MapArgs) -> Result<ExitCode> {
     let image = vmimage::open(&args.file, &args.open.options(args.open.format))?;
-    let disk = pick_disk(&image, args.open.disk.as_deref())?;
+    let disk = pick_disk(&image, &args.file, args.open.disk.as_deref())?;
     let files: Vec<_> =
         std::iter::once(&args.file).chain(image.parents()).map(Clone::clone).collect();
     map::show(disk.as_ref(), &files, map::Show::choose(args.json, args.list, args.draw))?;
@@ -391,11 +397,11 @@ impl OpenArgs {
     }
 
     fn open(&self, file: &Path) -> Result<Arc<dyn Disk>> {
-        pick_disk(&vmimage::open(file, &self.options(self.format))?, self.disk.as_deref())
+        pick_disk(&vmimage::open(file, &self.options(self.format))?, file, self.disk.as_deref())
     }
 }
 
-fn pick_disk(image: &Image, reference: Option<&str>) -> Result<Arc<dyn Disk>> {
+fn pick_disk(image: &Image, file: &Path, reference: Option<&str>) -> Result<Arc<dyn Disk>> {
     let disk = match reference {
         Some(reference) => image.disk(reference),
         None if image.disks().len() > 1 => None,
@@ -403,7 +409,8 @@ fn pick_disk(image: &Image, reference: Option<&str>) -> Result<Arc<dyn Disk>> {
     };
     disk.cloned().ok_or_else(|| {
         let disks: Vec<_> = image.info().disks().iter().map(|d| d.reference()).collect();
-        format!("name one disk of the image with --disk: {}", disks.join(", ")).into()
+        let (file, disks) = (file.display(), disks.join(", "));
+        format!("{file}: name one disk of the image with --disk: {disks}").into()
     })
 }
 

@@ -320,6 +320,12 @@ fn archives_go_in_and_out() {
         }
     }
     fails(at, &["convert", "-O", "raw", "--disk", "Ref:7", "vm.xva", "no"], "Ref:100000");
+    fails(at, &["compare", "--disk", "7", "vm.xva", "disk.raw"], "vm.xva: name one disk");
+    // The disk of an archive is compared with an image that does not know its name.
+    for both in [["vm.xva", "disk.raw"], ["disk.raw", "vm.xva"]] {
+        ok(at, &["compare", "--disk", "Ref:100000", both[0], both[1]]);
+    }
+    fails(at, &["compare", "--disk", "7", "disk.raw", "disk.raw"], "disk.raw: name one disk");
     // Damage is found before anything is left.
     let mut bytes = std::fs::read(at.join("vm.xva")).unwrap();
     let data = bytes.iter().rposition(|b| *b == 0xa5).unwrap();

@@ -167,7 +167,7 @@ impl Input {
         let disks = match args.open.disk.as_deref() {
             None if args.keep_chain => layers(&image, to)?,
             None if to == TargetFormat::Xva => image.disks().to_vec(),
-            reference => vec![pick_disk(&image, reference)?],
+            reference => vec![pick_disk(&image, &args.input, reference)?],
         };
         // A sector that a layer stores as zeros hides what its parent has: it must stay.
         let stored = if args.keep_chain { TargetFormat::Raw } else { to };
