@@ -1,7 +1,7 @@
 //! The door: which format a file has, and what opens it.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::archive::{is_compressed, is_gzip, unread_compression};
@@ -12,7 +12,7 @@ use crate::options::{Format, OpenOptions};
 use crate::qcow2::{Header, Qcow2Disk, read_header};
 use crate::raw::RawDisk;
 use crate::vhd::{Footer, file, resolve, uuid_text};
-use crate::{Disk, Error, ReadAt, Result};
+use crate::{Disk, Error, ErrorKind, ReadAt, Result};
 
 /// Opens an image with everything it is made of.
 ///
@@ -50,7 +50,7 @@ fn open_any(path: &Path, options: &OpenOptions) -> Result<Image> {
             archived::open_packed_vhd(source, options).map_err(|e| e.with_path(path))
         }
         Format::Vhd => open_vhd(path, source, options),
-        Format::Qcow2 => open_qcow2(source, options).map_err(|e| e.with_path(path)),
+        Format::Qcow2 => open_qcow2(path, source, options).map_err(|e| e.with_path(path)),
         Format::Xva => archived::open_xva(source, options).map_err(|e| e.with_path(path)),
         Format::Tgz => archived::open_tgz(&source, options).map_err(|e| e.with_path(path)),
     }
@@ -143,7 +143,7 @@ fn vhd_info(tip: &file::VhdFile, options: &OpenOptions, findings: &Findings) -> 
 
 /// Backing and data files are taken from the named parents: the one with the right name, else
 /// the first. What is left of them serves the backing file in its turn.
-fn open_qcow2(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
+fn open_qcow2(path: &Path, source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
     let mut findings = Findings::new(options.policy());
     let header = read_header(&source, &mut findings)?;
     let mut info = qcow2_info(&header, &findings);
@@ -151,11 +151,15 @@ fn open_qcow2(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
     let mut data: Option<Arc<dyn ReadAt>> = None;
     if header.external_data {
         let wanted = header.data_file.as_deref().unwrap_or_default();
+        refuse_another(path, "data file", wanted, &options)?;
         if let Some(path) = options.take_parent(wanted) {
             data = Some(options.watched(resolve::open_file(&path)?));
         }
     }
     let mut backing = None;
+    if let Some(wanted) = &header.backing_file {
+        refuse_another(path, "backing file", wanted, &options)?;
+    }
     if let Some(wanted) = &header.backing_file
         && let Some(path) = options.take_parent(wanted)
     {
@@ -168,6 +172,26 @@ fn open_qcow2(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
     }
     let disk = Qcow2Disk::open(source, backing, data, &mut Findings::new(options.policy()))?;
     Ok(Image::new(info, vec![Arc::new(disk)]))
+}
+
+/// A file of another name may be the one that is meant, moved and renamed; but not while that is
+/// there: then a layer was forgotten, and the next one would be taken for it.
+fn refuse_another(path: &Path, what: &str, wanted: &str, options: &OpenOptions) -> Result<()> {
+    let meant = path.parent().unwrap_or_else(|| Path::new("")).join(wanted);
+    let there = meant.canonicalize().ok().filter(|there| there.is_file());
+    let Some(there) = there.filter(|_| !options.parents().is_empty()) else { return Ok(()) };
+    let is_meant = |named: &PathBuf| {
+        let same_name = named.file_name() == meant.file_name();
+        same_name || named.canonicalize().is_ok_and(|named| named == there)
+    };
+    if options.parents().iter().any(is_meant) {
+        return Ok(());
+    }
+    let message = format!(
+        "the image refers to the {what} {wanted:?}, which was not named while others were; name it \
+         with --parent FILE"
+    );
+    Err(Error::new(ErrorKind::Reference, message))
 }
 
 fn qcow2_info(header: &Header, findings: &Findings) -> ImageInfo {

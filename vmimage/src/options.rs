@@ -122,7 +122,8 @@ impl OpenOptions {
     }
 
     /// Allows `path` as a parent, backing or data file, wherever it lies. May be repeated: one
-    /// for each layer, youngest first where their order matters (QCOW2).
+    /// for each layer, youngest first where their order matters (QCOW2, whose files have no
+    /// identity: one of another name is taken unless what the image names is there).
     #[must_use]
     pub fn with_parent(mut self, path: impl AsRef<Path>) -> Self {
         self.parents.push(path.as_ref().to_path_buf());

@@ -83,3 +83,40 @@ fn a_stream_that_cannot_be_read_says_what_to_do() {
     assert!(say(b"KDMV\x01\0\0\0").contains("VMDK"));
     assert!(say(b"\x04\x22\x4d\x18\x64\x40\xa7").contains("lz4"));
 }
+
+/// Nothing but its name tells a QCOW2 image's backing file: the next one down must not be taken
+/// for a layer that was forgotten.
+#[test]
+fn a_forgotten_layer_of_qcow2_is_not_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |name: &str, backing: &str| {
+        let mut image = vec![0; 4 << 16];
+        image[..8].copy_from_slice(b"QFI\xfb\0\0\0\x02");
+        image[15] = 200;
+        image[19] = backing.len() as u8;
+        image[23] = 16;
+        image[29] = 16;
+        image[39] = 1;
+        image[45] = 3;
+        image[53] = 1;
+        image[59] = 1;
+        image[200..200 + backing.len()].copy_from_slice(backing.as_bytes());
+        fs::write(at(name), image).unwrap();
+    };
+    fs::write(at("base"), vec![1; 1 << 20]).unwrap();
+    write("middle", "base");
+    write("top", "middle");
+    let look = |parents: &[&str]| {
+        let options = parents.iter().fold(OpenOptions::new(), |o, p| o.with_parent(at(p)));
+        open(at("top"), &options)?.disks()[0].read_exact_at(&mut [0], 5)
+    };
+    look(&["middle", "base"]).unwrap();
+    look(&["base", "middle"]).unwrap();
+    let error = look(&["base"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Reference);
+    assert!(error.to_string().contains("middle"), "{error}");
+    // Where it was moved and renamed, it is the first that is named.
+    fs::rename(at("middle"), at("moved")).unwrap();
+    look(&["moved", "base"]).unwrap();
+}
