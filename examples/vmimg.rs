@@ -151,7 +151,11 @@ struct ConvertArgs {
     /// What an xva calls its VM
     #[arg(long)]
     name: Option<String>,
-    /// The image, or - for a VHD, XVA or tgz stream on standard input
+    /// The UUID of a vhd (default: one that follows from the input's name, age and map)
+    #[arg(long)]
+    uuid: Option<String>,
+    /// The image, or - for a VHD, XVA or tgz stream on standard input (a raw one with -f raw); a
+    /// pipe, too
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write, or - for standard output
@@ -198,7 +202,19 @@ fn main() -> ExitCode {
     match run(&cli.command, &cancel) {
         Ok(code) => code,
         Err(_) if cancel.load(Ordering::Relaxed) => interrupted(),
-        Err(error) => fail(error.as_ref()),
+        Err(error) => fail(&*hinted(&cli.command, error)),
+    }
+}
+
+/// `error` with the way on, where there is one.
+fn hinted(command: &Command, error: Box<dyn StdError + Send + Sync>) -> Box<dyn StdError> {
+    let has_lenient = !matches!(command, Command::Repair(_) | Command::Commit(_));
+    match error.downcast::<vmimage::Error>() {
+        Ok(own) if has_lenient && own.is_tolerable() => {
+            format!("{own}; --lenient reads it all the same").into()
+        }
+        Ok(own) => own,
+        Err(other) => other,
     }
 }
 
@@ -318,8 +334,18 @@ fn check(args: &InfoArgs) -> Result<ExitCode> {
 }
 
 fn compare(args: &CompareArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
-    let a = args.open.open(&args.a)?;
-    let b = args.open.open_as(&args.b, args.second_format)?;
+    let open =
+        |file, format| vmimage::open(file, &args.open.options(format).with_spare_parents(true));
+    let images = [open(&args.a, args.open.format)?, open(&args.b, args.second_format)?];
+    refuse_spare_parents(args, &images)?;
+    let [a, b] = &images;
+    let disk = |of: &Image, file: &Path, other: &Image| {
+        // One of several is compared with an image that holds one.
+        let several = |image: &Image| image.info().format() == Format::Xva;
+        let named = args.open.disk.as_deref().filter(|_| several(of) || !several(other));
+        pick_disk(of, file, named)
+    };
+    let (a, b) = (disk(a, &args.a, b)?, disk(b, &args.b, a)?);
     let bar = progress_bar(Some(a.virtual_size().max(b.virtual_size())));
     let result = vmimage::compare_watched(a.as_ref(), b.as_ref(), &watch(&bar, cancel));
     bar.finish_and_clear();
@@ -333,9 +359,27 @@ fn compare(args: &CompareArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
     }
 }
 
+/// A parent that neither of two chains uses is a mistake worth telling, as it is for one.
+fn refuse_spare_parents(args: &CompareArgs, images: &[Image; 2]) -> Result<()> {
+    // Which backing files a QCOW2 uses is not told.
+    let chains = images.iter().all(|image| image.info().format() != Format::Qcow2)
+        && images.iter().any(|image| !image.parents().is_empty());
+    let is_used = |named: &&PathBuf| {
+        let used = images.iter().flat_map(|image| image.parents());
+        used.into_iter().any(|parent| convert::is_same_file(named, parent))
+    };
+    match args.open.parent.iter().find(|named| chains && !is_used(named)) {
+        None => Ok(()),
+        Some(spare) => {
+            let spare = spare.display();
+            Err(format!("{spare}: was named as a parent, but neither chain uses it").into())
+        }
+    }
+}
+
 fn show_map(args: &MapArgs) -> Result<ExitCode> {
     let image = vmimage::open(&args.file, &args.open.options(args.open.format))?;
-    let disk = pick_disk(&image, args.open.disk.as_deref())?;
+    let disk = pick_disk(&image, &args.file, args.open.disk.as_deref())?;
     let files: Vec<_> =
         std::iter::once(&args.file).chain(image.parents()).map(Clone::clone).collect();
     map::show(disk.as_ref(), &files, map::Show::choose(args.json, args.list, args.draw))?;
@@ -353,15 +397,11 @@ impl OpenArgs {
     }
 
     fn open(&self, file: &Path) -> Result<Arc<dyn Disk>> {
-        self.open_as(file, self.format)
-    }
-
-    fn open_as(&self, file: &Path, format: Option<Format>) -> Result<Arc<dyn Disk>> {
-        pick_disk(&vmimage::open(file, &self.options(format))?, self.disk.as_deref())
+        pick_disk(&vmimage::open(file, &self.options(self.format))?, file, self.disk.as_deref())
     }
 }
 
-fn pick_disk(image: &Image, reference: Option<&str>) -> Result<Arc<dyn Disk>> {
+fn pick_disk(image: &Image, file: &Path, reference: Option<&str>) -> Result<Arc<dyn Disk>> {
     let disk = match reference {
         Some(reference) => image.disk(reference),
         None if image.disks().len() > 1 => None,
@@ -369,7 +409,8 @@ fn pick_disk(image: &Image, reference: Option<&str>) -> Result<Arc<dyn Disk>> {
     };
     disk.cloned().ok_or_else(|| {
         let disks: Vec<_> = image.info().disks().iter().map(|d| d.reference()).collect();
-        format!("name one disk of the image with --disk: {}", disks.join(", ")).into()
+        let (file, disks) = (file.display(), disks.join(", "));
+        format!("{file}: name one disk of the image with --disk: {disks}").into()
     })
 }
 

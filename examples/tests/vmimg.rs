@@ -155,6 +155,61 @@ fn streams_go_in_and_out() {
     assert!(std::fs::read(at.join("from-stdin")).unwrap().starts_with(b"QFI\xfb"));
 }
 
+/// By `/dev/stdout` a file is meant that someone else has opened, and may have written to.
+#[test]
+fn standard_output_by_another_name_is_written_and_not_replaced() {
+    let folder = folder();
+    let at = folder.path();
+    let disk = std::fs::read(at.join("disk.raw")).unwrap();
+    for name in ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let mut file = std::fs::File::create(at.join("out")).unwrap();
+        file.write_all(b"before").unwrap();
+        let done = vmimg()
+            .args(["convert", "-O", "raw", "disk.raw", name])
+            .current_dir(at)
+            .stdout(file.try_clone().unwrap())
+            .status()
+            .unwrap();
+        assert!(done.success(), "{name}");
+        file.write_all(b"after").unwrap();
+        let expected = [b"before", disk.as_slice(), b"after"].concat();
+        assert!(std::fs::read(at.join("out")).unwrap() == expected, "{name}");
+    }
+}
+
+/// VirtualBox registers no two disks with one UUID, and a child knows its parent by it.
+#[test]
+fn different_disks_have_different_uuids_and_one_disk_has_its_own() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::write(at.join("a.raw"), vec![1; 1 << 20]).unwrap();
+    std::fs::write(at.join("b.raw"), vec![2; 1 << 20]).unwrap();
+    for format in ["vhd", "vhd-fixed"] {
+        let uuid = |disk: &str, more: &[&str]| {
+            ok(at, &[&["convert", "-O", format, disk, "out"], more].concat());
+            let bytes = std::fs::read(at.join("out")).unwrap();
+            let footer = &bytes[bytes.len() - 512..];
+            assert!(footer.starts_with(b"conectix"));
+            hex::encode(&footer[68..84])
+        };
+        assert_eq!(uuid("a.raw", &[]), uuid("./a.raw", &[]));
+        assert_ne!(uuid("a.raw", &[]), uuid("b.raw", &[]));
+        let given = "01234567-89ab-4def-8123-456789abcdef";
+        assert_eq!(uuid("a.raw", &["--uuid", given]), given.replace('-', ""));
+    }
+    for bad in ["0123", "g1234567-89ab-4def-8123-456789abcdef"] {
+        fails(at, &["convert", "-O", "vhd", "a.raw", "x", "--uuid", bad], "no UUID");
+    }
+}
+
+#[test]
+fn an_output_that_is_a_folder_is_refused() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::create_dir(at.join("sub")).unwrap();
+    fails(at, &["convert", "-O", "raw", "disk.raw", "sub"], "folder");
+}
+
 #[test]
 fn damage_below_the_tables_names_the_image() {
     let folder = folder();
@@ -265,6 +320,12 @@ fn archives_go_in_and_out() {
         }
     }
     fails(at, &["convert", "-O", "raw", "--disk", "Ref:7", "vm.xva", "no"], "Ref:100000");
+    fails(at, &["compare", "--disk", "7", "vm.xva", "disk.raw"], "vm.xva: name one disk");
+    // The disk of an archive is compared with an image that does not know its name.
+    for both in [["vm.xva", "disk.raw"], ["disk.raw", "vm.xva"]] {
+        ok(at, &["compare", "--disk", "Ref:100000", both[0], both[1]]);
+    }
+    fails(at, &["compare", "--disk", "7", "disk.raw", "disk.raw"], "disk.raw: name one disk");
     // Damage is found before anything is left.
     let mut bytes = std::fs::read(at.join("vm.xva")).unwrap();
     let data = bytes.iter().rposition(|b| *b == 0xa5).unwrap();
@@ -303,12 +364,94 @@ fn streams_of_archives_become_files_and_what_can_be_a_stream() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         ok(at, &["compare", "out", "disk.raw"]);
     }
+    // A pipe by its name is a stream as well.
+    let pipe_done = Command::new("mkfifo").arg("pipe").current_dir(at).status();
+    if pipe_done.is_ok_and(|status| status.success()) {
+        let (path, bytes) = (at.join("pipe"), xva.clone());
+        let feeder = std::thread::spawn(move || std::fs::write(path, bytes));
+        ok(at, &["convert", "-O", "vhd", "pipe", "out"]);
+        feeder.join().unwrap().unwrap();
+        ok(at, &["compare", "out", "disk.raw"]);
+    }
     std::fs::remove_file(at.join("out")).unwrap();
     for cut in [0, 600, xva.len() / 2, xva.len() - 1] {
         let output = pipe(at, &xva[..cut], &["convert", "-O", "qcow2", "-", "out"]);
         assert_eq!(output.status.code(), Some(3), "{cut}");
         assert!(!at.join("out").exists(), "{cut}");
     }
+}
+
+/// A compressed archive is unpacked once where that is enough, and twice where it is not.
+#[test]
+fn a_compressed_archive_is_the_disk_that_it_was() {
+    let folder = folder();
+    let at = folder.path();
+    ok(at, &["convert", "-O", "xva", "disk.raw", "vm.xva"]);
+    let gzip = |name: &str| {
+        let done = Command::new("gzip").args(["-1", "-k", name]).current_dir(at).status();
+        done.is_ok_and(|status| status.success())
+    };
+    if !gzip("vm.xva") {
+        eprintln!("skipped: no gzip");
+        return;
+    }
+    let mut bytes = std::fs::read(at.join("vm.xva")).unwrap();
+    let data = bytes.iter().rposition(|b| *b == 0xa5).unwrap();
+    bytes[data] ^= 1;
+    std::fs::write(at.join("bad.xva"), &bytes).unwrap();
+    assert!(gzip("bad.xva"));
+    for format in ["raw", "vhd", "vhd-fixed", "qcow2", "xva", "tgz"] {
+        for disk in [&["--disk", "0"][..], &[]] {
+            ok(at, &[&["convert", "-O", format, "vm.xva.gz", "out"], disk].concat());
+            ok(at, &["compare", "out", "disk.raw"]);
+        }
+        fails(at, &["convert", "-O", format, "--disk", "7", "vm.xva.gz", "no"], "Ref:100000");
+        fails(at, &["convert", "-O", format, "bad.xva.gz", "no"], "bad.xva.gz");
+        fails(at, &["convert", "-O", format, "vm.xva.gz", "vm.xva.gz"], "part of the input");
+        let streamed = run(at, &["convert", "-O", format, "vm.xva.gz", "-"]);
+        assert!(streamed.status.success(), "{format}");
+        std::fs::write(at.join("out"), &streamed.stdout).unwrap();
+        ok(at, &["compare", "out", "disk.raw"]);
+    }
+}
+
+/// A VHD `name/leaf.vhd` whose parent lies in another folder, from two raw disks.
+fn chain(at: &Path, name: &str, uuid: [u8; 16]) {
+    use vmimage::{DiskSource, FileOptions, OpenOptions, Plan, PlanOptions, Source, VhdParent};
+    let disk = |byte: u8| -> std::sync::Arc<dyn vmimage::Disk> {
+        let mut bytes = vec![1; 4 << 20];
+        bytes[3 << 20..].fill(byte);
+        std::sync::Arc::new(vmimage::RawDisk::new(std::sync::Arc::new(bytes)).unwrap())
+    };
+    let write = |source: &DiskSource, options: &PlanOptions, path: &str| {
+        let vhd = vmimage::TargetFormat::VhdDynamic;
+        let plan = Plan::new(vhd, source.block_map(), options).unwrap();
+        let path = at.join(name).join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        vmimage::to_file(&plan, source.disk(), &path, &FileOptions::new()).unwrap();
+    };
+    let base = DiskSource::new(disk(2)).unwrap();
+    write(&base, &PlanOptions::new().with_uuid(uuid), "away/base.vhd");
+    let delta = DiskSource::difference(disk(3), base.disk().as_ref()).unwrap();
+    let options = PlanOptions::new().with_parent(VhdParent::new(uuid, "base.vhd"));
+    write(&delta, &options, "leaf.vhd");
+    assert!(vmimage::open(at.join(name).join("leaf.vhd"), &OpenOptions::new()).is_err());
+}
+
+#[test]
+fn two_chains_with_parents_elsewhere_are_compared() {
+    let folder = folder();
+    let at = folder.path();
+    chain(at, "a", [1; 16]);
+    chain(at, "b", [2; 16]);
+    let parents = ["--parent", "a/away/base.vhd", "--parent", "b/away/base.vhd"];
+    let both = [&["compare", "a/leaf.vhd", "b/leaf.vhd"][..], &parents].concat();
+    assert_eq!(ok(at, &both), "same content\n");
+    // What no chain needs is still a mistake.
+    fails(at, &[&["compare", "a/leaf.vhd", "disk.raw"][..], &parents].concat(), "b/away");
+    fails(at, &[&["digest", "a/leaf.vhd"][..], &parents].concat(), "b/away");
+    ok(at, &["convert", "-O", "vhd", "disk.raw", "c.vhd"]);
+    fails(at, &[&["compare", "a/leaf.vhd", "c.vhd"][..], &parents].concat(), "b/away");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The conversion: what comes in, what goes out, and by which way.
 
+use std::error::Error as StdError;
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,11 +11,11 @@ use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
 use vmimage::{
-    DigestSet, DiskSource, FileOptions, Format, Image, Incoming, JoinedDisk, Outcome, Plan,
-    PlanOptions, Scan, ScanSource, Source, StreamOptions, TargetFormat, Watch,
+    DigestSet, DiskSource, FileOptions, Format, Image, Incoming, JoinedDisk, OpenOptions, Outcome,
+    Plan, PlanOptions, Scan, ScanSource, Source, StreamOptions, TargetFormat, Watch,
 };
 
-use crate::streams::{Stdin, progress_bar, stream_output};
+use crate::streams::{Stdin, is_stdout, is_stream, progress_bar, stream_output};
 use crate::{ConvertArgs, Result, pick_disk};
 
 pub(crate) fn convert(args: &ConvertArgs, cancel: &Arc<AtomicBool>) -> Result<ExitCode> {
@@ -43,7 +44,26 @@ fn plan_options(args: &ConvertArgs) -> Result<PlanOptions> {
     if let Some(name) = &args.name {
         options = options.with_name(name);
     }
-    Ok(options)
+    if let Some(uuid) = &args.uuid {
+        options = options.with_uuid(uuid_bytes(uuid)?);
+    }
+    Ok(options.with_identity(identity(args)))
+}
+
+/// The input by its name and its age: what is converted again has the UUID that it had, and
+/// nothing else has. Of a stream nothing is known.
+fn identity(args: &ConvertArgs) -> Vec<u8> {
+    let path = args.input.canonicalize();
+    let Some(path) = path.ok().filter(|_| args.input != Path::new("-")) else { return Vec::new() };
+    let age = path.metadata().map(|m| (m.mtime(), m.mtime_nsec())).unwrap_or_default();
+    let mut identity = path.into_os_string().into_encoded_bytes();
+    identity.extend(format!("\0{age:?}\0{:?}", args.open.disk).bytes());
+    identity
+}
+
+fn uuid_bytes(text: &str) -> Result<[u8; 16]> {
+    let bytes = hex::decode(text.replace('-', "")).ok().and_then(|b| b.try_into().ok());
+    bytes.ok_or_else(|| format!("{text:?} is no UUID").into())
 }
 
 /// What is to be done, whatever the input is.
@@ -86,7 +106,19 @@ impl Job<'_> {
     }
 
     /// A stream that does not tell ahead which parts of its disk hold data.
-    fn scan(&self, mut scan: Box<dyn Scan>, out: Option<File>) -> Result<Outcome> {
+    fn scan(&self, scan: Box<dyn Scan>, out: Option<File>) -> Result<Outcome> {
+        // What goes wrong with standard input has no name.
+        let named = |e: Box<dyn StdError + Send + Sync>| match e.downcast::<vmimage::Error>() {
+            Ok(error) if self.args.input != Path::new("-") => {
+                (*error).with_path(&self.args.input).into()
+            }
+            Ok(error) => error,
+            Err(other) => other,
+        };
+        self.scan_unnamed(scan, out).map_err(named)
+    }
+
+    fn scan_unnamed(&self, mut scan: Box<dyn Scan>, out: Option<File>) -> Result<Outcome> {
         if out.is_some() {
             let mut source = ScanSource::for_format(scan, self.format)?;
             let plan = Plan::new(self.format, source.block_map(), &self.options)?;
@@ -119,7 +151,7 @@ enum Input {
 
 impl Input {
     fn open(args: &ConvertArgs, to: TargetFormat, cancel: &Arc<AtomicBool>) -> Result<Self> {
-        if args.input == Path::new("-") {
+        if is_stream(&args.input) {
             return Self::stdin(args, cancel);
         }
         let mut options = args.open.options(args.open.format);
@@ -127,12 +159,15 @@ impl Input {
         if let Some(folder) = args.output.parent().filter(|f| !f.as_os_str().is_empty()) {
             options = options.with_scratch(folder);
         }
+        if let Some(scan) = one_pass(args, to, &options) {
+            return Ok(Self::Scan(scan));
+        }
         let image = vmimage::open(&args.input, &options)?;
         refuse_overwriting(args, &image)?;
         let disks = match args.open.disk.as_deref() {
             None if args.keep_chain => layers(&image, to)?,
             None if to == TargetFormat::Xva => image.disks().to_vec(),
-            reference => vec![pick_disk(&image, reference)?],
+            reference => vec![pick_disk(&image, &args.input, reference)?],
         };
         // A sector that a layer stores as zeros hides what its parent has: it must stay.
         let stored = if args.keep_chain { TargetFormat::Raw } else { to };
@@ -156,13 +191,38 @@ impl Input {
             let message = "a qcow2 image has its tables in no order: it must be read from a file";
             return Err(message.into());
         }
-        let stdin = Stdin::start(Arc::clone(cancel))?;
+        let stdin = Stdin::start(&args.input, Arc::clone(cancel))?;
         let options = args.open.options(format);
         Ok(match vmimage::incoming(stdin, &options, args.open.disk.as_deref())? {
             Incoming::Source(source) => Self::Source(source),
             Incoming::Scan(scan) => Self::Scan(scan),
             _ => return Err("the stream is of a kind that this program does not know".into()),
         })
+    }
+}
+
+/// A compressed archive as the stream that it is, for an output that can do without a map: to
+/// learn the map, all of it would be unpacked twice. `None` also for whatever is wrong, which the
+/// usual way tells.
+fn one_pass(args: &ConvertArgs, to: TargetFormat, options: &OpenOptions) -> Option<Box<dyn Scan>> {
+    let plain = args.open.parent.is_empty() && !args.keep_chain;
+    let in_order = matches!(to, TargetFormat::Raw | TargetFormat::VhdFixed);
+    let usual = matches!(args.open.format, None | Some(Format::Xva));
+    let is_file = args.input.metadata().is_ok_and(|m| m.is_file());
+    let to_file = !is_stdout(&args.output) && args.output.metadata().map_or(true, |m| m.is_file());
+    let fits = in_order || (to == TargetFormat::VhdDynamic && to_file);
+    if !(plain && fits && usual && is_file) || is_same_file(&args.input, &args.output) {
+        return None;
+    }
+    let file = File::open(&args.input).ok()?;
+    let mut magic = [0; 4];
+    file.read_exact_at(&mut magic, 0).ok()?;
+    if !magic.starts_with(b"\x1f\x8b") && magic != *b"\x28\xb5\x2f\xfd" {
+        return None;
+    }
+    match vmimage::incoming(file, options, args.open.disk.as_deref()) {
+        Ok(Incoming::Scan(scan)) if scan.virtual_size().is_some() => Some(scan),
+        _ => None,
     }
 }
 
@@ -189,7 +249,7 @@ fn refuse_overwriting(args: &ConvertArgs, image: &Image) -> Result<()> {
     Ok(())
 }
 
-fn is_same_file(a: &Path, b: &Path) -> bool {
+pub(crate) fn is_same_file(a: &Path, b: &Path) -> bool {
     match (std::fs::metadata(a), std::fs::metadata(b)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,

@@ -15,10 +15,22 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{INTERRUPTED, Result, interrupted};
 
+/// Whether the input can only be read forwards: standard input, or a pipe as the shell's `<(…)`.
+pub(crate) fn is_stream(input: &Path) -> bool {
+    let is_pipe = |path: &Path| std::fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo());
+    input == Path::new("-") || is_pipe(input)
+}
+
+/// Whether standard output is meant. By its other names a file would be replaced, with what the
+/// shell or others wrote to it before.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path == Path::new(name))
+}
+
 /// Standard output, or a pipe or device that was named: what is written in order. `None` for a
 /// file.
 pub(crate) fn stream_output(path: &Path) -> Result<Option<File>> {
-    if path == Path::new("-") {
+    if is_stdout(path) {
         let stdout = io::stdout();
         if stdout.is_terminal() {
             return Err("an image is not written to a terminal: redirect the output".into());
@@ -28,6 +40,12 @@ pub(crate) fn stream_output(path: &Path) -> Result<Option<File>> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.file_type().is_fifo() || meta.file_type().is_char_device() => {
             Ok(Some(File::options().write(true).open(path)?))
+        }
+        Ok(meta) if meta.file_type().is_block_device() => {
+            let path = path.display();
+            let message =
+                format!("{path} is a device: write to standard output (-) and redirect that to it");
+            Err(message.into())
         }
         _ => Ok(None),
     }
@@ -41,17 +59,29 @@ pub(crate) struct Stdin {
 }
 
 impl Stdin {
-    pub(crate) fn start(cancel: Arc<AtomicBool>) -> Result<Self> {
+    /// Standard input, or the pipe that was named.
+    pub(crate) fn start(name: &Path, cancel: Arc<AtomicBool>) -> Result<Self> {
+        if name != Path::new("-") {
+            let pipe = File::open(name).map_err(|e| format!("{}: {e}", name.display()))?;
+            return Ok(Self::of(pipe, cancel));
+        }
         let stdin = io::stdin();
         if stdin.is_terminal() {
             return Err("standard input is a terminal: pipe an image into it".into());
         }
-        let mut stdin = File::from(stdin.as_fd().try_clone_to_owned()?);
+        Ok(Self::of(File::from(stdin.as_fd().try_clone_to_owned()?), cancel))
+    }
+
+    fn of(mut stdin: File, cancel: Arc<AtomicBool>) -> Self {
         let (queue, pieces) = sync_channel(4);
         std::thread::spawn(move || {
             loop {
                 let mut piece = vec![0; 256 << 10];
-                let read = stdin.read(&mut piece).map(|n| {
+                let read = stdin.read(&mut piece);
+                if read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::Interrupted) {
+                    continue;
+                }
+                let read = read.map(|n| {
                     piece.truncate(n);
                     piece
                 });
@@ -61,7 +91,7 @@ impl Stdin {
                 }
             }
         });
-        Ok(Self { pieces, piece: io::Cursor::default(), cancel })
+        Self { pieces, piece: io::Cursor::default(), cancel }
     }
 }
 

@@ -3,13 +3,13 @@
 use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
 
-use crate::archive::Decoded;
+use crate::archive::{Decoded, is_compressed};
 use crate::finding::Findings;
 use crate::image::{DiskInfo, Image, ImageInfo, Subformat};
-use crate::options::{Format, OpenOptions};
+use crate::options::{Format, OpenOptions, SizePolicy};
 use crate::replay::{ReadFrom, ReplayDisk};
 use crate::scan::{Scan, scan_map};
-use crate::vhd::{Footer, VhdDisk, VhdStream};
+use crate::vhd::{DynamicHeader, Footer, VhdDisk, VhdStream, size_by};
 use crate::xva::{DiskChoice, XvaFile, XvaStream};
 use crate::{BlockMap, Disk, Error, ErrorKind, ReadAt, Result, ScanSource, Source, tgz, xva};
 
@@ -17,11 +17,6 @@ use crate::{BlockMap, Disk, Error, ErrorKind, ReadAt, Result, ScanSource, Source
 const START: usize = 512;
 /// How much compressed input that may take.
 const LOOK: u64 = 4 << 20;
-
-/// Whether a file begins like gzip or Zstandard.
-pub(crate) fn is_compressed(start: &[u8]) -> bool {
-    start.starts_with(b"\x1f\x8b") || start.starts_with(b"\x28\xb5\x2f\xfd")
-}
 
 /// What begins so, as far as it can be read as a stream.
 pub(crate) fn format_of(start: &[u8]) -> Option<Format> {
@@ -152,7 +147,8 @@ pub(crate) fn open_tgz(file: &Arc<dyn ReadAt>, options: &OpenOptions) -> Result<
     let layers = tgz::layers(stream(file))?;
     if layers == 1 {
         let again = Arc::clone(file);
-        match open_vhd_stream(Format::Tgz, move || tgz::SingleVhd::new(stream(&again))) {
+        let open = move || tgz::SingleVhd::new(stream(&again));
+        match open_vhd_stream(Format::Tgz, options, open) {
             Err(e) if e.kind() == ErrorKind::Unsupported => {}
             result => return result,
         }
@@ -160,37 +156,70 @@ pub(crate) fn open_tgz(file: &Arc<dyn ReadAt>, options: &OpenOptions) -> Result<
     let files = tgz::unpack(stream(file), options.scratch())?;
     let files = files.into_iter().map(|f| Arc::new(f) as Arc<dyn ReadAt>).collect();
     let mut findings = Findings::new(options.policy());
-    let disk = VhdDisk::from_chain(files, &mut findings)?;
-    let mut info = stream_info(Format::Tgz, disk.footer());
+    let disk = VhdDisk::from_chain_by(files, options.size(), &mut findings)?;
+    let mut info = stream_info(Format::Tgz, disk.footer(), options.size());
     info.block_size = disk.header().map(|h| u64::from(h.block_size));
     info.findings = findings.list().to_vec();
     let disk = Arc::new(disk);
     Ok(Image::new(info, vec![Arc::clone(&disk) as Arc<dyn Disk>]).with_chain(disk))
 }
 
+/// Describes `0.vhd` of an archive by its first bytes: what follows may be a terabyte.
+pub(crate) fn tgz_info(file: &Arc<dyn ReadAt>, options: &OpenOptions) -> Result<ImageInfo> {
+    let len = Footer::LEN + DynamicHeader::LEN;
+    let start = tgz::leaf_start(ReadFrom::new(Arc::clone(file)), len)?;
+    // A fixed disk has no footer there, and a header may lie elsewhere: that takes all of it.
+    let mut findings = Findings::new(options.policy());
+    let (Some(footer), Some(header)) = (start.get(..Footer::LEN), start.get(Footer::LEN..)) else {
+        return open_tgz(file, options).map(|image| image.info().clone());
+    };
+    if !Footer::probe(footer) || !header.starts_with(DynamicHeader::COOKIE) {
+        return open_tgz(file, options).map(|image| image.info().clone());
+    }
+    let footer = Footer::parse(footer, &mut findings)?;
+    let header = DynamicHeader::parse(header, &mut findings)?;
+    let mut info = stream_info(Format::Tgz, &footer, options.size());
+    info.block_size = Some(u64::from(header.block_size));
+    info.findings = findings.list().to_vec();
+    Ok(info)
+}
+
 /// Opens a compressed VHD whose blocks are in order.
-pub(crate) fn open_packed_vhd(file: Arc<dyn ReadAt>) -> Result<Image> {
-    open_vhd_stream(Format::Vhd, move || Decoded::new(Box::new(ReadFrom::new(Arc::clone(&file)))))
+pub(crate) fn open_packed_vhd(file: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
+    let open = move || Decoded::new(Box::new(ReadFrom::new(Arc::clone(&file))));
+    open_vhd_stream(Format::Vhd, options, open).map_err(|error| match error.kind() {
+        ErrorKind::Unsupported | ErrorKind::Reference => {
+            let message = "the compressed VHD cannot be read as it is: unpack it first";
+            Error::new(error.kind(), message).with_source(error)
+        }
+        _ => error,
+    })
 }
 
 /// Opens a VHD out of a stream that can be opened again.
 fn open_vhd_stream<R: Read + Send + 'static>(
     format: Format,
+    options: &OpenOptions,
     open: impl Fn() -> Result<R> + Send + Sync + 'static,
 ) -> Result<Image> {
-    let first = VhdStream::new(open()?)?;
-    let info = stream_info(format, first.footer());
+    let mut first = VhdStream::with_options(open()?, options)?;
+    let info = stream_info(format, first.footer(), options.size());
     let map = first.block_map().clone();
+    if map.next_run(0).is_none() {
+        // Nobody will read a disk of zeros up to the end that proves the stream to be whole.
+        first.finish()?;
+    }
+    let options = options.clone();
     let disk = ReplayDisk::new(
         map.virtual_size(),
         move || Ok(map.clone()),
-        move || Ok(Box::new(VhdStream::new(open()?)?) as Box<dyn Source>),
+        move || Ok(Box::new(VhdStream::with_options(open()?, &options)?) as Box<dyn Source>),
     );
     Ok(Image::new(info, vec![Arc::new(disk)]))
 }
 
-fn stream_info(format: Format, footer: &Footer) -> ImageInfo {
-    let mut info = ImageInfo::of_disk(format, footer.current_size);
+fn stream_info(format: Format, footer: &Footer, policy: SizePolicy) -> ImageInfo {
+    let mut info = ImageInfo::of_disk(format, size_by(policy, footer));
     info.subformat = Some(Subformat::from(footer.disk_type));
     info.current_size = Some(footer.current_size);
     info.geometry_size = Some(footer.geometry.bytes());

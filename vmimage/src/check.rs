@@ -44,7 +44,7 @@ fn examine(path: &Path, options: &OpenOptions, findings: &mut Findings) -> Resul
     }
     match format {
         Format::Vhd if archived::is_compressed_file(&source)? => {
-            let image = archived::open_packed_vhd(source)?;
+            let image = archived::open_packed_vhd(source, options)?;
             read_all(&image)
         }
         Format::Vhd => {

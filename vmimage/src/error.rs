@@ -18,6 +18,7 @@ struct Inner {
     path: Option<PathBuf>,
     offset: Option<u64>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    tolerable: bool,
 }
 
 /// The classes of failure; match on these, never on the text.
@@ -52,6 +53,7 @@ impl Error {
             path: None,
             offset: None,
             source: None,
+            tolerable: false,
         }))
     }
 
@@ -111,6 +113,17 @@ impl Error {
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// Whether a lenient reading ([`OpenOptions::lenient`](crate::OpenOptions::lenient)) goes on
+    /// where this one has ended.
+    pub fn is_tolerable(&self) -> bool {
+        self.0.tolerable
+    }
+
+    pub(crate) fn tolerable(mut self) -> Self {
+        self.0.tolerable = true;
+        self
     }
 
     /// The file that the error is about, where it is about one.

@@ -126,7 +126,7 @@ impl Findings {
     /// [`Policy::Strict`], a note otherwise.
     pub(crate) fn oddity(&mut self, code: &'static str, message: impl Into<String>) -> Result<()> {
         if self.policy == Policy::Strict {
-            return Err(Error::corrupt(message));
+            return Err(Error::corrupt(message).tolerable());
         }
         self.note(code, message);
         Ok(())
@@ -144,7 +144,7 @@ impl Findings {
     ) -> Result<()> {
         let message = message.into();
         if self.policy == Policy::Strict {
-            return Err(Error::new(kind, message));
+            return Err(Error::new(kind, message).tolerable());
         }
         self.push(Severity::Corrupt, code, message, None);
         Ok(())

@@ -4,9 +4,11 @@ use std::io::Read;
 
 use crate::archive::{Decoded, read_error};
 use crate::archived::format_of;
+use crate::open::foreign;
 use crate::options::{Format, OpenOptions};
+use crate::qcow2::Header;
 use crate::scan::Scan;
-use crate::vhd::VhdStream;
+use crate::vhd::{Footer, VhdStream};
 use crate::xva::{DiskChoice, XvaStream};
 use crate::{Error, ErrorKind, Result, Source, tgz};
 
@@ -79,6 +81,10 @@ pub fn incoming(
         block.resize(START as usize, 0);
         format_of(&block)
     });
+    let vhd = start.is_empty() || start.starts_with(b"HTTP/1.") || Footer::probe(&start);
+    if format.is_none() && !vhd {
+        return Err(unknown(&start));
+    }
     let input = std::io::Cursor::new(start).chain(input);
     match format {
         Some(Format::Xva) => {
@@ -92,17 +98,35 @@ pub fn incoming(
         }
         Some(Format::Tgz) => {
             only("such a")?;
-            let vhd = tgz::SingleVhd::new(input)?;
-            Ok(Incoming::Source(Box::new(VhdStream::new(vhd)?)))
+            let vhd = VhdStream::with_options(tgz::SingleVhd::new(input)?, options)?;
+            Ok(Incoming::Source(Box::new(vhd)))
         }
-        // Whatever it is: its reader says best why it is no VHD, and that of an empty stream, too,
-        // whose disk may well have been named.
+        Some(Format::Qcow2) => Err(qcow2()),
+        // Its reader says best why it is no VHD, and that of an empty stream, too, whose disk may
+        // well have been named.
         _ => {
-            let vhd = VhdStream::new(input)?;
+            let vhd = VhdStream::with_options(input, options)?;
             only("a VHD")?;
             Ok(Incoming::Source(Box::new(vhd)))
         }
     }
+}
+
+fn qcow2() -> Error {
+    Error::unsupported("a QCOW2 image has its tables in no order: it must be read from a file")
+}
+
+/// What begins like nothing that can be read forwards.
+fn unknown(start: &[u8]) -> Error {
+    if start.starts_with(Header::MAGIC) {
+        return qcow2();
+    }
+    Error::unsupported(match foreign(start) {
+        Some(name) => format!("the stream is {name}, which is not read"),
+        None => "the stream does not begin like an image that is read forwards: if it is the \
+                 content of a disk, say so with the format raw; a fixed VHD must be read from a file"
+            .to_owned(),
+    })
 }
 
 /// A raw disk: all of it is one run of data.

@@ -56,7 +56,7 @@
 //! | read a disk anywhere, or once and forwards | [`Disk`], [`Source`], [`DiskSource`], [`vhd::VhdStream`] |
 //! | several disks, or the layers of a chain | [`JoinedDisk`], [`Image::layers`], [`Plan::of_disks`] |
 //! | lay out an output | [`Plan`], [`TargetFormat`], [`BlockMap`] |
-//! | write it | [`stream()`], [`to_file`], [`stream_to_file`], [`scan_to_file`] |
+//! | write it | [`stream()`], [`reader()`] for a client that pulls, [`to_file`], [`stream_to_file`], [`scan_to_file`] |
 //! | look at the content | [`content_root()`], [`guest_sha256`], [`compare()`] |
 //! | watch and stop what takes long | [`Watch`] |
 //! | look for damage, and mend it | [`check()`], [`plan_repair`], [`repair()`], [`undo_repair`] |
@@ -187,8 +187,8 @@ pub use compare::{Comparison, compare, compare_watched, guest_sha256, guest_sha2
 pub use content_root::{content_root, content_root_watched};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
-    DigestSet, Digests, FileOptions, Outcome, StreamOptions, scan_to_file, stream, stream_to_file,
-    to_file,
+    DigestSet, Digests, FileOptions, Outcome, OutputReader, StreamOptions, reader, scan_to_file,
+    stream, stream_to_file, to_file,
 };
 pub use finding::{Finding, Findings, Policy, Report, Severity, Verdict};
 pub use image::{DiskInfo, Image, ImageInfo, ParentInfo, Subformat};

@@ -1,8 +1,10 @@
 //! The door: which format a file has, and what opens it.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::archive::{is_compressed, is_gzip, unread_compression};
 use crate::archived;
 use crate::finding::Findings;
 use crate::image::{Image, ImageInfo, ParentInfo, Subformat};
@@ -10,7 +12,7 @@ use crate::options::{Format, OpenOptions};
 use crate::qcow2::{Header, Qcow2Disk, read_header};
 use crate::raw::RawDisk;
 use crate::vhd::{Footer, file, resolve, uuid_text};
-use crate::{Disk, Error, ReadAt, Result};
+use crate::{Disk, Error, ErrorKind, ReadAt, Result};
 
 /// Opens an image with everything it is made of.
 ///
@@ -45,10 +47,10 @@ fn open_any(path: &Path, options: &OpenOptions) -> Result<Image> {
     match format {
         Format::Raw => open_raw(source).map_err(|e| e.with_path(path)),
         Format::Vhd if archived::is_compressed_file(&source)? => {
-            archived::open_packed_vhd(source).map_err(|e| e.with_path(path))
+            archived::open_packed_vhd(source, options).map_err(|e| e.with_path(path))
         }
         Format::Vhd => open_vhd(path, source, options),
-        Format::Qcow2 => open_qcow2(source, options).map_err(|e| e.with_path(path)),
+        Format::Qcow2 => open_qcow2(path, source, options).map_err(|e| e.with_path(path)),
         Format::Xva => archived::open_xva(source, options).map_err(|e| e.with_path(path)),
         Format::Tgz => archived::open_tgz(&source, options).map_err(|e| e.with_path(path)),
     }
@@ -67,9 +69,11 @@ fn info_any(path: &Path, options: &OpenOptions) -> Result<ImageInfo> {
     let (source, format) = door(path, options)?;
     match format {
         Format::Raw => open_raw(source).map(|i| i.info().clone()).map_err(|e| e.with_path(path)),
-        Format::Vhd if archived::is_compressed_file(&source)? => archived::open_packed_vhd(source)
-            .map(|image| image.info().clone())
-            .map_err(|e| e.with_path(path)),
+        Format::Vhd if archived::is_compressed_file(&source)? => {
+            archived::open_packed_vhd(source, options)
+                .map(|image| image.info().clone())
+                .map_err(|e| e.with_path(path))
+        }
         Format::Vhd => {
             let mut findings = Findings::new(options.policy());
             let vhd = file::VhdFile::open(source, Some(path), &mut findings)?;
@@ -81,10 +85,7 @@ fn info_any(path: &Path, options: &OpenOptions) -> Result<ImageInfo> {
             Ok(qcow2_info(&header, &findings))
         }
         Format::Xva => archived::xva_info(source, options).map_err(|e| e.with_path(path)),
-        Format::Tgz => {
-            let image = archived::open_tgz(&source, options).map_err(|e| e.with_path(path))?;
-            Ok(image.info().clone())
-        }
+        Format::Tgz => archived::tgz_info(&source, options).map_err(|e| e.with_path(path)),
     }
 }
 
@@ -142,7 +143,7 @@ fn vhd_info(tip: &file::VhdFile, options: &OpenOptions, findings: &Findings) -> 
 
 /// Backing and data files are taken from the named parents: the one with the right name, else
 /// the first. What is left of them serves the backing file in its turn.
-fn open_qcow2(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
+fn open_qcow2(path: &Path, source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
     let mut findings = Findings::new(options.policy());
     let header = read_header(&source, &mut findings)?;
     let mut info = qcow2_info(&header, &findings);
@@ -150,11 +151,15 @@ fn open_qcow2(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
     let mut data: Option<Arc<dyn ReadAt>> = None;
     if header.external_data {
         let wanted = header.data_file.as_deref().unwrap_or_default();
+        refuse_another(path, "data file", wanted, &options)?;
         if let Some(path) = options.take_parent(wanted) {
             data = Some(options.watched(resolve::open_file(&path)?));
         }
     }
     let mut backing = None;
+    if let Some(wanted) = &header.backing_file {
+        refuse_another(path, "backing file", wanted, &options)?;
+    }
     if let Some(wanted) = &header.backing_file
         && let Some(path) = options.take_parent(wanted)
     {
@@ -167,6 +172,26 @@ fn open_qcow2(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<Image> {
     }
     let disk = Qcow2Disk::open(source, backing, data, &mut Findings::new(options.policy()))?;
     Ok(Image::new(info, vec![Arc::new(disk)]))
+}
+
+/// A file of another name may be the one that is meant, moved and renamed; but not while that is
+/// there: then a layer was forgotten, and the next one would be taken for it.
+fn refuse_another(path: &Path, what: &str, wanted: &str, options: &OpenOptions) -> Result<()> {
+    let meant = path.parent().unwrap_or_else(|| Path::new("")).join(wanted);
+    let there = meant.canonicalize().ok().filter(|there| there.is_file());
+    let Some(there) = there.filter(|_| !options.parents().is_empty()) else { return Ok(()) };
+    let is_meant = |named: &PathBuf| {
+        let same_name = named.file_name() == meant.file_name();
+        same_name || named.canonicalize().is_ok_and(|named| named == there)
+    };
+    if options.parents().iter().any(is_meant) {
+        return Ok(());
+    }
+    let message = format!(
+        "the image refers to the {what} {wanted:?}, which was not named while others were; name it \
+         with --parent FILE"
+    );
+    Err(Error::new(ErrorKind::Reference, message))
 }
 
 fn qcow2_info(header: &Header, findings: &Findings) -> ImageInfo {
@@ -211,7 +236,7 @@ pub fn probe(source: &dyn ReadAt) -> Result<Format> {
     if Footer::probe(&start) || Footer::probe(&tail) || Footer::probe(short) {
         return Ok(Format::Vhd);
     }
-    if archived::is_compressed(&start)
+    if is_compressed(&start)
         && let Some(format) = archived::probe_compressed(source)?
     {
         return Ok(format);
@@ -229,23 +254,34 @@ pub fn probe(source: &dyn ReadAt) -> Result<Format> {
 }
 
 /// The name of a known format that is no disk image of ours.
-fn foreign(start: &[u8]) -> Option<&'static str> {
+pub(crate) fn foreign(start: &[u8]) -> Option<Cow<'static, str>> {
     const MAGICS: &[(&[u8], &str)] = &[
-        (b"\x1f\x8b", "a gzip file (unpack it first)"),
-        (b"\x28\xb5\x2f\xfd", "a zstd file (unpack it first)"),
-        (b"\xfd7zXZ\0", "an xz file (unpack it first)"),
-        (b"BZh", "a bzip2 file (unpack it first)"),
-        (b"PK\x03\x04", "a zip file (unpack it first)"),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z file (unpack it first)"),
         (b"vhdxfile", "a VHDX image"),
         (b"KDMV", "a VMDK image"),
+        (b"COWD", "a VMDK image"),
         (b"# Disk DescriptorFile", "a VMDK descriptor"),
         (b"QED\0", "a QED image"),
         (b"<<< ", "a VirtualBox VDI image"),
+        (b"WithoutFreeSpace", "a Parallels image"),
+        (b"WithouFreSpacExt", "a Parallels image"),
         (b"HTTP/1.", "an HTTP answer, not an image"),
+        (b"<!DOCTYPE", "a page of HTML, not an image"),
+        (b"<html", "a page of HTML, not an image"),
+        (b"<?xml", "a text of XML, not an image"),
     ];
-    if start.get(257..262) == Some(b"ustar") {
-        return Some("a tar archive (unpack it first)");
+    if is_compressed(start) {
+        let name = if is_gzip(start) { "gzip" } else { "zstd" };
+        return Some(format!("a {name} file (unpack it first)").into());
     }
-    MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name)
+    if let Some(name) = unread_compression(start) {
+        return Some(format!("a file compressed with {name} (unpack it first)").into());
+    }
+    if start.get(257..262) == Some(b"ustar") {
+        return Some("a tar archive (unpack it first)".into());
+    }
+    // The text before it is free: VirtualBox has changed its own.
+    if start.get(64..68) == Some(b"\x7f\x10\xda\xbe") {
+        return Some("a VirtualBox VDI image".into());
+    }
+    MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name.into())
 }

@@ -103,6 +103,7 @@ pub struct OpenOptions {
     parents: Vec<PathBuf>,
     policy: Policy,
     size_policy: SizePolicy,
+    spare_parents: bool,
     scratch: Option<PathBuf>,
     cancel: Option<Arc<AtomicBool>>,
 }
@@ -121,10 +122,19 @@ impl OpenOptions {
     }
 
     /// Allows `path` as a parent, backing or data file, wherever it lies. May be repeated: one
-    /// for each layer, youngest first where their order matters (QCOW2).
+    /// for each layer, youngest first where their order matters (QCOW2, whose files have no
+    /// identity: one of another name is taken unless what the image names is there).
     #[must_use]
     pub fn with_parent(mut self, path: impl AsRef<Path>) -> Self {
         self.parents.push(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Whether parents may be named that a chain does not use, which else is a mistake worth an
+    /// error: for several images that are opened with the same options.
+    #[must_use]
+    pub fn with_spare_parents(mut self, yes: bool) -> Self {
+        self.spare_parents = yes;
         self
     }
 
@@ -208,6 +218,10 @@ impl OpenOptions {
             Some(flag) if flag.load(Ordering::Relaxed) => Err(cancelled()),
             _ => result,
         }
+    }
+
+    pub(crate) fn has_spare_parents(&self) -> bool {
+        self.spare_parents
     }
 
     pub(crate) fn policy(&self) -> Policy {

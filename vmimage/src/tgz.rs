@@ -39,6 +39,22 @@ pub(crate) fn layers(input: impl Read + Send + 'static) -> Result<usize> {
     Ok(count)
 }
 
+/// The first bytes of `0.vhd`, no more than `len`; of the rest of the archive nothing is read.
+pub(crate) fn leaf_start(input: impl Read + Send + 'static, len: usize) -> Result<Vec<u8>> {
+    let mut walk = Walk::new(Box::new(input))?;
+    while let Some((name, _)) = walk.next()? {
+        if classify(&name)? == Some(0) {
+            let mut start = vec![0; len.min(usize::try_from(walk.left).unwrap_or(len))];
+            let mut n = 0;
+            while n < start.len() {
+                n += walk.read(start.get_mut(n..).unwrap_or_default())?;
+            }
+            return Ok(start);
+        }
+    }
+    Err(Error::unsupported("the archive holds no 0.vhd"))
+}
+
 /// Unpacks the layers of an archive (gzip, Zstandard or plain) into files without a name in
 /// `folder`, the youngest layer first: what
 /// [`VhdDisk::from_chain`](crate::vhd::VhdDisk::from_chain) takes.

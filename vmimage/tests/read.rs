@@ -6,12 +6,16 @@
 mod builder;
 #[path = "read/chains.rs"]
 mod chains;
+#[path = "read/foreign.rs"]
+mod foreign;
 #[path = "read/hostile.rs"]
 mod hostile;
 #[path = "read/mutations.rs"]
 mod mutations;
 #[path = "read/oddities.rs"]
 mod oddities;
+#[path = "read/packed.rs"]
+mod packed;
 #[path = "read/parents.rs"]
 mod parents;
 #[path = "read/python.rs"]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{ForwardSource, MemDisk, assert_same_content, qemu_read, tool, tool_ok};
 use proptest::prelude::*;
 use vmimage::{
-    Disk, DiskSource, FileOptions, GRANULE, Outcome, Plan, PlanOptions, RawDisk, Source,
+    BlockMap, Disk, DiskSource, FileOptions, GRANULE, Outcome, Plan, PlanOptions, RawDisk, Source,
     StreamOptions, TargetFormat, stream, stream_to_file, to_file,
 };
 
@@ -189,5 +189,26 @@ fn the_checker_of_the_tap_dialect_finds_any_damage() {
         let args = [script, vhd.to_str().unwrap(), raw.to_str().unwrap()];
         let Some(output) = tool("python3", &args) else { return };
         assert_eq!(output.status.code(), Some(1), "damage at {at} was not found");
+    }
+}
+
+/// Disks that are full have one map, whatever they hold.
+#[test]
+fn the_uuid_that_is_not_given_follows_from_the_identity_too() {
+    let mut map = BlockMap::empty(4 << 20);
+    map.insert(0..4 << 20);
+    let uuid = |format, options: &PlanOptions| {
+        let plan = Plan::new(format, &map, options).unwrap();
+        let Some(vmimage::Segment::Inline(footer)) = plan.segments().last() else { panic!() };
+        assert!(footer.starts_with(b"conectix"));
+        footer[68..84].to_vec()
+    };
+    for format in [TargetFormat::VhdDynamic, TargetFormat::VhdFixed] {
+        let of = |identity: &str| uuid(format, &PlanOptions::new().with_identity(identity));
+        assert_eq!(of("a"), of("a"));
+        assert_ne!(of("a"), of("b"));
+        assert_eq!(of(""), uuid(format, &PlanOptions::new()));
+        let given = PlanOptions::new().with_uuid([7; 16]).with_identity("a");
+        assert_eq!(uuid(format, &given), [7; 16]);
     }
 }

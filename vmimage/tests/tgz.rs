@@ -114,3 +114,21 @@ fn a_chain_packed_by_tar_is_what_its_guest_sees() {
         assert!(matches!(kind, ErrorKind::Unsupported | ErrorKind::Reference), "{error:?}");
     }
 }
+
+/// An archive may hold a terabyte; its description is at its start.
+#[test]
+fn an_archive_is_described_by_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = MemDisk::new(40 << 20).with_granule(3, 1).with_granule(600, 2).arc();
+    let path = folder.path().join("image.tgz");
+    let source = DiskSource::new(disk).unwrap();
+    let plan = Plan::new(TargetFormat::VhdTgz, source.block_map(), &PlanOptions::new()).unwrap();
+    to_file(&plan, source.disk(), &path, &FileOptions::new()).unwrap();
+    let options = vmimage::OpenOptions::new();
+    let whole = vmimage::info(&path, &options).unwrap();
+    assert_eq!((whole.virtual_size(), whole.block_size()), (40 << 20, Some(2 << 20)));
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(vmimage::info(&path, &options).unwrap().creator(), whole.creator());
+    assert_eq!(vmimage::open(&path, &options).unwrap_err().kind(), ErrorKind::Truncated);
+}

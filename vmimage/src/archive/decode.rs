@@ -8,6 +8,7 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use twox_hash::XxHash64;
 
+use super::magic::{MAGIC_LEN, is_gzip, is_zstd, unread_compression};
 use crate::{Error, ErrorKind, Result};
 
 /// The largest window of a Zstandard frame that is accepted; the decoder keeps so much.
@@ -47,20 +48,13 @@ impl Decoded {
     /// `Io` of the input, `Unsupported` for compressions that are known and not read.
     pub(crate) fn new(mut input: Box<dyn Read + Send>) -> Result<Self> {
         let mut start = Vec::new();
-        (&mut input).take(6).read_to_end(&mut start).map_err(read_error)?;
-        for (magic, name) in [(&b"\xfd7zXZ\0"[..], "xz"), (b"BZh", "bzip2"), (b"PK\x03\x04", "zip")]
-        {
-            if start.starts_with(magic) {
-                return Err(Error::unsupported(format!(
-                    "the archive is compressed with {name}; gzip and zstd are read, so unpack it \
-                     first"
-                )));
-            }
+        (&mut input).take(MAGIC_LEN).read_to_end(&mut start).map_err(read_error)?;
+        if let Some(name) = unread_compression(&start) {
+            return Err(Error::unsupported(format!(
+                "the archive is compressed with {name}; gzip and zstd are read, so unpack it first"
+            )));
         }
-        let gzip = start.starts_with(b"\x1f\x8b");
-        // A skippable frame may come first.
-        let zstd = start.starts_with(b"\x28\xb5\x2f\xfd")
-            || matches!(start.as_slice(), [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+        let (gzip, zstd) = (is_gzip(&start), is_zstd(&start));
         let input = io::Cursor::new(start).chain(input);
         Ok(if gzip {
             Self::Gzip(Box::new(MultiGzDecoder::new(BufReader::with_capacity(INPUT, input))))

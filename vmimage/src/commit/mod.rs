@@ -175,7 +175,7 @@ pub fn commit(child: impl AsRef<Path>, options: &CommitOptions) -> Result<Commit
     let path = child.as_ref();
     if !options.no_other_children {
         let message = "its parent would be changed, which breaks every other image on that parent; \
-                       confirm that there is none";
+                       confirm that there is none with --no-other-children";
         return Err(Error::new(ErrorKind::Usage, message).with_path(path));
     }
     let file = open_file(path)?;

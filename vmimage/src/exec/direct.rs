@@ -11,6 +11,11 @@ use crate::{Disk, Error, ExtentKind, GRANULE, ReadAt, Result};
 /// Shorter runs are cheaper through a buffer.
 const SHORTEST: u64 = GRANULE;
 
+/// Where a granule with data is looked at for pages of zeros, besides its start: in the middle of
+/// each quarter but the first.
+const PROBES: [u64; 3] = [3, 5, 7];
+const EIGHTH: u64 = GRANULE / 8;
+
 /// After so many granules of data in a row, only one of [`SPARSELY`] is looked at: zeros come in
 /// long runs, and each look is a call of the system, a twentieth of what the copy costs.
 const SURE: u64 = 16;
@@ -24,6 +29,14 @@ pub(super) struct Run {
     file_offset: u64,
     /// How many bytes.
     pub(super) len: u64,
+}
+
+/// What a granule holds, as far as a look tells.
+enum Look {
+    Zero,
+    Data,
+    /// Data and pages of zeros, which only the way through a buffer leaves out.
+    Mixed,
 }
 
 /// The system's own way from the layers of a disk to the output.
@@ -61,7 +74,7 @@ impl<'a> Direct<'a> {
     }
 
     /// Copies `run` to `offset` of the output, and says how much of it: less than all if the
-    /// system refuses.
+    /// system refuses, or if a granule of data and zeros comes.
     pub(super) fn copy(&self, disk: &dyn Disk, run: &Run, offset: u64) -> Result<u64> {
         let Some(layer) = disk.layer(run.layer) else { return Ok(0) };
         let Some(file) = layer.as_file() else { return Ok(0) };
@@ -73,10 +86,14 @@ impl<'a> Direct<'a> {
             // Granules of the guest, which are those of the holes.
             let next = ((run.guest + at) / GRANULE + 1) * GRANULE - run.guest;
             let n = next.min(run.len) - at;
-            if self.is_worth_a_look() && self.is_zero(layer, run.file_offset + at, n)? {
+            let look = match self.is_worth_a_look() {
+                true => self.look(layer, run.file_offset + at, n)?,
+                false => Look::Data,
+            };
+            if !matches!(look, Look::Data) {
                 self.data.store(0, Ordering::Relaxed);
                 done += self.transfer(file, run.file_offset + done, offset + done, at - done);
-                if done < at {
+                if done < at || matches!(look, Look::Mixed) {
                     return Ok(done);
                 }
                 done += n;
@@ -92,29 +109,25 @@ impl<'a> Direct<'a> {
         before < SURE || before.is_multiple_of(SPARSELY)
     }
 
-    fn is_zero(&self, layer: &dyn ReadAt, at: u64, len: u64) -> Result<bool> {
+    /// A granule that begins with zeros is read as a whole, any other at a few places.
+    fn look(&self, layer: &dyn ReadAt, at: u64, len: u64) -> Result<Look> {
+        let zero = |from: u64, buf: &mut [u8]| {
+            let read = layer.read_exact_at(buf, at + from);
+            read.map_err(|e| Error::io("cannot read the image", e).with_offset(at + from))?;
+            Ok::<_, Error>(is_zero(buf))
+        };
         let mut buf = [0; HEAD as usize];
-        let mut done = 0;
-        // A granule that begins with zeros is read on in growing pieces.
-        let mut rest = Vec::new();
-        while done < len {
-            let n = if done == 0 { HEAD.min(len) } else { len - done };
-            let piece = match done {
-                0 => &mut buf[..n as usize],
-                _ => {
-                    rest.resize(n as usize, 0);
-                    rest.as_mut_slice()
-                }
-            };
-            layer
-                .read_exact_at(piece, at + done)
-                .map_err(|e| Error::io("cannot read the image", e).with_offset(at + done))?;
-            if !is_zero(piece) {
-                return Ok(false);
-            }
-            done += n;
+        let head = HEAD.min(len);
+        if zero(0, &mut buf[..head as usize])? {
+            let mut rest = vec![0; (len - head) as usize];
+            return Ok(if zero(head, &mut rest)? { Look::Zero } else { Look::Mixed });
         }
-        Ok(true)
+        for from in PROBES.map(|n| n * EIGHTH).into_iter().filter(|from| from + HEAD <= len) {
+            if zero(from, &mut buf)? {
+                return Ok(Look::Mixed);
+            }
+        }
+        Ok(Look::Data)
     }
 
     #[cfg(target_os = "linux")]

@@ -19,8 +19,9 @@ use crate::plan::unit::{UNIT, Units};
 use crate::target::XvaChunk;
 use crate::{BlockMap, Disk, DiskSource, Error, ErrorKind, GRANULE, Plan, Result, Source, Watch};
 
-/// The grain in which zeros become holes of the output file.
-const HOLE: usize = 64 * 1024;
+/// The grain in which zeros become holes of the output file: a block of most file systems, and of
+/// what guests write.
+const HOLE: usize = 4096;
 /// How much is read before it is written. It stays in a core's cache in between, which a whole
 /// unit would not.
 const PIECE: u64 = 256 * 1024;

@@ -8,6 +8,7 @@ pub(crate) mod fill;
 mod grow;
 mod gzip;
 mod pool;
+mod pull;
 mod stream;
 mod temporary;
 
@@ -15,6 +16,7 @@ pub(crate) use digest::hex;
 pub use digest::{DigestSet, Digests};
 pub use file::{FileOptions, stream_to_file, to_file};
 pub use grow::scan_to_file;
+pub use pull::{OutputReader, reader};
 pub use stream::{StreamOptions, stream};
 
 /// How many units wait in each queue: enough to keep all threads busy, few enough that a

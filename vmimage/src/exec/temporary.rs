@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,8 +17,8 @@ pub(super) struct Temporary {
     target: PathBuf,
     /// Its name, where it has one.
     name: Option<PathBuf>,
-    /// The mode of the file that it replaces.
-    permissions: Option<fs::Permissions>,
+    /// The owner and the mode of the file that it replaces.
+    replaced: Option<fs::Metadata>,
 }
 
 impl Temporary {
@@ -27,10 +28,13 @@ impl Temporary {
     }
 
     fn create_by(target: &Path, open: Open) -> Result<Self> {
-        // The file that a link points to is replaced, not the link.
-        let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
-        let permissions = match fs::metadata(&target) {
-            Ok(meta) if meta.is_file() => Some(meta.permissions()),
+        let target = real(target);
+        let replaced = match fs::metadata(&target) {
+            Ok(meta) if meta.is_file() => Some(meta),
+            Ok(meta) if meta.is_dir() => {
+                let error = Error::new(ErrorKind::Usage, "the output is a folder: name a file");
+                return Err(error.with_path(&target));
+            }
             Ok(_) => {
                 return Err(Error::new(
                     ErrorKind::Usage,
@@ -46,7 +50,7 @@ impl Temporary {
         }
         let (file, name) = open(&target)
             .map_err(|e| Error::io("cannot create the output", e).with_path(&target))?;
-        Ok(Self { file, target, name, permissions })
+        Ok(Self { file, target, name, replaced })
     }
 
     pub(super) fn file(&self) -> &File {
@@ -60,8 +64,10 @@ impl Temporary {
     }
 
     fn try_persist(&mut self) -> io::Result<()> {
-        if let Some(permissions) = self.permissions.take() {
-            self.file.set_permissions(permissions)?;
+        if let Some(replaced) = self.replaced.take() {
+            // Only root may give files away; whoever else replaces a file owns it afterwards.
+            let _ = fchown(&self.file, Some(replaced.uid()), Some(replaced.gid()));
+            self.file.set_permissions(replaced.permissions())?;
         }
         if self.name.is_none() {
             match link(&self.file, &self.target) {
@@ -88,6 +94,21 @@ impl Drop for Temporary {
             let _ = fs::remove_file(name);
         }
     }
+}
+
+/// The file that is meant: what a link points to, there or not yet, and not the link.
+fn real(target: &Path) -> PathBuf {
+    if let Ok(real) = fs::canonicalize(target) {
+        return real;
+    }
+    // As many as the system follows; whoever makes a circle has their link replaced.
+    const LINKS: usize = 40;
+    let mut real = target.to_path_buf();
+    for _ in 0..LINKS {
+        let Ok(next) = fs::read_link(&real) else { return real };
+        real = folder(&real).join(next);
+    }
+    target.to_path_buf()
 }
 
 fn folder(target: &Path) -> &Path {
@@ -181,13 +202,37 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_of_a_replaced_file_stays() {
+    fn a_link_to_a_file_that_is_not_there_yet_stays() {
+        use std::os::unix::fs::symlink;
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let link = folder.path().join("link");
+        symlink("again", &link).unwrap();
+        symlink(other.path().join("file"), folder.path().join("again")).unwrap();
+        let new = Temporary::create(&link).unwrap();
+        new.file().write_all(b"new").unwrap();
+        new.persist().unwrap();
+        assert!(link.is_symlink() && folder.path().join("again").is_symlink());
+        assert_eq!(fs::read(other.path().join("file")).unwrap(), b"new");
+        // A circle ends.
+        fs::remove_file(&link).unwrap();
+        symlink("link", &link).unwrap();
+        drop(Temporary::create(&link));
+    }
+
+    #[test]
+    fn the_mode_and_the_owner_of_a_replaced_file_stay() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out");
         fs::write(&target, "old").unwrap();
         fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).unwrap();
+        // As root it is another's file.
+        let _ = std::os::unix::fs::chown(&target, Some(1234), Some(4321));
+        let old = fs::metadata(&target).unwrap();
         Temporary::create(&target).unwrap().persist().unwrap();
-        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o640);
+        let new = fs::metadata(&target).unwrap();
+        assert_ne!(new.ino(), old.ino());
+        assert_eq!(new.permissions().mode() & 0o777, 0o640);
+        assert_eq!((new.uid(), new.gid()), (old.uid(), old.gid()));
     }
 }

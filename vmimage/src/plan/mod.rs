@@ -46,11 +46,13 @@ impl Segment {
 }
 
 /// What a target format lets the caller choose. The default gives the same bytes for the same
-/// disk, always.
+/// disk, always; VHDs that may meet need [`with_uuid`](Self::with_uuid) or
+/// [`with_identity`](Self::with_identity).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PlanOptions {
     pub(crate) uuid: Option<[u8; 16]>,
+    pub(crate) identity: Vec<u8>,
     pub(crate) timestamp: u32,
     pub(crate) gzip_level: u32,
     pub(crate) parent: Option<VhdParent>,
@@ -64,6 +66,7 @@ impl Default for PlanOptions {
     fn default() -> Self {
         Self {
             uuid: None,
+            identity: Vec::new(),
             timestamp: 0,
             gzip_level: 1,
             parent: None,
@@ -75,7 +78,7 @@ impl Default for PlanOptions {
 }
 
 impl PlanOptions {
-    /// The defaults: a UUID that follows from the block map, the timestamp 2000-01-01, gzip
+    /// The defaults: a UUID that follows from the block map alone, the timestamp 2000-01-01, gzip
     /// level 1.
     pub fn new() -> Self {
         Self::default()
@@ -86,6 +89,16 @@ impl PlanOptions {
     #[must_use]
     pub fn with_uuid(mut self, uuid: [u8; 16]) -> Self {
         self.uuid = Some(uuid);
+        self
+    }
+
+    /// What tells this disk from all others: the name of its file, a key. The UUID of a VHD that
+    /// is not given follows from it too, and from the block map; without it, two disks that are
+    /// full of data and equally long get the same one, which VirtualBox refuses and by which a
+    /// child could take one for the other. For the layers of a chain, each.
+    #[must_use]
+    pub fn with_identity(mut self, identity: impl Into<Vec<u8>>) -> Self {
+        self.identity = identity.into();
         self
     }
 

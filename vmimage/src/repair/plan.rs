@@ -238,8 +238,8 @@ impl Planner<'_> {
             return Ok(());
         }
         let message = format!(
-            "the checksum of the {what} is wrong and there is no sound copy of it; ask for \
-             checksums to be computed if its fields are right"
+            "the checksum of the {what} is wrong and there is no sound copy of it; compute it \
+             with --checksums if its fields are right"
         );
         Err(Error::corrupt(message).with_offset(at))
     }

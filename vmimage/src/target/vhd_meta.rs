@@ -36,8 +36,8 @@ pub(super) fn footer(
     footer
 }
 
-/// A UUID that is a function of the format, the parent and the block map, so that the same input
-/// gives the same bytes.
+/// A UUID that is a function of the format, the parent, the block map and what the caller says of
+/// the disk, so that the same input gives the same bytes.
 fn derived_uuid(disk_type: DiskType, map: &BlockMap, options: &PlanOptions) -> [u8; 16] {
     let mut hash = Sha256::new();
     hash.update(b"vmimage vhd uuid 1");
@@ -50,6 +50,7 @@ fn derived_uuid(disk_type: DiskType, map: &BlockMap, options: &PlanOptions) -> [
         hash.update(run.start.to_be_bytes());
         hash.update(run.end.to_be_bytes());
     }
+    hash.update(&options.identity);
     let mut uuid = [0; 16];
     for (to, from) in uuid.iter_mut().zip(hash.finalize()) {
         *to = from;

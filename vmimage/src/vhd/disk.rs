@@ -84,6 +84,15 @@ impl VhdDisk {
     /// # Errors
     /// `Reference` if the files do not form a chain, and all errors of the parsers.
     pub fn from_chain(chain: Vec<Arc<dyn ReadAt>>, findings: &mut Findings) -> Result<Self> {
+        Self::from_chain_by(chain, SizePolicy::CurrentSize, findings)
+    }
+
+    /// As [`from_chain`](Self::from_chain), with the disk's size by `policy`.
+    pub(crate) fn from_chain_by(
+        chain: Vec<Arc<dyn ReadAt>>,
+        policy: SizePolicy,
+        findings: &mut Findings,
+    ) -> Result<Self> {
         let mut files = Vec::new();
         for file in chain {
             files.push(VhdFile::open(file, None, findings)?);
@@ -103,7 +112,7 @@ impl VhdDisk {
         if files.last().is_some_and(VhdFile::is_differencing) {
             return Err(Error::new(ErrorKind::Reference, "the last VHD of the chain has a parent"));
         }
-        Self::new(files, None, SizePolicy::CurrentSize)
+        Self::new(files, None, policy)
     }
 
     /// The disk of resolved files, the youngest first, over a raw parent or none.

@@ -66,7 +66,7 @@ impl Chain {
             findings.absorb(&parent.display().to_string(), &own);
             chain.files.push(file);
         }
-        if chain.files[0].is_differencing() {
+        if chain.files[0].is_differencing() && !options.has_spare_parents() {
             finder.all_used()?;
         }
         Ok(chain)

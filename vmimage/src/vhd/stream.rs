@@ -2,9 +2,9 @@
 
 use std::io::{self, Read};
 
-use super::{Bat, Batmap, Bitmap, DiskType, DynamicHeader, Footer, SECTOR};
-use crate::finding::{Findings, Policy};
-use crate::{BlockMap, Error, ErrorKind, Result, Source};
+use super::{Bat, Batmap, Bitmap, DiskType, DynamicHeader, Footer, SECTOR, size_by};
+use crate::finding::Findings;
+use crate::{BlockMap, Error, ErrorKind, OpenOptions, Result, Source};
 
 /// How many bytes before the BAT, before a block or before the last footer are skipped as
 /// padding; a stream that has more is not an export.
@@ -33,6 +33,8 @@ pub struct VhdStream {
     footer: Footer,
     header: DynamicHeader,
     bat: Bat,
+    /// The size of the disk in bytes, by the caller's policy.
+    size: u64,
     map: BlockMap,
     /// The end of the last block, where the last footer is expected.
     blocks_end: u64,
@@ -67,9 +69,17 @@ impl VhdStream {
     /// `Truncated` for an empty or short stream, `Unsupported` for a stream that is no dynamic
     /// VHD or whose blocks are not in ascending order, `Corrupt` for damage.
     pub fn new(input: impl Read + Send + 'static) -> Result<Self> {
+        Self::with_options(input, &OpenOptions::new())
+    }
+
+    /// As [`new`](Self::new), with the rule for the size and the leniency of `options`.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn with_options(input: impl Read + Send + 'static, options: &OpenOptions) -> Result<Self> {
         let mut input = Input { from: Box::new(input), at: 0, tail: Vec::new() };
         let first = first_sector(&mut input)?;
-        let mut findings = Findings::new(Policy::Strict);
+        let mut findings = Findings::new(options.policy());
         let footer = Footer::parse(&first, &mut findings)?;
         match footer.disk_type {
             DiskType::Dynamic => {}
@@ -91,8 +101,10 @@ impl VhdStream {
         let header = DynamicHeader::parse(&raw, &mut findings)
             .map_err(|e| e.with_offset(footer.data_offset))?;
         let bat = read_bat(&mut input, &footer, &header)?;
+        let size = size_by(options.size(), &footer);
         let mut this = Self {
-            map: BlockMap::empty(footer.current_size),
+            size,
+            map: BlockMap::empty(size),
             blocks_end: 0,
             seen: None,
             guest: 0,
@@ -208,7 +220,7 @@ impl VhdStream {
 
     fn check_forward(&self, len: usize, offset: u64) -> Result<()> {
         let end = offset.checked_add(len as u64);
-        if offset < self.guest || end.is_none_or(|end| end > self.footer.current_size) {
+        if offset < self.guest || end.is_none_or(|end| end > self.size) {
             let message = "a stream is read forwards and within the disk only";
             return Err(Error::new(ErrorKind::Usage, message).with_offset(offset));
         }
@@ -229,9 +241,13 @@ impl Source for VhdStream {
             let (index, within) = (at / block_size, at % block_size);
             let n = (block_size - within).min(rest.len() as u64);
             let (part, tail) = rest.split_at_mut(n as usize);
+            // A geometry may reach past the end of the disk, where there is nothing.
+            let inside = self.footer.current_size.saturating_sub(at).min(n) as usize;
+            let (part, outside) = part.split_at_mut(inside);
+            outside.fill(0);
             match self.bat.block(index) {
-                Some(start) => self.read_block(part, index, start, within)?,
-                None => part.fill(0),
+                Some(start) if inside > 0 => self.read_block(part, index, start, within)?,
+                _ => part.fill(0),
             }
             at += n;
             self.guest = at;

@@ -6,6 +6,7 @@ use super::digest::Digest;
 use super::index::{self, Chunk, Chunks, read_at};
 use super::machine::{mismatch, violation_at};
 use super::ova::{Ova, OvaDisk};
+use crate::archive::is_compressed;
 use crate::exec::fill::is_zero;
 use crate::finding::{Finding, Findings};
 use crate::raw::{MAX_DISK, check_range};
@@ -95,7 +96,7 @@ fn refuse_compressed(file: &dyn ReadAt) -> Result<()> {
     let len = file.byte_len().map_err(|e| Error::io("cannot learn the file's length", e))?;
     let mut start = vec![0; len.min(4) as usize];
     read_at(file, &mut start, 0)?;
-    if start.starts_with(b"\x1f\x8b") || start == b"\x28\xb5\x2f\xfd" {
+    if is_compressed(&start) {
         return Err(Error::unsupported(
             "the archive is compressed and cannot be read at any place: read it as a stream, or \
              decompress it first",

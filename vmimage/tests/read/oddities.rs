@@ -7,7 +7,7 @@ use vmimage::{ErrorKind, Format, OpenOptions, SizePolicy, Subformat, Verdict, ch
 
 use crate::builder::{Block, Kind, Layer, seal};
 
-fn layer() -> Layer {
+pub(crate) fn layer() -> Layer {
     let mut layer = Layer::new(Kind::Dynamic, 5 * 4096, 4096);
     for i in [1, 3] {
         layer.blocks.insert(i, Block { held: vec![true; 8], data: vec![i as u8; 4096] });

@@ -112,6 +112,7 @@ fn a_parent_with_another_uuid_is_refused() {
     let right = put(dir.path(), "right.vhd", &base());
     let both = OpenOptions::new().with_parent(&right).with_parent(&path);
     assert_eq!(look(&tip, &both).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(look(&tip, &both.with_spare_parents(true)).unwrap(), 0xBB);
     assert_eq!(look(&tip, &OpenOptions::new().with_parent(&right)).unwrap(), 0xBB);
 }
 
