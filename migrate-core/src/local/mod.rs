@@ -1,21 +1,22 @@
 //! The post-processor `local-directory`: one image file a disk, and a manifest.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+mod names;
+mod steps;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 use vmimage::TargetFormat;
 
-use crate::files::blocking;
-use crate::transfer::{self, Outgoing, Sent};
+use self::names::{failed, remove};
+use self::steps::{CreateFolder, Publish, VerifyFile, WriteFile, WriteManifest};
+use crate::files::{blocking, path_value};
+use crate::transfer;
 use crate::{
-    Artifact, DiskInfo, Error, ErrorKind, Finding, ImageReport, Leftover, Machine, PlannedImage,
-    PostProcessor, Probe, Result, Review, Run, RunId, Severity, Step, StepCx,
+    Artifact, DiskInfo, Error, Finding, ImageReport, Leftover, Machine, PlannedImage,
+    PostProcessor, Result, Review, Run, RunId, Severity, Step,
 };
 
 /// Writes each disk of a machine as an image file into a folder, beside a manifest.
@@ -94,8 +95,12 @@ impl LocalDirectory {
         self.folder.join(format!(".{}-{index}.part", run_id.object_name()))
     }
 
-    fn manifest(&self, machine: &Machine) -> PathBuf {
-        self.folder.join(format!("{}.json", self.stem(machine)))
+    fn manifest_part(&self, run_id: RunId) -> PathBuf {
+        self.folder.join(format!(".{}-manifest.part", run_id.object_name()))
+    }
+
+    fn manifest_name(&self, machine: &Machine) -> String {
+        format!("{}.json", self.stem(machine))
     }
 }
 
@@ -107,15 +112,15 @@ impl PostProcessor for LocalDirectory {
 
     fn spec(&self) -> Value {
         let folder = std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone());
-        json!({"folder": folder, "format": self.format.as_str(), "name": self.name})
+        json!({"folder": path_value(&folder), "format": self.format.as_str(), "name": self.name})
     }
 
     async fn review(&self, machine: &Machine) -> Result<Review> {
         let mut findings = Vec::new();
         findings.extend(self.folder_finding());
-        let images =
-            (0..machine.disks.len()).map(|i| self.folder.join(self.image_name(machine, i)));
-        for path in images.chain([self.manifest(machine)]).filter(|p| p.exists()) {
+        let images = (0..machine.disks.len()).map(|i| self.image_name(machine, i));
+        let names = images.chain([self.manifest_name(machine)]);
+        for path in names.map(|name| self.folder.join(name)).filter(|p| p.exists()) {
             findings.push(Finding::new(
                 "file-is-new",
                 Severity::Critical,
@@ -150,306 +155,45 @@ impl PostProcessor for LocalDirectory {
             let path = self.folder.join(&name).display().to_string();
             reports.push(ImageReport::new(path, name, self.format.as_str(), &sent));
         }
+        let part = self.manifest_part(run.run_id());
+        let text = json!({"run_id": run.run_id(), "machine": machine, "images": reports});
+        let name = self.manifest_name(&machine);
+        run.step(WriteManifest { part, text: format!("{text:#}\n"), name }).await?;
         Ok(reports)
     }
 
     async fn publish(&self, run: &mut Run, images: &[ImageReport]) -> Result<()> {
+        let manifest: String = run.output(WriteManifest::NAME)?;
         let files = images.iter().enumerate();
-        let files: Vec<(PathBuf, PathBuf)> = files
-            .map(|(i, image)| (self.part(run.run_id(), i), PathBuf::from(&image.id)))
-            .collect();
-        let machine: Value = run.output::<Value>("inspect")?["machine"].clone();
-        let manifest = json!({"run_id": run.run_id(), "machine": machine, "images": images});
-        let stem = Machine::new(machine["name"].as_str().unwrap_or_default());
-        run.step(Publish { files, manifest: (self.manifest(&stem), manifest) }).await
+        let files = files.map(|(i, image)| (self.part(run.run_id(), i), &image.name));
+        let files = files.chain([(self.manifest_part(run.run_id()), &manifest)]);
+        let files = files.map(|(part, name)| (part, self.folder.join(name))).collect();
+        run.step(Publish { folder: self.folder.clone(), files }).await
     }
 
     async fn sweep(&self, run_id: RunId) -> Result<Vec<Leftover>> {
         let prefix = format!(".{}-", run_id.object_name());
         let folder = self.folder.clone();
         blocking(move || {
+            let entries = match std::fs::read_dir(&folder) {
+                // It was not made yet, or went with its run.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+                other => other.map_err(|e| failed(&folder, e))?,
+            };
             let mut removed = Vec::new();
-            for entry in std::fs::read_dir(&folder).map_err(|e| failed(&folder, e))? {
+            let mut result = Ok(());
+            for entry in entries {
                 let path = entry.map_err(|e| failed(&folder, e))?.path();
                 let ours =
                     path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix));
                 if ours {
-                    remove(&path)?;
-                    removed.push(Leftover::new("file", path.display().to_string()));
+                    match remove(&path) {
+                        Ok(()) => removed.push(Leftover::new("file", path.display().to_string())),
+                        Err(e) => result = Error::merge(result, e),
+                    }
                 }
             }
-            Ok(removed)
-        })
-        .await
-    }
-}
-
-fn failed(path: &Path, e: io::Error) -> Error {
-    Error::new(ErrorKind::Target, format!("{}: {e}", path.display())).with_source(e)
-}
-
-/// Removes a file; one that is gone is fine.
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(failed(path, e).with_leftovers([Leftover::new("file", path.display().to_string())]))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Makes the folder, unless it is there.
-struct CreateFolder {
-    folder: PathBuf,
-}
-
-#[async_trait]
-impl Step for CreateFolder {
-    const NAME: &'static str = "create-folder";
-    const VERSION: u32 = 1;
-    /// Whether it is ours to remove.
-    type Output = bool;
-
-    async fn run(&self, _: &StepCx) -> Result<bool> {
-        let folder = self.folder.clone();
-        blocking(move || match std::fs::create_dir(&folder) {
-            Ok(()) => Ok(true),
-            Err(_) if folder.is_dir() => Ok(false),
-            Err(e) => Err(failed(&folder, e)),
-        })
-        .await
-    }
-
-    async fn probe(&self, _: &StepCx) -> Result<Probe<bool>> {
-        // A folder of somebody else's is hardly ever empty, and an empty one is soon made again.
-        let folder = self.folder.clone();
-        let empty = blocking(move || Ok(is_empty(&folder))).await?;
-        Ok(empty.map_or(Probe::Absent, Probe::Done))
-    }
-
-    async fn undo(&self, _: &StepCx, made: Option<bool>) -> Result<()> {
-        if made == Some(false) {
-            return Ok(());
-        }
-        let folder = self.folder.clone();
-        blocking(move || match std::fs::remove_dir(&folder) {
-            // What others have put into it meanwhile stays.
-            Err(e) if is_empty(&folder) == Some(true) => Err(failed(&folder, e)
-                .with_leftovers([Leftover::new("folder", folder.display().to_string())])),
-            _ => Ok(()),
-        })
-        .await
-    }
-}
-
-/// Whether nothing is in a folder; `None` if there is no such folder.
-fn is_empty(folder: &Path) -> Option<bool> {
-    std::fs::read_dir(folder).ok().map(|mut entries| entries.next().is_none())
-}
-
-struct WriteFile {
-    artifact: Arc<dyn Artifact>,
-    part: PathBuf,
-    index: usize,
-    format: TargetFormat,
-}
-
-impl WriteFile {
-    /// Takes the bytes into the file; zeros become holes.
-    async fn write(part: PathBuf, mut outgoing: Outgoing) -> Result<()> {
-        let path = part.clone();
-        let open = move || {
-            let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(true).mode(0o600);
-            options.open(&path).map_err(|e| failed(&path, e))
-        };
-        let mut file = blocking(open).await?;
-        let mut len = 0;
-        while let Some(piece) = outgoing.body.next().await {
-            let piece = piece.map_err(|e| Error::new(ErrorKind::Data, e.to_string()))?;
-            len += piece.len() as u64;
-            let path = part.clone();
-            file = blocking(move || put(file, &piece).map_err(|e| failed(&path, e))).await?;
-        }
-        blocking(move || {
-            file.set_len(len).and_then(|()| file.sync_all()).map_err(|e| failed(&part, e))
-        })
-        .await
-    }
-}
-
-fn put(mut file: File, piece: &[u8]) -> io::Result<File> {
-    if piece.iter().all(|b| *b == 0) {
-        file.seek(SeekFrom::Current(i64::try_from(piece.len()).map_err(io::Error::other)?))?;
-    } else {
-        file.write_all(piece)?;
-    }
-    Ok(file)
-}
-
-#[async_trait]
-impl Step for WriteFile {
-    const NAME: &'static str = "transfer";
-    const VERSION: u32 = 1;
-    const MAKES: Option<&'static str> = Some("file");
-    type Output = Sent;
-
-    fn key(&self) -> String {
-        format!("{}/{}", Self::NAME, self.index)
-    }
-
-    async fn run(&self, cx: &StepCx) -> Result<Sent> {
-        let part = self.part.clone();
-        transfer::send(cx, &self.artifact, self.index, self.format, |outgoing| {
-            Self::write(part, outgoing)
-        })
-        .await
-    }
-
-    async fn probe(&self, _: &StepCx) -> Result<Probe<Sent>> {
-        // Half a file is written anew, a whole one as well: its digests are not known.
-        Ok(Probe::Absent)
-    }
-
-    async fn undo(&self, _: &StepCx, _: Option<Sent>) -> Result<()> {
-        let part = self.part.clone();
-        blocking(move || remove(&part)).await
-    }
-}
-
-/// Reads back what was written.
-struct VerifyFile {
-    part: PathBuf,
-    index: usize,
-    format: TargetFormat,
-    sent: Sent,
-}
-
-#[async_trait]
-impl Step for VerifyFile {
-    const NAME: &'static str = "verify";
-    const VERSION: u32 = 1;
-    type Output = ();
-
-    fn key(&self) -> String {
-        format!("{}/{}", Self::NAME, self.index)
-    }
-
-    async fn run(&self, cx: &StepCx) -> Result<()> {
-        let (part, format, sent) = (self.part.clone(), self.format, self.sent.clone());
-        let verify = move || {
-            let wrong = |what: &str| {
-                Error::new(
-                    ErrorKind::Data,
-                    format!(
-                        "{}: {what} is not what was written: check the storage",
-                        part.display()
-                    ),
-                )
-            };
-            if std::fs::metadata(&part).map_err(|e| failed(&part, e))?.len() != sent.bytes {
-                return Err(wrong("the size"));
-            }
-            let readable = match format {
-                TargetFormat::Raw => vmimage::Format::Raw,
-                TargetFormat::Qcow2 => vmimage::Format::Qcow2,
-                TargetFormat::VhdDynamic | TargetFormat::VhdFixed => vmimage::Format::Vhd,
-                // An archive is not looked into.
-                _ => return Ok(()),
-            };
-            let options = vmimage::OpenOptions::new().with_format(readable);
-            let image = vmimage::open(&part, &options)?;
-            let disk = image.disks().first().ok_or_else(|| wrong("the content"))?;
-            if vmimage::content_root(disk.as_ref())? != sent.content_root {
-                return Err(wrong("the content"));
-            }
-            Ok(())
-        };
-        cx.guard(blocking(verify)).await
-    }
-
-    async fn probe(&self, _: &StepCx) -> Result<Probe<()>> {
-        Ok(Probe::Absent)
-    }
-
-    async fn undo(&self, _: &StepCx, _: Option<()>) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Gives the files their names, and writes the manifest.
-struct Publish {
-    files: Vec<(PathBuf, PathBuf)>,
-    manifest: (PathBuf, Value),
-}
-
-impl Publish {
-    fn publish(files: &[(PathBuf, PathBuf)], manifest: &(PathBuf, Value)) -> Result<()> {
-        for (part, path) in files {
-            match std::fs::hard_link(part, path) {
-                Ok(()) => remove(part)?,
-                // An earlier attempt did it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound && path.exists() => {}
-                Err(_) if is_one_file(part, path) => remove(part)?,
-                Err(e) => return Err(failed(path, e)),
-            }
-        }
-        let (path, text) = manifest;
-        let mut text = format!("{text:#}");
-        text.push('\n');
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()));
-        match written {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && same(path, &text) => Ok(()),
-            Err(e) => Err(failed(path, e)),
-            Ok(()) => Ok(()),
-        }
-    }
-}
-
-/// Whether both names are of one file: a crash came between the new name and the old one's end.
-fn is_one_file(one: &Path, other: &Path) -> bool {
-    let id = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
-    id(one).is_some() && id(one) == id(other)
-}
-
-fn same(path: &Path, text: &str) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|t| t == text)
-}
-
-#[async_trait]
-impl Step for Publish {
-    const NAME: &'static str = "publish";
-    const VERSION: u32 = 1;
-    type Output = ();
-
-    async fn run(&self, _: &StepCx) -> Result<()> {
-        let (files, manifest) = (self.files.clone(), self.manifest.clone());
-        blocking(move || Self::publish(&files, &manifest)).await
-    }
-
-    async fn probe(&self, _: &StepCx) -> Result<Probe<()>> {
-        // To do it again is to ask whether it is done.
-        Ok(Probe::Absent)
-    }
-
-    async fn undo(&self, cx: &StepCx, _: Option<()>) -> Result<()> {
-        let (files, manifest) = (self.files.clone(), self.manifest.clone());
-        let run_id = cx.run_id().to_string();
-        blocking(move || {
-            for (part, path) in &files {
-                // Only what had our hidden name is ours; it gets it back and goes with it.
-                if !part.exists() && path.exists() {
-                    std::fs::rename(path, part).map_err(|e| failed(path, e))?;
-                } else if is_one_file(part, path) {
-                    remove(path)?;
-                }
-            }
-            let ours = std::fs::read_to_string(&manifest.0).is_ok_and(|t| t.contains(&run_id));
-            if ours { remove(&manifest.0) } else { Ok(()) }
+            result.map(|()| removed)
         })
         .await
     }
@@ -459,7 +203,7 @@ impl Step for Publish {
 mod tests {
     use super::*;
     use crate::journal::{Entry, MemoryJournal};
-    use crate::{CancelToken, Context, Event, Pipeline, VhdFiles};
+    use crate::{CancelToken, Context, ErrorKind, Event, Pipeline, VhdFiles};
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(folder)
@@ -580,5 +324,89 @@ mod tests {
         std::fs::create_dir(&there).unwrap();
         run(there.clone(), "transfer/0").await.unwrap_err();
         assert!(there.is_dir());
+    }
+
+    /// Names need not be text; two that look alike are two.
+    #[tokio::test]
+    async fn paths_that_are_no_text_are_paths() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(OsStr::from_bytes(b"images-\xff"));
+        let other = dir.path().join(OsStr::from_bytes(b"images-\xfe"));
+        let disk = dir.path().join(OsStr::from_bytes(b"disk-\xff.img"));
+        std::fs::write(&disk, vec![5_u8; 1 << 20]).unwrap();
+        let target = |folder: &Path| LocalDirectory::new(folder, TargetFormat::Raw).with_name("x");
+        let pipeline = Pipeline::new(VhdFiles::new(&disk).with_parent(&disk), target(&folder));
+        pipeline.run(MemoryJournal::new(), Context::new(RunId::random())).await.unwrap();
+        assert_eq!(names(&folder), ["x.img", "x.json"]);
+        assert_ne!(target(&folder).spec(), target(&other).spec());
+    }
+
+    /// Every form is read back, also an archive.
+    #[tokio::test]
+    async fn what_the_storage_changed_is_seen() {
+        let source = tempfile::tempdir().unwrap();
+        let disk = source.path().join("disk.img");
+        std::fs::write(&disk, vec![5_u8; 3 << 20]).unwrap();
+        for format in [TargetFormat::Raw, TargetFormat::VhdTgz, TargetFormat::VhdDynamic] {
+            let target = tempfile::tempdir().unwrap();
+            let dir = LocalDirectory::new(target.path(), format).with_name("x");
+            let folder = target.path().to_owned();
+            let context = Context::new(RunId::random()).with_observer(move |event: &Event<'_>| {
+                if matches!(event, Event::StepStarted { step: "verify/0", .. }) {
+                    use std::os::unix::fs::FileExt;
+                    let part = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+                    let file = std::fs::OpenOptions::new().write(true).open(part).unwrap();
+                    file.write_all_at(b"rot", file.metadata().unwrap().len() / 4).unwrap();
+                }
+            });
+            let pipeline = Pipeline::new(VhdFiles::new(&disk), dir);
+            let e = pipeline.run(MemoryJournal::new(), context).await.unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Data, "{format:?}: {e}");
+            assert_eq!(names(target.path()), [""; 0], "{format:?}");
+        }
+    }
+
+    /// A manifest that a dead process left half written is written anew, and goes with its run.
+    #[tokio::test]
+    async fn a_manifest_is_whole_or_hidden() {
+        let source = tempfile::tempdir().unwrap();
+        let disk = source.path().join("disk.img");
+        std::fs::write(&disk, vec![5_u8; 1 << 20]).unwrap();
+        let target = tempfile::tempdir().unwrap();
+        for fails in [false, true] {
+            let dir = LocalDirectory::new(target.path(), TargetFormat::Raw).with_name("x");
+            let run_id = RunId::random();
+            let half = dir.manifest_part(run_id);
+            let theirs = target.path().join("x.img");
+            let folder = target.path().to_owned();
+            let context =
+                Context::new(run_id).with_observer(move |event: &Event<'_>| match event {
+                    Event::StepStarted { step: "manifest", .. } => {
+                        std::fs::write(&half, "{\"run_").unwrap();
+                    }
+                    Event::StepStarted { step: "publish", .. } => {
+                        assert!(names(&folder).iter().all(|n| n.starts_with('.')));
+                        if fails {
+                            std::fs::write(&theirs, "theirs").unwrap();
+                        }
+                    }
+                    _ => {}
+                });
+            let pipeline = Pipeline::new(VhdFiles::new(&disk), dir);
+            let result = pipeline.run(MemoryJournal::new(), context).await;
+            let left = names(target.path());
+            if fails {
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::Target);
+                assert_eq!(left, ["x.img"], "theirs");
+            } else {
+                let text = std::fs::read_to_string(target.path().join("x.json")).unwrap();
+                let manifest: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(manifest["run_id"], run_id.to_string());
+                assert_eq!(left, ["x.img", "x.json"]);
+                left.iter().for_each(|n| std::fs::remove_file(target.path().join(n)).unwrap());
+            }
+        }
     }
 }
