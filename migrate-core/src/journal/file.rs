@@ -114,9 +114,8 @@ impl Inner {
         if self.file.metadata()?.len() != self.len {
             self.file.set_len(self.len)?;
         }
-        // Beyond its end: the file looks as before. Not every file system can.
-        let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
-        let _ = rustix::fs::fallocate(&self.file, flags, 0, self.len + RESERVE);
+        // Not every file system can.
+        let _ = reserve(&self.file, self.len + RESERVE);
         self.file.sync_all()?;
         let folder = match self.path.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
@@ -162,6 +161,17 @@ impl Journal for FileJournal {
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "the journal's writer died").with_source(e))?
     }
+}
+
+/// Takes space up to `len`, beyond the file's end: it looks as before.
+#[cfg(target_os = "linux")]
+fn reserve(file: &File, len: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve(_: &File, _: u64) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
 /// One line of the file.
@@ -395,8 +405,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let other = File::create(dir.path().join("other")).unwrap();
-        let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
-        if rustix::fs::fallocate(&other, flags, 0, 4096).is_err() {
+        if reserve(&other, 4096).is_err() {
             eprintln!("skipped: this file system reserves nothing");
             return;
         }
