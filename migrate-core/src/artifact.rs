@@ -148,6 +148,17 @@ impl Machine {
         self.disks.push(disk);
         self
     }
+
+    /// About how many bytes its disks store.
+    #[cfg(any(feature = "cloudstack", feature = "openstack"))]
+    pub(crate) fn stored(&self) -> u64 {
+        total(self.disks.iter().map(|d| d.allocated.unwrap_or(d.virtual_size)))
+    }
+}
+
+/// A sum of sizes that a stranger told: it may be beyond all bounds.
+pub(crate) fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// What is known of a disk.

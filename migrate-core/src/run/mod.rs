@@ -122,6 +122,22 @@ impl Run {
         Ok(Self { context, journal, state, stack: Vec::new(), abandoned: false, refused: false })
     }
 
+    /// The run that `journal` holds, to be [given up](Self::abandon). Another version of a program
+    /// may know more or less of a run's spec; what both know must be the same, or the wrong ends
+    /// would be asked, and tell that nothing is there.
+    pub(crate) async fn open_to_undo(
+        mut journal: Box<dyn Journal>,
+        spec: &Value,
+        context: Context,
+    ) -> Result<Self> {
+        let state = RunState::fold(&journal.load().await?)?;
+        let held = match state.spec() {
+            Some(held) if agree(held, spec) => held.clone(),
+            _ => spec.clone(),
+        };
+        Self::open(journal, held, context).await
+    }
+
     /// The run's id.
     pub fn run_id(&self) -> RunId {
         self.context.run_id
@@ -447,6 +463,16 @@ fn undone(run_id: RunId, why: &str) -> Error {
         ErrorKind::Undone,
         format!("run {run_id} was undone ({why}): begin a new one with another journal"),
     )
+}
+
+/// Whether two specs say the same of everything that both speak of.
+fn agree(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.iter().all(|(key, value)| other.get(key).is_none_or(|there| agree(value, there)))
+        }
+        _ => one == other,
+    }
 }
 
 fn same_spec(run_id: RunId, held: &Value, wanted: &Value) -> Result<()> {
