@@ -320,25 +320,61 @@ async fn a_crash_at_every_entry_is_resumed() {
     assert_eq!(crashes.into_inner(), 2 * entries);
 }
 
+impl World {
+    /// A process that dies while it sends a disk, and the journal that it leaves.
+    async fn dead_in(&self, transfer: &'static str) -> (MemoryJournal, RunId) {
+        let journal = MemoryJournal::new();
+        let moving = Arc::new(Notify::new());
+        let told = Arc::clone(&moving);
+        let context = context().with_observer(move |event: &Event<'_>| {
+            if let Event::Progress { step, done: 1.., .. } = event
+                && *step == transfer
+            {
+                told.notify_one();
+            }
+        });
+        self.sim.xen().faults().set_str("slow-export=1000000").unwrap();
+        tokio::select! {
+            biased;
+            r = self.run(journal.clone(), context) => panic!("{r:?}"),
+            () = moving.notified() => {}
+        }
+        self.sim.xen().faults().clear();
+        let Some(Entry::RunStarted { run_id, .. }) = journal.entries().first().cloned() else {
+            panic!("the journal has no run")
+        };
+        (journal, run_id)
+    }
+}
+
+/// One thing that cannot be removed keeps nobody from the others, and is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_tries_everything() {
+    let world = World::new().await;
+    let (_, run_id) = world.dead_in("transfer/1").await;
+    world.sim.openstack().faults().set_str("fail-nth=1:DELETE /v2/images 403").unwrap();
+    world.sim.xen().faults().set_str("fail-nth=1:task.destroy").unwrap();
+    let pipeline = world.pipeline(TargetFormat::Qcow2).await;
+    let e = pipeline.sweep(run_id).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Stuck);
+    let images = world.sim.openstack().images();
+    let left: Vec<_> = e.leftovers().iter().map(|l| (l.kind.as_str(), l.id.as_str())).collect();
+    assert_eq!(images.len(), 1, "{images:?}");
+    assert!(left.contains(&("image", images[0]["id"].as_str().unwrap())), "{left:?}");
+    let snapshots = world.session.call(xenapi::vm::get_all_records()).await.unwrap();
+    assert!(!snapshots.values().any(|v| v.is_a_snapshot), "a snapshot is left");
+    assert!(left.iter().any(|(kind, _)| *kind == "task"), "{left:?}");
+    assert_eq!(left.len(), 2, "{left:?}");
+    pipeline.sweep(run_id).await.unwrap();
+    world.assert_no_image("swept");
+    world.assert_source_unchanged("swept");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_died_in_a_transfer_can_be_resumed_undone_or_swept() {
     for end in ["resume", "undo", "sweep"] {
         let world = World::new().await;
-        world.sim.xen().faults().set_str("slow-export=1000000").unwrap();
-        let journal = MemoryJournal::new();
-        let moving = Arc::new(Notify::new());
-        let told = Arc::clone(&moving);
-        let context_of_dead = context().with_observer(move |event: &Event<'_>| {
-            if let Event::Progress { step: "transfer/0", done: 1.., .. } = event {
-                told.notify_one();
-            }
-        });
-        tokio::select! {
-            biased;
-            r = world.run(journal.clone(), context_of_dead) => panic!("{end}: {r:?}"),
-            () = moving.notified() => {}
-        }
-        world.sim.xen().faults().clear();
+        let (journal, run_id) = world.dead_in("transfer/0").await;
         assert_ne!(world.sim.xen().inventory(), world.before);
         let pipeline = world.pipeline(TargetFormat::Qcow2).await;
         match end {
@@ -351,10 +387,6 @@ async fn a_run_that_died_in_a_transfer_can_be_resumed_undone_or_swept() {
                 world.assert_no_image(end);
             }
             _ => {
-                let Some(Entry::RunStarted { run_id, .. }) = journal.entries().first().cloned()
-                else {
-                    panic!("the journal has no run")
-                };
                 let removed = pipeline.sweep(run_id).await.unwrap();
                 assert!(removed.iter().any(|l| l.kind == "VM snapshot"), "{removed:?}");
                 assert!(removed.iter().any(|l| l.kind == "image"), "{removed:?}");

@@ -344,6 +344,38 @@ async fn a_crash_at_every_entry_is_resumed_or_undone() {
     }
 }
 
+/// One template that cannot be removed keeps nobody from the others, and is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_tries_every_template() {
+    let world = World::new().await;
+    let journal = MemoryJournal::new();
+    world.run(journal.clone(), context()).await.unwrap();
+    let publish = |e: &Entry| matches!(e, Entry::StepStarted { step, .. } if step == "publish");
+    let at = journal.entries().iter().position(publish).unwrap();
+    let world = World::new().await;
+    let journal = MemoryJournal::new();
+    let dead = Arc::new(Notify::new());
+    let dying = Dying { inner: journal.clone(), at, before: true, dead: Arc::clone(&dead) };
+    tokio::select! {
+        biased;
+        r = world.run(dying, context()) => panic!("it was to die: {r:?}"),
+        () = dead.notified() => {}
+    }
+    let Some(Entry::RunStarted { run_id, .. }) = journal.entries().first().cloned() else {
+        panic!("the journal has no run")
+    };
+    world.sim.cloudstack().faults().set_str("fail-nth=1:deleteTemplate 531").unwrap();
+    let pipeline = world.pipeline(world.target()).await;
+    let e = pipeline.sweep(run_id).await.unwrap_err();
+    let left = world.sim.cloudstack().templates();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(e.leftovers().len(), 1, "{e}");
+    assert_eq!(e.leftovers()[0].id, left[0]["id"].as_str().unwrap());
+    pipeline.sweep(run_id).await.unwrap();
+    world.assert_no_template("swept");
+    world.assert_source_unchanged("swept");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_exist_blocks_before_anything_is_done() {
     let world = World::new().await;

@@ -17,8 +17,8 @@ use vmimage::TargetFormat;
 use self::steps::{Choose, Chosen, Publish, Shipped, Transfer, Verify, failed};
 use crate::transfer::bytes_about;
 use crate::{
-    Artifact, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine, PlannedImage,
-    PostProcessor, Result, Review, Run, RunId, Severity, Virtualization,
+    Artifact, Context, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine,
+    PlannedImage, PostProcessor, Result, Review, Run, RunId, Severity, StepCx, Virtualization,
 };
 
 /// The tag that tells which run made a template.
@@ -345,13 +345,19 @@ impl PostProcessor for CloudStackTemplate {
 
     async fn sweep(&self, run_id: RunId) -> Result<Vec<Leftover>> {
         // A published template has lost the run's name, so it cannot be swept.
+        let cx = StepCx::new(&Context::new(run_id), "sweep");
         let found = steps::of_run(&self.client, run_id).await?;
         let mut removed = Vec::new();
+        let mut result = Ok(());
         for template in found {
-            steps::delete(&self.client, &template.id, &template.name).await?;
-            removed.push(Leftover::new("template", template.id).with_name(template.name));
+            match steps::delete(&cx, &self.client, &template.id, &template.name).await {
+                Ok(()) => {
+                    removed.push(Leftover::new("template", template.id).with_name(template.name));
+                }
+                Err(e) => result = Error::merge(result, e),
+            }
         }
-        Ok(removed)
+        result.map(|()| removed)
     }
 }
 

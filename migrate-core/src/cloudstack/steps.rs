@@ -58,7 +58,7 @@ async fn find(client: &Client, id: &str) -> Result<Option<Template>> {
 }
 
 /// Deletes a template, and waits until it is gone; one that is gone already is fine.
-pub(super) async fn delete(client: &Client, id: &str, name: &str) -> Result<()> {
+pub(super) async fn delete(cx: &StepCx, client: &Client, id: &str, name: &str) -> Result<()> {
     let mut pauses = BUSY_PAUSES.into_iter();
     loop {
         let gone = async {
@@ -73,7 +73,7 @@ pub(super) async fn delete(client: &Client, id: &str, name: &str) -> Result<()> 
         let said = e.to_string();
         let busy = said.contains("currently being") || said.contains("getting uploaded");
         match pauses.next().filter(|_| busy) {
-            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            Some(seconds) => cx.sleep(Duration::from_secs(seconds)).await?,
             None => {
                 let left = Leftover::new("template", id).with_name(name);
                 return Err(Error::from(e).with_leftovers([left]));
@@ -155,7 +155,7 @@ impl Transfer {
             if whole.is_none() && self.becomes_ready(cx, template).await? {
                 whole = Some(id);
             } else {
-                delete(&self.client, &id, &self.template.name).await?;
+                delete(cx, &self.client, &id, &self.template.name).await?;
             }
         }
         Ok(whole)
@@ -302,7 +302,7 @@ impl Step for Transfer {
         Ok(Probe::Absent)
     }
 
-    async fn undo(&self, _: &StepCx, shipped: Option<Shipped>) -> Result<()> {
+    async fn undo(&self, cx: &StepCx, shipped: Option<Shipped>) -> Result<()> {
         let found = named(&self.client, &self.template.name).await?;
         let mut ids: Vec<String> = found.into_iter().map(|t| t.id).collect();
         if let Some(shipped) = shipped
@@ -313,11 +313,8 @@ impl Step for Transfer {
         let mut result = Ok(());
         for id in ids {
             // All are tried; the first failure is told, with the leftovers of all.
-            if let Err(e) = delete(&self.client, &id, &self.template.name).await {
-                result = match result {
-                    Ok(()) => Err(e),
-                    Err(first) => Err(Error::with_leftovers(first, e.leftovers().to_vec())),
-                };
+            if let Err(e) = delete(cx, &self.client, &id, &self.template.name).await {
+                result = Error::merge(result, e);
             }
         }
         result

@@ -323,6 +323,7 @@ impl PostProcessor for OpenStackXenServer {
             .await
             .map_err(|e| failed("looking for the run's images", e))?;
         let mut removed = Vec::new();
+        let mut result = Ok(());
         // The filter is the server's word; what is deleted is checked by our own eyes.
         let ours = found
             .into_iter()
@@ -332,14 +333,13 @@ impl PostProcessor for OpenStackXenServer {
                 Leftover::new("image", &image.id).with_name(image.name.clone().unwrap_or_default());
             match self.glance.call(image::delete(&image.id)).await {
                 Err(e) if !e.is_not_found() => {
-                    return Err(
-                        failed(format_args!("image {}", image.id), e).with_leftovers([item])
-                    );
+                    let e = failed(format_args!("image {}", image.id), e).with_leftovers([item]);
+                    result = Error::merge(result, e);
                 }
                 _ => removed.push(item),
             }
         }
-        Ok(removed)
+        result.map(|()| removed)
     }
 }
 

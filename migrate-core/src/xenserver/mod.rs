@@ -185,18 +185,28 @@ impl Builder for XenServerVm {
 
     async fn sweep(&self, run_id: RunId) -> Result<Vec<Leftover>> {
         let cx = StepCx::new(&Context::new(run_id), "sweep");
-        let mut removed = pool::end_tasks(&self.session, run_id).await?;
         let records = self
             .session
             .call(vm::get_all_records())
             .await
             .map_err(|e| failed("listing the snapshots", e))?;
-        for (reference, record) in records {
-            if pool::is_of_run(&record, run_id) {
-                pool::end_snapshot_tasks(&self.session, std::slice::from_ref(&reference)).await?;
-                removed.extend(pool::destroy_snapshot(&cx, &self.session, &reference).await?);
+        let ours = records.into_iter().filter(|(_, record)| pool::is_of_run(record, run_id));
+        let ours: Vec<Ref<Vm>> = ours.map(|(reference, _)| reference).collect();
+        let mut removed = Vec::new();
+        let mut result = Ok(());
+        match pool::end_tasks(&self.session, run_id).await {
+            Ok(tasks) => removed.extend(tasks),
+            Err(e) => result = Error::merge(result, e),
+        }
+        if let Err(e) = pool::end_snapshot_tasks(&self.session, &ours).await {
+            result = Error::merge(result, e);
+        }
+        for reference in &ours {
+            match pool::destroy_snapshot(&cx, &self.session, reference).await {
+                Ok(objects) => removed.extend(objects),
+                Err(e) => result = Error::merge(result, e),
             }
         }
-        Ok(removed)
+        result.map(|()| removed)
     }
 }

@@ -170,6 +170,7 @@ pub(crate) async fn end_tasks(session: &Session, run_id: RunId) -> Result<Vec<Le
         .await
         .map_err(|e| failed("looking for the run's tasks", e))?;
     let mut ended = Vec::new();
+    let mut result = Ok(());
     for (reference, task) in tasks {
         if !task.name_label.starts_with(&name) {
             continue;
@@ -178,12 +179,15 @@ pub(crate) async fn end_tasks(session: &Session, run_id: RunId) -> Result<Vec<Le
             // A task that cannot be cancelled ends with its connection.
             let _ = session.call(task::cancel(&reference)).await;
         }
-        let left = || Leftover::new("task", reference.as_str()).with_name(&task.name_label);
-        gone(session.call(task::destroy(&reference)).await)
-            .map_err(|e| failed("removing a task", e).with_leftovers([left()]))?;
-        ended.push(left());
+        let this = Leftover::new("task", reference.as_str()).with_name(&task.name_label);
+        match gone(session.call(task::destroy(&reference)).await) {
+            Ok(_) => ended.push(this),
+            Err(e) => {
+                result = Error::merge(result, failed("removing a task", e).with_leftovers([this]));
+            }
+        }
     }
-    Ok(ended)
+    result.map(|()| ended)
 }
 
 /// Removes the ended tasks that made one of `snapshots`: the process that started them died before

@@ -124,19 +124,13 @@ async fn remove_all(
         references.push(made.snapshot.clone());
     }
     let mut result = tasks.map(|_| ());
-    if result.is_ok() {
-        result = pool::end_snapshot_tasks(session, &references).await;
+    if let Err(e) = pool::end_snapshot_tasks(session, &references).await {
+        result = Error::merge(result, e);
     }
     for reference in &references {
         // All are tried; the first failure is told, with the leftovers of all.
         if let Err(e) = pool::destroy_snapshot(cx, session, reference).await {
-            result = match result {
-                Ok(()) => Err(e),
-                Err(first) => {
-                    let more = e.leftovers().to_vec();
-                    Err(first.with_leftovers(more))
-                }
-            };
+            result = Error::merge(result, e);
         }
     }
     result
