@@ -434,15 +434,23 @@ fn compare(template: &Template, sent: &Sent, virtual_size: u64) -> Result<Verifi
             None => ("MD5", checksum.as_str()),
         };
         let here = match algorithm.to_ascii_uppercase().as_str() {
-            "MD5" => &sent.md5,
+            "MD5" => sent.md5.as_str(),
             "SHA-256" => &sent.sha256,
             "SHA-512" => &sent.sha512,
-            _ => return Ok(Verified { by }),
+            _ => "",
         };
-        if !there.eq_ignore_ascii_case(here) {
-            return Err(wrong(algorithm, &there, here));
+        if !here.is_empty() {
+            if !there.eq_ignore_ascii_case(here) {
+                return Err(wrong(algorithm, &there, &here));
+            }
+            by.push(algorithm.to_owned());
         }
-        by.push(algorithm.to_owned());
+    }
+    if by.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Data,
+            "CloudStack tells neither length nor size nor a checksum of it: what arrived cannot be compared with what was sent",
+        ));
     }
     Ok(Verified { by })
 }
@@ -553,5 +561,46 @@ impl Step for Publish {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_cloud_tells_is_compared_and_nothing_is_not_enough() {
+        let mut sent = Sent::new(5000);
+        sent.md5 = "ab".repeat(16);
+        sent.sha256 = "cd".repeat(32);
+        let judged = |fields: serde_json::Value| {
+            let mut row = json!({"id": "1", "name": "t"});
+            row.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            let body = json!({"r": {"count": 1, "template": [row]}}).to_string();
+            let call = templates::get("1");
+            let rows = call.parse(http::StatusCode::OK, body.as_bytes()).unwrap().items;
+            let compared = compare(&merge(rows)[0], &sent, 1 << 30);
+            compared.map(|v| v.by.join(" ")).map_err(|e| e.kind())
+        };
+        let wrong = Err(ErrorKind::Data);
+        assert_eq!(judged(json!({"physicalsize": 5000})), Ok("length".to_owned()));
+        assert_eq!(judged(json!({"physicalsize": 4999})), wrong);
+        assert_eq!(judged(json!({"size": 1 << 30})), Ok("size".to_owned()));
+        assert_eq!(judged(json!({"size": 1 << 29})), wrong);
+        for (checksum, expected) in [
+            (format!("{{SHA-256}}{}", "CD".repeat(32)), Ok("SHA-256".to_owned())),
+            (format!("{{SHA-256}}{}", "ab".repeat(32)), wrong.clone()),
+            ("ab".repeat(16), Ok("MD5".to_owned())),
+            ("ba".repeat(16), wrong.clone()),
+            // Of a kind that is not computed here: it says nothing.
+            ("{SHA-1}00".to_owned(), wrong.clone()),
+        ] {
+            assert_eq!(judged(json!({"checksum": checksum})), expected, "{checksum}");
+        }
+        assert_eq!(judged(json!({"checksum": "{SHA-1}00", "size": 1 << 30})), Ok("size".into()));
+        assert_eq!(judged(json!({"size": 0, "physicalsize": 0})), wrong);
+        assert_eq!(judged(json!({})), wrong);
     }
 }
