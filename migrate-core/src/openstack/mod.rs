@@ -184,8 +184,7 @@ impl OpenStackXenServer {
         let (disk, container) = self.formats();
         let mut image = NewImage::new(self.image_name(machine, index), disk, container)
             .with_id(image_id(run_id, index))
-            .with_profile(&self.profile(machine, index))
-            .with_property(RUN_PROPERTY, run_id.to_string());
+            .with_profile(&self.profile(machine, index));
         for (name, value) in
             [("os_distro", &machine.os_distro), ("os_version", &machine.os_version)]
         {
@@ -196,7 +195,8 @@ impl OpenStackXenServer {
         for (name, value) in &self.properties {
             image = image.with_property(name, value);
         }
-        image
+        // Last, in place of what anybody else may have set: by it the image is found again.
+        image.with_property(RUN_PROPERTY, run_id.to_string())
     }
 }
 
@@ -377,7 +377,8 @@ impl OpenStackXenServer {
 impl From<glance_client::Error> for Error {
     fn from(e: glance_client::Error) -> Self {
         let mut text = e.to_string();
-        if e.kind() == glance_client::ErrorKind::Unauthorized && !text.contains("check ") {
+        let told = text.contains("check ") || text.contains("send the data again");
+        if e.kind() == glance_client::ErrorKind::Unauthorized && !told {
             text += "; the token is not accepted any more: log in anew, with a user of the project";
         }
         if text.contains("cannot connect to") {

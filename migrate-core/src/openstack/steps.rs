@@ -156,7 +156,11 @@ impl Step for Transfer {
             let upload = Upload::new(outgoing.len, outgoing.body)
                 .with_stall_timeout(STALL)
                 .with_cancel(cx.cancel().flag());
-            self.glance.upload(&self.id, upload).await?;
+            self.glance.upload(&self.id, upload).await.map_err(|e| {
+                // A token that ends on the way is renewed for the next attempt, which sends again.
+                let again = e.is_retryable() || e.kind() == glance_client::ErrorKind::Unauthorized;
+                Error::from(e).with_retryable(again)
+            })?;
             Ok(())
         })
         .await
