@@ -83,6 +83,25 @@ impl XenServerVm {
         }
     }
 
+    /// The VM with this UUID for a run that began earlier, also if it is gone since: its snapshot is
+    /// then what is left, to be cloned or to be removed. A new run needs a VM: see
+    /// [`find`](Self::find).
+    ///
+    /// # Errors
+    /// Those of the pool.
+    pub async fn of_run(session: &Session, uuid: &str) -> Result<Self> {
+        match Self::find(session, uuid).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self {
+                session: session.clone(),
+                vm: Ref::null(),
+                uuid: uuid.to_owned(),
+                // Nobody knows it any more.
+                name: uuid.to_owned(),
+            }),
+            other => other,
+        }
+    }
+
     /// The only VM of the pool that runs.
     ///
     /// # Errors
@@ -148,6 +167,9 @@ impl Builder for XenServerVm {
     }
 
     async fn survey(&self) -> Result<Survey> {
+        if self.vm.is_null() {
+            return Err(steps::no_vm(&self.name));
+        }
         let facts = pool::facts(&self.session, &self.vm).await?;
         Ok(Survey::new(facts.machine(), rules::check(&facts)))
     }
@@ -165,7 +187,7 @@ impl Builder for XenServerVm {
                 session: self.session.clone(),
                 source: self.vm.clone(),
                 name: self.name.clone(),
-                snapshot: made.snapshot,
+                made,
             })
             .await?;
         Ok(Arc::new(SnapshotArtifact {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use xenapi::sr::{self};
 use xenapi::task::{self, Task};
-use xenapi::vbd::{self, Vbd};
+use xenapi::vbd;
 use xenapi::vdi::{self, Vdi};
 use xenapi::vm::{self, Vm};
 use xenapi::{Ref, Session, vm_guest_metrics};
@@ -33,6 +33,9 @@ fn remedy(e: &xenapi::Error) -> Option<&'static str> {
         "SR_BACKEND_FAILURE_44" => "its storage is full: free space there, or move a disk away",
         "SR_BACKEND_FAILURE_109" => {
             "the chain of snapshots is too long: delete snapshots, and let the storage coalesce"
+        }
+        "RBAC_PERMISSION_DENIED" => {
+            "the user's role does not allow that: a snapshot needs vm-power-admin"
         }
         "INTERNAL_ERROR" => "try again; if it fails again, the host's log tells more",
         _ => return None,
@@ -227,20 +230,14 @@ pub(crate) async fn destroy_snapshot(
     let mut left = vec![this.clone()];
     let mut removed = Vec::new();
     let mut first_error = None;
-    for reference in &record.vbds {
-        match disk_of_snapshot(session, reference).await {
-            Ok(Some((disk, vdi))) => {
-                let item = Leftover::new("VDI", &vdi.uuid).with_name(&vdi.name_label);
-                match destroy_disk(cx, session, &disk).await {
-                    Ok(()) => removed.push(item),
-                    Err(e) => {
-                        left.push(item);
-                        first_error.get_or_insert(e);
-                    }
-                }
-            }
-            Ok(None) => {}
+    for (disk, vdi) in
+        disks_of_snapshot(session, &record).await.map_err(|e| e.with_leftovers([this.clone()]))?
+    {
+        let item = Leftover::new("VDI", &vdi.uuid).with_name(&vdi.name_label);
+        match destroy_disk(cx, session, &disk).await {
+            Ok(()) => removed.push(item),
             Err(e) => {
+                left.push(item);
                 first_error.get_or_insert(e);
             }
         }
@@ -256,16 +253,45 @@ pub(crate) async fn destroy_snapshot(
     Ok(removed)
 }
 
-async fn disk_of_snapshot(session: &Session, drive: &Ref<Vbd>) -> Result<Option<(Ref<Vdi>, Vdi)>> {
+/// The disks that a snapshot has of its own.
+pub(crate) async fn disks_of_snapshot(
+    session: &Session,
+    snapshot: &Vm,
+) -> Result<Vec<(Ref<Vdi>, Vdi)>> {
     let what = |e| failed("drives of the snapshot", e);
-    let Some(drive) = gone(session.call(vbd::get_record(drive)).await).map_err(what)? else {
-        return Ok(None);
-    };
-    let Some(disk) = drive.vdi.non_null().filter(|_| super::facts::is_disk(&drive)) else {
-        return Ok(None);
-    };
-    let record = gone(session.call(vdi::get_record(disk)).await).map_err(what)?;
-    Ok(record.filter(|v| v.is_a_snapshot).map(|v| (disk.clone(), v)))
+    let mut disks = Vec::new();
+    for drive in &snapshot.vbds {
+        let drive = gone(session.call(vbd::get_record(drive)).await).map_err(what)?;
+        let Some(drive) = drive.filter(super::facts::is_disk) else { continue };
+        let vdi = gone(session.call(vdi::get_record(&drive.vdi)).await).map_err(what)?;
+        disks.extend(vdi.filter(|v| v.is_a_snapshot).map(|v| (drive.vdi.clone(), v)));
+    }
+    Ok(disks)
+}
+
+/// Removes the disks of a snapshot that is gone: who removes one by the pool's own tools leaves
+/// them.
+pub(crate) async fn destroy_orphans(
+    cx: &StepCx,
+    session: &Session,
+    snapshot: &Ref<Vm>,
+    disks: &[Ref<Vdi>],
+) -> Result<()> {
+    let what = |e| failed(format_args!("snapshot {snapshot}"), e);
+    if gone(session.call(vm::get_uuid(snapshot)).await).map_err(what)?.is_some() {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for disk in disks {
+        let Some(vdi) = gone(session.call(vdi::get_record(disk)).await).map_err(what)? else {
+            continue;
+        };
+        if let Err(e) = destroy_disk(cx, session, disk).await {
+            let left = Leftover::new("VDI", &vdi.uuid).with_name(&vdi.name_label);
+            result = Error::merge(result, e.with_leftovers([left]));
+        }
+    }
+    result
 }
 
 /// Destroys a disk; waits for an export of a dead process to let go of it.
