@@ -305,12 +305,26 @@ impl Step for Transfer {
     async fn undo(&self, cx: &StepCx, shipped: Option<Shipped>) -> Result<()> {
         let found = named(&self.client, &self.template.name).await?;
         let mut ids: Vec<String> = found.into_iter().map(|t| t.id).collect();
+        let mut result = Ok(());
         if let Some(shipped) = shipped
             && !ids.contains(&shipped.id)
+            && let Some(template) = find(&self.client, &shipped.id).await?
         {
-            ids.push(shipped.id);
+            if template.name == self.template.name {
+                ids.push(shipped.id);
+            } else {
+                // A journal that knows of the publishing has put the run's name back by now.
+                let left = Leftover::new("published template", &shipped.id);
+                let e = Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "template {} is published, and the journal does not know of it: delete it by hand if nobody uses it",
+                        shipped.id
+                    ),
+                );
+                result = Err(e.with_leftovers([left.with_name(template.name)]));
+            }
         }
-        let mut result = Ok(());
         for id in ids {
             // All are tried; the first failure is told, with the leftovers of all.
             if let Err(e) = delete(cx, &self.client, &id, &self.template.name).await {

@@ -88,13 +88,23 @@ impl Step for CreateImage {
         })
     }
 
-    async fn undo(&self, _: &StepCx, _: Option<Created>) -> Result<()> {
+    async fn undo(&self, cx: &StepCx, _: Option<Created>) -> Result<()> {
         let id = self.id()?;
+        let left = |kind: &str| [Leftover::new(kind, id).with_name(&self.image.name)];
+        let found = find(&self.glance, id).await.map_err(|e| e.with_leftovers(left("image")))?;
+        let Some(image) = found else { return Ok(()) };
+        if !is_of_run(&image, cx) {
+            // A journal that knows of the publishing has put the mark back by now.
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "image {id} is published, and the journal does not know of it: delete it by hand if nobody uses it"
+                ),
+            )
+            .with_leftovers(left("published image")));
+        }
         match self.glance.call(image::delete(id)).await {
-            Err(e) if !e.is_not_found() => {
-                let left = Leftover::new("image", id).with_name(&self.image.name);
-                Err(Error::from(e).with_leftovers([left]))
-            }
+            Err(e) if !e.is_not_found() => Err(Error::from(e).with_leftovers(left("image"))),
             _ => Ok(()),
         }
     }

@@ -269,6 +269,12 @@ pub(crate) async fn disks_of_snapshot(
     Ok(disks)
 }
 
+/// Whether a snapshot is not there any more.
+pub(crate) async fn is_gone(session: &Session, snapshot: &Ref<Vm>) -> Result<bool> {
+    let what = |e| failed(format_args!("snapshot {snapshot}"), e);
+    Ok(gone(session.call(vm::get_uuid(snapshot)).await).map_err(what)?.is_none())
+}
+
 /// Removes the disks of a snapshot that is gone: who removes one by the pool's own tools leaves
 /// them.
 pub(crate) async fn destroy_orphans(
@@ -278,7 +284,7 @@ pub(crate) async fn destroy_orphans(
     disks: &[Ref<Vdi>],
 ) -> Result<()> {
     let what = |e| failed(format_args!("snapshot {snapshot}"), e);
-    if gone(session.call(vm::get_uuid(snapshot)).await).map_err(what)?.is_some() {
+    if !is_gone(session, snapshot).await? {
         return Ok(());
     }
     let mut result = Ok(());

@@ -171,6 +171,15 @@ pub(crate) struct Inspected {
 
 impl Inspect {
     async fn inspect(&self) -> Result<Inspected> {
+        if pool::is_gone(&self.session, &self.made.snapshot).await? {
+            return Err(Error::new(
+                ErrorKind::Source,
+                format!(
+                    "the snapshot of {} is gone: somebody removed it; begin a new run",
+                    self.name
+                ),
+            ));
+        }
         let mut facts = pool::facts(&self.session, &self.made.snapshot).await?;
         // The tools' words belong to the VM that runs, not to its snapshot.
         if facts.os_version.is_empty()

@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use glance_client::keystone::{self, Domain, Principal, Scope};
 use glance_client::{CloudConfig, Glance};
 use migrate_core::journal::{Entry, Journal, MemoryJournal};
 use migrate_core::openstack::OpenStackXenServer;
-use migrate_core::{Context, Event, Pipeline, Report, Result, RunId, XenServerVm};
+use migrate_core::{Clock, Context, Event, Pipeline, Report, Result, RunId, XenServerVm};
 use serde_json::Value;
 use simulator::Simulator;
 use tokio::sync::Notify;
@@ -117,6 +119,18 @@ impl World {
 
 pub(crate) fn context() -> Context {
     Context::new(RunId::random())
+}
+
+/// Pauses are over at once, for failures that no time mends.
+pub(crate) struct Hasty;
+
+impl Clock for Hasty {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// A process that dies after a chosen entry of its journal, or before it is written.
