@@ -483,6 +483,63 @@ async fn a_key_that_occurs_twice_is_refused() {
     bench.assert_clean("twice");
 }
 
+/// How a step does not let itself be undone.
+#[derive(Clone, Copy, PartialEq)]
+enum Stubborn {
+    /// The remote end is away for a minute or two.
+    Away,
+    /// Its work never ends.
+    Endless,
+    /// It is refused for good.
+    Refused,
+}
+
+struct Clinging(Stubborn, Arc<AtomicU64>);
+
+#[async_trait]
+impl Step for Clinging {
+    const NAME: &'static str = "clinging";
+    const VERSION: u32 = 1;
+    type Output = ();
+    async fn run(&self, _: &StepCx) -> Result<()> {
+        Err(Error::new(ErrorKind::Target, "it failed"))
+    }
+    async fn probe(&self, _: &StepCx) -> Result<Probe<()>> {
+        Ok(if self.0 == Stubborn::Endless { Probe::Pending } else { Probe::Absent })
+    }
+    async fn undo(&self, _: &StepCx, _: Option<()>) -> Result<()> {
+        let tries = self.1.fetch_add(1, Ordering::SeqCst);
+        let e = Error::new(ErrorKind::Target, "no");
+        match self.0 {
+            Stubborn::Away if tries < 7 => Err(e.with_retryable(true)),
+            Stubborn::Refused => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An end that is away for a moment leaves nothing; what never ends is waited for once, not again
+/// with each try; what is refused is told soon.
+#[tokio::test]
+async fn an_undo_is_as_patient_as_its_failure_is_worth() {
+    let minute = Duration::from_secs(60);
+    for (how, stuck, least, most) in [
+        (Stubborn::Away, false, minute / 2, 5 * minute),
+        (Stubborn::Endless, true, 20 * minute, 40 * minute),
+        (Stubborn::Refused, true, Duration::ZERO, minute),
+    ] {
+        let clock = FakeClock::default();
+        let time = Arc::clone(&clock.0);
+        let context = Context::new(RunId::random()).with_clock(clock);
+        let mut run = Run::open(MemoryJournal::new(), json!({}), context).await.unwrap();
+        let result = run.step(Clinging(how, Arc::default())).await;
+        let e = run.finish(result).await.unwrap_err();
+        assert_eq!(e.kind() == ErrorKind::Stuck, stuck, "{e}");
+        let took = Duration::from_millis(time.load(Ordering::SeqCst));
+        assert!(took >= least && took <= most, "{e}: {took:?}");
+    }
+}
+
 /// A failure that may pass is tried again, but what has happened in spite of it is not done twice.
 #[tokio::test]
 async fn temporary_failures_are_tried_again() {

@@ -164,7 +164,11 @@ async fn an_undo_in_a_folder_that_is_killed_leaves_what_is_not_ours() {
                 }
                 let (pipeline, context) = one(folder.path(), &taken);
                 pipeline.run(inner, context).await.unwrap_err();
-                assert_eq!(files(folder.path()), [taken.clone()], "{name} {at} {before}");
+                assert_eq!(
+                    files(folder.path()),
+                    std::slice::from_ref(&taken),
+                    "{name} {at} {before}"
+                );
                 assert_eq!(std::fs::read_to_string(taken).unwrap(), "theirs");
             }
         }

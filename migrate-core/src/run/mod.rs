@@ -287,7 +287,7 @@ impl Run {
         if matches!(self.state.step(key).map(|s| &s.status), Some(StepStatus::Failed(_))) {
             return Ok(None);
         }
-        let Some(output) = settle(step, &cx).await? else { return Ok(None) };
+        let Some(output) = settle(step, &cx).await?.over()? else { return Ok(None) };
         let entry = Entry::StepDone { step: key.to_owned(), output: output.clone(), seconds: 0.0 };
         self.record(entry).await?;
         self.observe_finished(key, Duration::ZERO, true);
@@ -342,8 +342,10 @@ impl Run {
                 result => return result,
             };
             match settle(step, cx).await {
-                Ok(Some(output)) => return step.parse(output),
-                Ok(None) if tries < STEP_TRIES => cx.sleep(PAUSES[tries + 1]).await?,
+                Ok(Settled::Over(Some(output))) => return step.parse(output),
+                Ok(Settled::Over(None)) if tries < STEP_TRIES => {
+                    cx.sleep(PAUSES[tries + 1]).await?
+                }
                 _ => return Err(error),
             }
             tries += 1;
@@ -443,19 +445,36 @@ impl Run {
     }
 }
 
+/// What became of a step.
+enum Settled {
+    /// It is over, with this output or without an effect.
+    Over(Option<Value>),
+    /// It does not end.
+    UnderWay(Error),
+}
+
+impl Settled {
+    fn over(self) -> Result<Option<Value>> {
+        match self {
+            Self::Over(output) => Ok(output),
+            Self::UnderWay(e) => Err(e),
+        }
+    }
+}
+
 /// Asks a step what became of it until it is over.
-async fn settle(step: &dyn ErasedStep, cx: &StepCx) -> Result<Option<Value>> {
+async fn settle(step: &dyn ErasedStep, cx: &StepCx) -> Result<Settled> {
     for i in 0..PROBES {
         match step.probe(cx).await? {
-            Probe::Absent => return Ok(None),
-            Probe::Done(output) => return Ok(Some(output)),
+            Probe::Absent => return Ok(Settled::Over(None)),
+            Probe::Done(output) => return Ok(Settled::Over(Some(output))),
             Probe::Pending => cx.sleep(PAUSES[i.min(PAUSES.len() - 1)]).await?,
         }
     }
-    Err(Error::new(
+    Ok(Settled::UnderWay(Error::new(
         ErrorKind::Source,
         format!("step {} is still under way from an earlier attempt: try again later", cx.key()),
-    ))
+    )))
 }
 
 fn undone(run_id: RunId, why: &str) -> Error {

@@ -1,15 +1,21 @@
 //! The way back: undoing what a run has done.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::erased::ErasedStep;
-use super::{PAUSES, Run};
+use super::{PAUSES, Run, Settled};
 use crate::journal::{Entry, StepStatus};
 use crate::observer::Event;
 use crate::{Error, ErrorKind, Leftover, Result, StepCx};
 
 /// How often an undo is tried.
 const UNDO_TRIES: usize = 4;
+/// How often, if the failure may pass, like that of a connection: for two minutes.
+const LOST_TRIES: usize = 9;
+/// Between the later ones of these tries.
+const LONG_PAUSE: Duration = Duration::from_secs(25);
 
 impl Run {
     /// Undoes every step that may have had an effect, the last one first, however many of them
@@ -131,26 +137,30 @@ impl Run {
         let cx = StepCx::new(&self.context, key).uncancellable();
         let mut tries = 0;
         loop {
-            let result = async {
-                // Without an output the effect may still be on its way.
-                let output = match &output {
-                    Some(output) => Some(output.clone()),
-                    None => step.settle(&cx).await?,
-                };
-                step.undo(&cx, output).await
-            }
-            .await;
+            // Without an output the effect may still be on its way.
+            let known = match &output {
+                Some(output) => Ok(Settled::Over(Some(output.clone()))),
+                None => step.settle(&cx).await,
+            };
+            let (result, patience) = match known {
+                Ok(Settled::Over(output)) => (step.undo(&cx, output).await, UNDO_TRIES),
+                // It has been waited for.
+                Ok(Settled::UnderWay(e)) => (Err(e), 0),
+                Err(e) => (Err(e), UNDO_TRIES),
+            };
             let Err(e) = result else { return Ok(()) };
             tries += 1;
             // Also what looks final is tried again: what is left here is left for good.
-            if tries >= UNDO_TRIES {
+            let patience = if e.is_retryable() { patience.max(LOST_TRIES) } else { patience };
+            if tries >= patience {
                 return Err(if e.leftovers().is_empty() {
                     e.with_leftovers([self.untold(key)])
                 } else {
                     e
                 });
             }
-            cx.sleep(PAUSES[tries.min(PAUSES.len() - 1)]).await?;
+            let pause = PAUSES.get(tries).copied().unwrap_or(LONG_PAUSE);
+            cx.sleep(pause).await?;
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use xenapi::sr::{self};
+use xenapi::host;
+use xenapi::sr;
 use xenapi::task::{self, Task};
 use xenapi::vbd;
 use xenapi::vdi::{self, Vdi};
@@ -151,14 +152,33 @@ pub(crate) fn is_of_run(record: &Vm, run_id: RunId) -> bool {
             || record.other_config.get(RUN_KEY).is_some_and(|v| *v == run_id.to_string()))
 }
 
-/// Whether a snapshot may still be on its way. A snapshot's task does not tell whose it is, so
-/// any pending one counts.
-pub(crate) async fn snapshot_pending(session: &Session) -> Result<bool> {
-    let tasks = session
-        .call(task::get_all_records())
-        .await
-        .map_err(|e| failed("looking for the run's tasks", e))?;
-    Ok(tasks.values().any(|t| t.name_label.contains("VM.snapshot") && is_pending(t)))
+/// A snapshot's task waits for other operations on its VM before it shows there: not longer than this.
+const UNSEEN: i64 = 15 * 60;
+
+/// Whether a snapshot of `source` may still be on its way. A task does not tell whose it is: any
+/// pending one counts, but for those that have been there for long and not at this VM.
+pub(crate) async fn snapshot_pending(session: &Session, source: &Ref<Vm>) -> Result<bool> {
+    let what = |e| failed("looking for the run's tasks", e);
+    let tasks = session.call(task::get_all_records()).await.map_err(what)?;
+    let pending = |t: &Task| t.name_label.contains("VM.snapshot") && is_pending(t);
+    let pending: Vec<_> = tasks.into_iter().filter(|(_, task)| pending(task)).collect();
+    if pending.is_empty() {
+        return Ok(false);
+    }
+    let record = gone(session.call(vm::get_record(source)).await).map_err(what)?;
+    let at_source = record.map(|r| r.current_operations).unwrap_or_default();
+    let now = match session.call(host::get_all()).await.map_err(what)?.first() {
+        Some(host) => session.call(host::get_servertime(host)).await.map_err(what)?.unix_seconds(),
+        None => None,
+    };
+    Ok(pending.iter().any(|(reference, task)| {
+        at_source.contains_key(reference.as_str()) || is_young(task.created.unix_seconds(), now)
+    }))
+}
+
+/// By the server's clock; what cannot be told is young.
+fn is_young(created: Option<i64>, now: Option<i64>) -> bool {
+    created.zip(now).is_none_or(|(created, now)| now.saturating_sub(created) < UNSEEN)
 }
 
 fn is_pending(task: &Task) -> bool {
@@ -313,5 +333,28 @@ async fn destroy_disk(cx: &StepCx, session: &Session, disk: &Ref<Vdi>) -> Result
             },
             Err(e) => return Err(failed(format_args!("removing VDI {disk}"), e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_of_somebody_elses_is_not_waited_for_for_ever() {
+        let now = 1_800_000_000;
+        for (created, expected) in [
+            (Some(now - 5), true),
+            (Some(now - UNSEEN + 1), true),
+            (Some(now - UNSEEN), false),
+            (Some(now - 86_400), false),
+            // Clocks differ, or say nothing.
+            (Some(now + 500), true),
+            (Some(i64::MIN), false),
+            (None, true),
+        ] {
+            assert_eq!(is_young(created, Some(now)), expected, "{created:?}");
+        }
+        assert!(is_young(Some(now), None));
     }
 }

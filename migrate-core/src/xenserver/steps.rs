@@ -103,7 +103,7 @@ impl Step for Snapshot {
 
     async fn probe(&self, cx: &StepCx) -> Result<Probe<SnapshotMade>> {
         // The tasks first: one that ends between the two questions has its snapshot by then.
-        let pending = pool::snapshot_pending(&self.session).await?;
+        let pending = pool::snapshot_pending(&self.session, &self.vm).await?;
         let found = pool::snapshots_of_run(&self.session, cx.run_id(), Some(&self.vm)).await?;
         let marked = |r: &Vm| r.other_config.contains_key(pool::RUN_KEY);
         // A marked one is complete; the others may still be in the making.
