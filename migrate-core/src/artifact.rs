@@ -149,6 +149,13 @@ impl Machine {
         self
     }
 
+    /// The name of the image of disk `index`: `name` or the machine's own, and for the disks behind
+    /// the first one their number.
+    pub(crate) fn image_name(&self, name: Option<&String>, index: usize) -> String {
+        let name = name.unwrap_or(&self.name);
+        if index == 0 { name.clone() } else { format!("{name}-disk{}", index + 1) }
+    }
+
     /// About how many bytes its disks store.
     #[cfg(any(feature = "cloudstack", feature = "openstack"))]
     pub(crate) fn stored(&self) -> u64 {

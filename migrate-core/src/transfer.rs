@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use vmimage::{Plan, PlanOptions, StreamOptions, TargetFormat};
 
-use crate::{Artifact, CancelToken, DiskInfo, Error, ErrorKind, Result, StepCx};
+use crate::{
+    Artifact, CancelToken, DiskInfo, Error, ErrorKind, Machine, PlannedImage, Result, StepCx,
+};
 
 /// How many pieces of at most 1 MiB wait for the uploader.
 const QUEUE: usize = 4;
@@ -193,8 +195,21 @@ enum Piece {
     End,
 }
 
+/// The images of `format` that a machine becomes, one a disk; `name` gives their names.
+pub(crate) fn planned(
+    machine: &Machine,
+    format: TargetFormat,
+    name: impl Fn(usize) -> String,
+) -> Vec<PlannedImage> {
+    let image = |(index, disk): (usize, &DiskInfo)| {
+        let bytes = bytes_about(format, disk);
+        PlannedImage::new(name(index), format.as_str(), disk.virtual_size, bytes)
+    };
+    machine.disks.iter().enumerate().map(image).collect()
+}
+
 /// About how many bytes an image of a disk has.
-pub(crate) fn bytes_about(format: TargetFormat, disk: &DiskInfo) -> u64 {
+fn bytes_about(format: TargetFormat, disk: &DiskInfo) -> u64 {
     let data = disk.allocated.unwrap_or(disk.virtual_size);
     match format {
         TargetFormat::Raw | TargetFormat::VhdFixed => disk.virtual_size,
@@ -290,7 +305,7 @@ mod tests {
     use vmimage::{BlockMap, Source};
 
     use super::*;
-    use crate::{ArtifactFormat, Context, Machine, RunId};
+    use crate::{ArtifactFormat, Context, RunId};
 
     /// A disk in memory that can break, or stay silent until it is cancelled.
     struct Double {

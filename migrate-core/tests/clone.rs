@@ -3,22 +3,21 @@
 #![cfg(all(feature = "openstack", feature = "xenserver"))]
 #![allow(clippy::unwrap_used)] // a test helper that fails is a test that fails
 
+mod doubles;
 mod world;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use migrate_core::journal::{Entry, FileJournal, Journal, MemoryJournal};
+use migrate_core::journal::{FileJournal, MemoryJournal};
 use migrate_core::openstack::OpenStackXenServer;
 use migrate_core::{
     CancelToken, Context, Error, ErrorKind, Event, LocalDirectory, Pipeline, RunId, Severity,
     VhdFiles, XenServerVm,
 };
-use tokio::sync::Notify;
 use vmimage::TargetFormat;
 
-use world::{Dying, World, context, disk};
+use doubles::{context, disk, killed, killed_in, run_id};
+use world::World;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_vm_becomes_images() {
@@ -172,25 +171,20 @@ async fn a_crash_at_every_entry_is_resumed() {
         world.run(journal.clone(), context()).await.unwrap();
         journal.entries().len()
     };
-    let crashes = AtomicUsize::new(0);
     for at in 0..entries {
         for before in [true, false] {
             let what = format!("{} entry {at}", if before { "before" } else { "after" });
             let world = World::new().await;
             let journal = MemoryJournal::new();
-            let dead = Arc::new(Notify::new());
-            let dying = Dying { inner: journal.clone(), at, before, dead: Arc::clone(&dead) };
-            tokio::select! {
-                biased;
-                r = world.run(dying, context()) => panic!("{what}: it was to die: {r:?}"),
-                () = dead.notified() => { crashes.fetch_add(1, Ordering::SeqCst); }
-            }
+            assert!(
+                killed(&world.pipeline(TargetFormat::Qcow2).await, &journal, at, before).await,
+                "it was to die"
+            );
             let report = world.run(journal, context()).await.unwrap();
             world.assert_source_unchanged(&what);
             world.assert_images(&report, &what);
         }
     }
-    assert_eq!(crashes.into_inner(), 2 * entries);
 }
 
 /// The mark by which an image is found again is ours, whatever properties the caller sets.
@@ -203,18 +197,10 @@ async fn a_property_of_the_callers_does_not_hide_an_image_from_the_sweep() {
         .with_property("os_distro", "theirs");
     let pipeline = Pipeline::new(vm, target);
     let inner = MemoryJournal::new();
-    let dead = Arc::new(Notify::new());
-    let dying = Dying { inner: inner.clone(), at: 6, before: false, dead: Arc::clone(&dead) };
-    tokio::select! {
-        biased;
-        r = pipeline.run(dying, context()) => panic!("it was to die: {r:?}"),
-        () = dead.notified() => {}
-    }
+    assert!(killed(&pipeline, &inner, 6, false).await, "it was to die");
     let image = world.sim.openstack().images().remove(0);
     assert_eq!(image["os_distro"], "theirs");
-    let Some(Entry::RunStarted { run_id, .. }) = inner.entries().first().cloned() else {
-        panic!("the journal has no run")
-    };
+    let run_id = run_id(&inner);
     pipeline.sweep(run_id).await.unwrap();
     world.assert_no_image("swept");
     world.assert_source_unchanged("swept");
@@ -330,13 +316,7 @@ async fn several_snapshots_of_one_run_are_all_removed() {
     world.session.call(xenapi::vm::snapshot(&vm, "nightly")).await.unwrap();
     let pipeline = world.pipeline(TargetFormat::Qcow2).await;
     let dying = MemoryJournal::new();
-    let dead = Arc::new(Notify::new());
-    let journal = Dying { inner: dying.clone(), at: 1, before: false, dead: Arc::clone(&dead) };
-    tokio::select! {
-        biased;
-        r = pipeline.run(journal, Context::new(run_id)) => panic!("{r:?}"),
-        () = dead.notified() => {}
-    }
+    assert!(killed_in(&pipeline, &dying, 1, false, Context::new(run_id)).await, "it was to die");
     let report = pipeline.run(dying, context()).await.unwrap();
     world.assert_images(&report, "several snapshots");
     let record = world.session.call(xenapi::vm::get_record(&vm)).await.unwrap();
@@ -363,9 +343,9 @@ async fn a_broken_export_says_why() {
 async fn a_crash_at_every_entry_of_a_run_into_a_folder_is_resumed() {
     let source = tempfile::tempdir().unwrap();
     let file = disk(source.path(), "root.img", 3, 9);
-    let run = async |folder: &Path, journal: Box<dyn Journal>| {
+    let pipeline = |folder: &Path| {
         let target = LocalDirectory::new(folder, TargetFormat::Qcow2).with_name("copy");
-        Pipeline::new(VhdFiles::new(&file), target).run(journal, context()).await
+        Pipeline::new(VhdFiles::new(&file), target)
     };
     let names = |folder: &Path| {
         let entries = std::fs::read_dir(folder).unwrap();
@@ -375,19 +355,14 @@ async fn a_crash_at_every_entry_of_a_run_into_a_folder_is_resumed() {
     };
     let whole = MemoryJournal::new();
     let folder = tempfile::tempdir().unwrap();
-    run(folder.path(), Box::new(whole.clone())).await.unwrap();
+    pipeline(folder.path()).run(whole.clone(), context()).await.unwrap();
     for at in 0..whole.entries().len() {
         for before in [true, false] {
             let folder = tempfile::tempdir().unwrap();
             let inner = MemoryJournal::new();
-            let dead = Arc::new(Notify::new());
-            let dying = Dying { inner: inner.clone(), at, before, dead: Arc::clone(&dead) };
-            tokio::select! {
-                biased;
-                r = run(folder.path(), Box::new(dying)) => panic!("{at}: {r:?}"),
-                () = dead.notified() => {}
-            }
-            run(folder.path(), Box::new(inner)).await.unwrap();
+            let pipeline = pipeline(folder.path());
+            assert!(killed(&pipeline, &inner, at, before).await, "it was to die");
+            pipeline.run(inner, context()).await.unwrap();
             assert_eq!(names(folder.path()), ["copy.json", "copy.qcow2"], "{at} {before}");
         }
     }

@@ -3,10 +3,10 @@
 #![cfg(all(feature = "cloudstack", feature = "xenserver"))]
 #![allow(clippy::unwrap_used)] // a test helper that fails is a test that fails
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod doubles;
 
-use async_trait::async_trait;
+use std::path::{Path, PathBuf};
+
 use cloudstack_client::{Client as Cloud, Credentials};
 use migrate_core::cloudstack::{CloudStackTemplate, Hypervisor, Via};
 use migrate_core::journal::{Entry, Journal, MemoryJournal};
@@ -15,22 +15,10 @@ use migrate_core::{
 };
 use serde_json::Value;
 use simulator::Simulator;
-use tokio::sync::Notify;
 use vmimage::TargetFormat;
 use xenapi::{Client, Pin, Secret, Session, Trust};
 
-/// A raw disk with data here and there.
-fn disk(dir: &Path, name: &str, mib: usize, seed: u8) -> PathBuf {
-    let mut content = vec![0_u8; mib << 20];
-    for (i, chunk) in content.chunks_mut(64 << 10).enumerate() {
-        if i % 3 == 0 {
-            chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (j as u8) ^ seed ^ (i as u8));
-        }
-    }
-    let path = dir.join(name);
-    std::fs::write(&path, content).unwrap();
-    path
-}
+use doubles::{context, disk, killed, run_id};
 
 struct World {
     sim: Simulator,
@@ -107,10 +95,6 @@ fn assert_same(vhd: &Path, file: &Path, what: &str) {
     assert_eq!(same, vmimage::Comparison::Same, "{what}");
     let found = vmimage::check(vhd, &options).unwrap();
     assert_eq!(found.verdict(), vmimage::Verdict::Sound, "{what}: {found:?}");
-}
-
-fn context() -> Context {
-    Context::new(RunId::random())
 }
 
 fn by_url() -> Via {
@@ -283,32 +267,6 @@ async fn a_cancelled_transfer_leaves_nothing() {
     }
 }
 
-/// A process that dies after a chosen entry of its journal, or before it is written.
-struct Dying {
-    inner: MemoryJournal,
-    at: usize,
-    before: bool,
-    dead: Arc<Notify>,
-}
-
-#[async_trait]
-impl Journal for Dying {
-    async fn load(&mut self) -> Result<Vec<Entry>> {
-        self.inner.load().await
-    }
-    async fn append(&mut self, entry: &Entry) -> Result<()> {
-        let here = self.inner.entries().len() == self.at;
-        if !(here && self.before) {
-            self.inner.append(entry).await?;
-        }
-        if here {
-            self.dead.notify_one();
-            return std::future::pending().await;
-        }
-        Ok(())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_every_entry_is_resumed_or_undone() {
     let entries = {
@@ -322,13 +280,10 @@ async fn a_crash_at_every_entry_is_resumed_or_undone() {
             let what = format!("{} entry {at}", if before { "before" } else { "after" });
             let world = World::new().await;
             let journal = MemoryJournal::new();
-            let dead = Arc::new(Notify::new());
-            let dying = Dying { inner: journal.clone(), at, before, dead: Arc::clone(&dead) };
-            tokio::select! {
-                biased;
-                r = world.run(dying, context()) => panic!("{what}: it was to die: {r:?}"),
-                () = dead.notified() => {}
-            }
+            assert!(
+                killed(&world.pipeline(world.target()).await, &journal, at, before).await,
+                "it was to die"
+            );
             // A committed run cannot be undone, one without an entry need not be.
             let committed = journal.entries().iter().any(|e| matches!(e, Entry::Committed));
             if at % 2 == 0 || committed || journal.entries().is_empty() {
@@ -354,16 +309,11 @@ async fn a_sweep_tries_every_template() {
     let at = journal.entries().iter().position(publish).unwrap();
     let world = World::new().await;
     let journal = MemoryJournal::new();
-    let dead = Arc::new(Notify::new());
-    let dying = Dying { inner: journal.clone(), at, before: true, dead: Arc::clone(&dead) };
-    tokio::select! {
-        biased;
-        r = world.run(dying, context()) => panic!("it was to die: {r:?}"),
-        () = dead.notified() => {}
-    }
-    let Some(Entry::RunStarted { run_id, .. }) = journal.entries().first().cloned() else {
-        panic!("the journal has no run")
-    };
+    assert!(
+        killed(&world.pipeline(world.target()).await, &journal, at, true).await,
+        "it was to die"
+    );
+    let run_id = run_id(&journal);
     world.sim.cloudstack().faults().set_str("fail-nth=1:deleteTemplate 531").unwrap();
     let pipeline = world.pipeline(world.target()).await;
     let e = pipeline.sweep(run_id).await.unwrap_err();

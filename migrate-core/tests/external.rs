@@ -2,25 +2,26 @@
 //! of this crate needs is there, and what he gets wrong is told and never becomes a success.
 #![allow(clippy::unwrap_used)] // a test helper that fails is a test that fails
 
+mod doubles;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use migrate_core::journal::{Entry, Journal, MemoryJournal};
+use migrate_core::journal::{Entry, MemoryJournal};
 use migrate_core::transfer::{self, Sent};
 use migrate_core::{
-    Artifact, ArtifactFormat, Builder, CancelToken, Clock, Context, DiskInfo, Error, ErrorKind,
+    Artifact, ArtifactFormat, Builder, CancelToken, Context, DiskInfo, Error, ErrorKind,
     ImageReport, Leftover, LocalDirectory, Machine, Pipeline, PlannedImage, PostProcessor, Probe,
     Provisioner, Result, Review, Run, RunId, Step, StepCx, Survey,
 };
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 use vmimage::{BlockMap, Source, TargetFormat};
+
+use doubles::{Hasty, killed, run_id};
 
 /// Both ends: named objects, each with its bytes.
 #[derive(Clone, Default)]
@@ -341,22 +342,8 @@ impl World {
     }
 }
 
-/// Time passes only in sleeps, and they end at once.
-#[derive(Default)]
-struct FakeClock(AtomicU64);
-
-impl Clock for FakeClock {
-    fn now(&self) -> Duration {
-        Duration::from_millis(self.0.load(Ordering::SeqCst))
-    }
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        self.0.fetch_add(u64::try_from(duration.as_millis()).unwrap(), Ordering::SeqCst);
-        Box::pin(async {})
-    }
-}
-
 fn context() -> Context {
-    Context::new(RunId::random()).with_clock(FakeClock::default())
+    doubles::context().with_clock(Hasty)
 }
 
 const DISKS: [usize; 2] = [3 << 20, 1 << 20];
@@ -446,45 +433,11 @@ async fn sizes_beyond_all_bounds_are_no_panic() {
     assert_eq!(plan.bytes, u64::MAX);
 }
 
-/// A process that dies after a chosen entry of its journal, or before it is written.
-struct Dying {
-    inner: MemoryJournal,
-    at: usize,
-    before: bool,
-    dead: Arc<Notify>,
-}
-
-#[async_trait]
-impl Journal for Dying {
-    async fn load(&mut self) -> Result<Vec<Entry>> {
-        self.inner.load().await
-    }
-    async fn append(&mut self, entry: &Entry) -> Result<()> {
-        let here = self.inner.entries().len() == self.at;
-        if !(here && self.before) {
-            self.inner.append(entry).await?;
-        }
-        if here {
-            self.dead.notify_one();
-            return std::future::pending().await;
-        }
-        Ok(())
-    }
-}
-
-impl World {
-    /// A process that dies at an entry, and the journal that it leaves.
-    async fn killed(&self, pipeline: &Pipeline, at: usize, before: bool) -> MemoryJournal {
-        let journal = MemoryJournal::new();
-        let dead = Arc::new(Notify::new());
-        let dying = Dying { inner: journal.clone(), at, before, dead: Arc::clone(&dead) };
-        tokio::select! {
-            biased;
-            r = pipeline.run(dying, context()) => panic!("{at}: it was to die: {r:?}"),
-            () = dead.notified() => {}
-        }
-        journal
-    }
+/// A process that dies at an entry, and the journal that it leaves.
+async fn dead(pipeline: &Pipeline, at: usize, before: bool) -> MemoryJournal {
+    let journal = MemoryJournal::new();
+    assert!(killed(pipeline, &journal, at, before).await, "{at}: it was to die");
+    journal
 }
 
 #[tokio::test]
@@ -497,14 +450,14 @@ async fn a_crash_at_every_entry_is_resumed_undone_or_swept() {
             let what = format!("{at} {before}");
             let world = World::new();
             let pipeline = world.pipeline(&DISKS, Lapse::None);
-            let journal = world.killed(&pipeline, at, before).await;
+            let journal = dead(&pipeline, at, before).await;
             pipeline.run(journal, context()).await.unwrap();
             assert_eq!(world.cloud.names(), ["d0", "d1"], "{what}");
             assert_eq!(world.source.names(), [""; 0], "{what}");
 
             let world = World::new();
             let pipeline = world.pipeline(&DISKS, Lapse::None);
-            let journal = world.killed(&pipeline, at, before).await;
+            let journal = dead(&pipeline, at, before).await;
             match pipeline.undo(journal.clone(), context()).await {
                 Ok(()) => world.assert_empty(&what),
                 Err(e) => {
@@ -528,7 +481,7 @@ async fn a_newer_program_undoes_an_older_run() {
         vm.spec = spec;
         Pipeline::new(vm, world.cloud(Lapse::None))
     };
-    let journal = world.killed(&older, 4, false).await;
+    let journal = dead(&older, 4, false).await;
     let more = json!({"machine": "mem01", "quiesce": false});
     let e = newer(more.clone()).run(journal.clone(), context()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Conflict, "{e}");
@@ -641,11 +594,9 @@ async fn what_a_provisioner_makes_goes_with_the_run() {
     let made = |e: &Entry| matches!(e, Entry::StepDone { step, .. } if step == "copy");
     let at = whole.entries().iter().position(made).unwrap();
 
-    let journal = world.killed(&pipeline, at, false).await;
+    let journal = dead(&pipeline, at, false).await;
     assert_eq!(copies.names().len(), 1);
-    let Some(Entry::RunStarted { run_id, .. }) = journal.entries().first().cloned() else {
-        panic!("no run")
-    };
+    let run_id = run_id(&journal);
     let removed = pipeline.sweep(run_id).await.unwrap();
     assert_eq!(removed.len(), 2, "{removed:?}");
     assert_eq!((copies.names().len(), world.source.names().len()), (0, 0));

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "openstack", feature = "xenserver"))]
 #![allow(clippy::unwrap_used)] // a test helper that fails is a test that fails
 
+mod doubles;
 mod world;
 
 use std::time::Duration;
@@ -14,7 +15,8 @@ use xenapi::Ref;
 use xenapi::vm::{self, Vm};
 use xenapi::{task, vbd, vdi};
 
-use world::{World, context, done};
+use doubles::{context, done};
+use world::World;
 
 impl World {
     async fn snapshots(&self) -> Vec<(Ref<Vm>, Vm)> {

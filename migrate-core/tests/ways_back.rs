@@ -3,28 +3,17 @@
 #![cfg(all(feature = "openstack", feature = "xenserver"))]
 #![allow(clippy::unwrap_used)] // a test helper that fails is a test that fails
 
+mod doubles;
 mod world;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use migrate_core::journal::{Entry, MemoryJournal};
 use migrate_core::{ErrorKind, LocalDirectory, Pipeline, VhdFiles};
-use tokio::sync::Notify;
 use vmimage::TargetFormat;
 
-use world::{Dying, Hasty, World, context, disk};
-
-/// A process over `inner` that dies at an entry; whether it got that far.
-async fn killed(pipeline: &Pipeline, inner: &MemoryJournal, at: usize, before: bool) -> bool {
-    let dead = Arc::new(Notify::new());
-    let dying = Dying { inner: inner.clone(), at, before, dead: Arc::clone(&dead) };
-    tokio::select! {
-        biased;
-        _ = pipeline.run(dying, context()) => false,
-        () = dead.notified() => true,
-    }
-}
+use doubles::{Hasty, context, disk, killed, killed_in};
+use world::World;
 
 /// A run that fails where it would publish is killed at every entry of its undo, and so is the
 /// process that takes that up.
@@ -155,13 +144,8 @@ async fn an_undo_in_a_folder_that_is_killed_leaves_what_is_not_ours() {
                 let taken = folder.path().join(name);
                 let (pipeline, context) = one(folder.path(), &taken);
                 let inner = MemoryJournal::new();
-                let dead = Arc::new(Notify::new());
-                let dying = Dying { inner: inner.clone(), at, before, dead: Arc::clone(&dead) };
-                tokio::select! {
-                    biased;
-                    r = pipeline.run(dying, context) => panic!("{at}: it was to die: {r:?}"),
-                    () = dead.notified() => {}
-                }
+                let died = killed_in(&pipeline, &inner, at, before, context).await;
+                assert!(died, "{name} {at} {before}: it was to die");
                 let (pipeline, context) = one(folder.path(), &taken);
                 pipeline.run(inner, context).await.unwrap_err();
                 assert_eq!(

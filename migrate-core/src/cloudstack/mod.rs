@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use vmimage::TargetFormat;
 
 use self::steps::{Choose, Chosen, Publish, Shipped, Transfer, Verify, failed};
-use crate::transfer::bytes_about;
+use crate::transfer::planned;
 use crate::{
     Artifact, Context, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine,
-    PlannedImage, PostProcessor, Result, Review, Run, RunId, Severity, StepCx, Virtualization,
+    PostProcessor, Result, Review, Run, RunId, Severity, StepCx, Virtualization,
 };
 
 /// The tag that tells which run made a template.
@@ -196,8 +196,7 @@ impl CloudStackTemplate {
 
     /// The name of the template of disk `index`, once it is published.
     fn template_name(&self, machine: &Machine, index: usize) -> String {
-        let name = self.name.as_ref().unwrap_or(&machine.name);
-        if index == 0 { name.clone() } else { format!("{name}-disk{}", index + 1) }
+        machine.image_name(self.name.as_ref(), index)
     }
 
     /// CloudStack's word for the format.
@@ -285,19 +284,7 @@ impl PostProcessor for CloudStackTemplate {
         rules::check(machine, self.format, self.hypervisor, &mut findings);
         findings.push(rules::limits(&self.client, machine).await);
         self.taken_name(machine, &mut findings).await?;
-        let images = machine
-            .disks
-            .iter()
-            .enumerate()
-            .map(|(index, disk)| {
-                PlannedImage::new(
-                    self.template_name(machine, index),
-                    self.format.as_str(),
-                    disk.virtual_size,
-                    bytes_about(self.format, disk),
-                )
-            })
-            .collect();
+        let images = planned(machine, self.format, |index| self.template_name(machine, index));
         Ok(Review::new(images, findings))
     }
 

@@ -13,10 +13,10 @@ use vmimage::TargetFormat;
 use self::names::{failed, remove};
 use self::steps::{CreateFolder, Publish, VerifyFile, WriteFile, WriteManifest};
 use crate::files::{blocking, path_value};
-use crate::transfer;
+use crate::transfer::planned;
 use crate::{
-    Artifact, DiskInfo, Error, Finding, ImageReport, Leftover, Machine, PlannedImage,
-    PostProcessor, Result, Review, Run, RunId, Severity, Step,
+    Artifact, Error, Finding, ImageReport, Leftover, Machine, PostProcessor, Result, Review, Run,
+    RunId, Severity, Step,
 };
 
 /// Writes each disk of a machine as an image file into a folder, beside a manifest.
@@ -63,11 +63,8 @@ impl LocalDirectory {
     }
 
     fn image_name(&self, machine: &Machine, index: usize) -> String {
-        let stem = self.stem(machine);
-        match index {
-            0 => format!("{stem}.{}", self.extension()),
-            _ => format!("{stem}-disk{}.{}", index + 1, self.extension()),
-        }
+        let name = machine.image_name(Some(&self.stem(machine)), index);
+        format!("{name}.{}", self.extension())
     }
 
     /// What is to be said about the folder: it may be made, but not the way to it.
@@ -128,12 +125,8 @@ impl PostProcessor for LocalDirectory {
                 "remove it, or give another name",
             ));
         }
-        let planned = |(index, disk): (usize, &DiskInfo)| {
-            let bytes = transfer::bytes_about(self.format, disk);
-            let name = self.image_name(machine, index);
-            PlannedImage::new(name, self.format.as_str(), disk.virtual_size, bytes)
-        };
-        Ok(Review::new(machine.disks.iter().enumerate().map(planned).collect(), findings))
+        let images = planned(machine, self.format, |index| self.image_name(machine, index));
+        Ok(Review::new(images, findings))
     }
 
     async fn ship(&self, run: &mut Run, artifact: Arc<dyn Artifact>) -> Result<Vec<ImageReport>> {

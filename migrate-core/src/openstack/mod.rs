@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use vmimage::TargetFormat;
 
 use self::steps::{CreateImage, Publish, Transfer, Verify, failed};
-use crate::transfer::bytes_about;
+use crate::transfer::planned;
 use crate::{
-    Artifact, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine, PlannedImage,
-    PostProcessor, Result, Review, Run, RunId, Severity, Virtualization,
+    Artifact, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine, PostProcessor,
+    Result, Review, Run, RunId, Severity, Virtualization,
 };
 
 /// The property that marks an image of a run until it is published.
@@ -130,8 +130,7 @@ impl OpenStackXenServer {
 
     /// The name of the image of disk `index`.
     fn image_name(&self, machine: &Machine, index: usize) -> String {
-        let name = self.name.as_ref().unwrap_or(&machine.name);
-        if index == 0 { name.clone() } else { format!("{name}-disk{}", index + 1) }
+        machine.image_name(self.name.as_ref(), index)
     }
 
     /// How Glance is to be told of the format.
@@ -258,19 +257,7 @@ impl PostProcessor for OpenStackXenServer {
         }
         findings.push(rules::quota(&self.glance, machine).await);
         self.taken_name(machine, &mut findings).await?;
-        let images = machine
-            .disks
-            .iter()
-            .enumerate()
-            .map(|(index, disk)| {
-                PlannedImage::new(
-                    self.image_name(machine, index),
-                    self.format.as_str(),
-                    disk.virtual_size,
-                    bytes_about(self.format, disk),
-                )
-            })
-            .collect();
+        let images = planned(machine, self.format, |index| self.image_name(machine, index));
         Ok(Review::new(images, findings))
     }
 

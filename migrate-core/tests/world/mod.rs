@@ -1,35 +1,21 @@
 //! A simulated pool and cloud, and what a run is to leave there.
 #![allow(dead_code)] // not every test needs all of it
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_trait::async_trait;
-use futures_util::future::BoxFuture;
 use glance_client::keystone::{self, Domain, Principal, Scope};
 use glance_client::{CloudConfig, Glance};
 use migrate_core::journal::{Entry, Journal, MemoryJournal};
 use migrate_core::openstack::OpenStackXenServer;
-use migrate_core::{Clock, Context, Event, Pipeline, Report, Result, RunId, XenServerVm};
+use migrate_core::{Context, Event, Pipeline, Report, Result, RunId, XenServerVm};
 use serde_json::Value;
 use simulator::Simulator;
 use tokio::sync::Notify;
 use vmimage::TargetFormat;
 use xenapi::{Client, Pin, Secret, Session, Trust};
 
-/// A raw disk with data here and there.
-pub(crate) fn disk(dir: &Path, name: &str, mib: usize, seed: u8) -> PathBuf {
-    let mut content = vec![0_u8; mib << 20];
-    for (i, chunk) in content.chunks_mut(64 << 10).enumerate() {
-        if i % 3 == 0 {
-            chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (j as u8) ^ seed ^ (i as u8));
-        }
-    }
-    let path = dir.join(name);
-    std::fs::write(&path, content).unwrap();
-    path
-}
+use crate::doubles::{context, disk, killed, run_id};
 
 pub(crate) struct World {
     pub(crate) sim: Simulator,
@@ -117,48 +103,6 @@ impl World {
     }
 }
 
-pub(crate) fn context() -> Context {
-    Context::new(RunId::random())
-}
-
-/// Pauses are over at once, for failures that no time mends.
-pub(crate) struct Hasty;
-
-impl Clock for Hasty {
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(async {})
-    }
-}
-
-/// A process that dies after a chosen entry of its journal, or before it is written.
-pub(crate) struct Dying {
-    pub(crate) inner: MemoryJournal,
-    pub(crate) at: usize,
-    pub(crate) before: bool,
-    pub(crate) dead: Arc<Notify>,
-}
-
-#[async_trait]
-impl Journal for Dying {
-    async fn load(&mut self) -> Result<Vec<Entry>> {
-        self.inner.load().await
-    }
-    async fn append(&mut self, entry: &Entry) -> Result<()> {
-        let here = self.inner.entries().len() == self.at;
-        if !(here && self.before) {
-            self.inner.append(entry).await?;
-        }
-        if here {
-            self.dead.notify_one();
-            return std::future::pending().await;
-        }
-        Ok(())
-    }
-}
-
 impl World {
     /// A process that dies while it sends a disk, and the journal that it leaves.
     pub(crate) async fn dead_in(&self, transfer: &'static str) -> (MemoryJournal, RunId) {
@@ -179,9 +123,7 @@ impl World {
             () = moving.notified() => {}
         }
         self.sim.xen().faults().clear();
-        let Some(Entry::RunStarted { run_id, .. }) = journal.entries().first().cloned() else {
-            panic!("the journal has no run")
-        };
+        let run_id = run_id(&journal);
         (journal, run_id)
     }
 }
@@ -194,18 +136,8 @@ impl World {
         twin.run(whole.clone(), context()).await.unwrap();
         let at = whole.entries().iter().position(last).unwrap();
         let inner = MemoryJournal::new();
-        let dead = Arc::new(Notify::new());
-        let dying = Dying { inner: inner.clone(), at, before: false, dead: Arc::clone(&dead) };
-        tokio::select! {
-            biased;
-            r = self.run(dying, context()) => panic!("it was to die: {r:?}"),
-            () = dead.notified() => {}
-        }
+        let pipeline = self.pipeline(TargetFormat::Qcow2).await;
+        assert!(killed(&pipeline, &inner, at, false).await, "it was to die");
         inner
     }
-}
-
-/// Whether an entry says that `key` is done.
-pub(crate) fn done(key: &'static str) -> impl Fn(&Entry) -> bool {
-    move |entry| matches!(entry, Entry::StepDone { step, .. } if step == key)
 }
