@@ -1,6 +1,7 @@
 //! The post-processor `cloudstack-xenserver`: one CloudStack template a disk.
 
 mod choose;
+mod publish;
 mod rules;
 mod steps;
 
@@ -14,7 +15,8 @@ use cloudstack_client::{Client, hypervisors, os_types, zones};
 use serde_json::{Value, json};
 use vmimage::TargetFormat;
 
-use self::steps::{Choose, Chosen, Publish, Shipped, Transfer, Verify, failed};
+use self::publish::Publish;
+use self::steps::{Choose, Chosen, Shipped, Transfer, Verify, failed};
 use crate::transfer::planned;
 use crate::{
     Artifact, Context, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine,

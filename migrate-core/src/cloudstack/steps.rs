@@ -7,15 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cloudstack_client::serve::{Content, Server};
 use cloudstack_client::templates::{
-    self, Checksum, NewTemplate, Permissions, Template, TemplateFilter, ZoneState, merge,
+    self, Checksum, NewTemplate, Template, TemplateFilter, ZoneState, merge,
 };
-use cloudstack_client::{Call, Client, Upload, WaitOptions, os_types, tags, zones};
+use cloudstack_client::{Client, Upload, WaitOptions, os_types, tags, zones};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use vmimage::TargetFormat;
 
-use super::{CloudStackTemplate, RUN_TAG, Via, choose, run_name};
+use super::{CloudStackTemplate, RUN_TAG, Via, choose};
 use crate::transfer::{self, Sent};
 use crate::{Artifact, Error, ErrorKind, Leftover, Machine, Probe, Result, RunId, Step, StepCx};
 
@@ -42,14 +42,14 @@ pub(super) async fn of_run(client: &Client, run_id: RunId) -> Result<Vec<Templat
 }
 
 /// Those with exactly this name.
-async fn named(client: &Client, name: &str) -> Result<Vec<Template>> {
+pub(super) async fn named(client: &Client, name: &str) -> Result<Vec<Template>> {
     let found = client.call_all(templates::named(name)).await;
     let found = found.map_err(|e| failed("looking for the run's templates", e))?;
     // The filter is the server's word; what is deleted is checked by our own eyes.
     Ok(merge(found).into_iter().filter(|t| t.name == name).collect())
 }
 
-async fn find(client: &Client, id: &str) -> Result<Option<Template>> {
+pub(super) async fn find(client: &Client, id: &str) -> Result<Option<Template>> {
     match client.call_all(templates::get(id)).await {
         Ok(rows) => Ok(merge(rows).into_iter().find(|t| t.id == id)),
         Err(e) if e.is_not_found() => Ok(None),
@@ -497,83 +497,6 @@ impl Step for Verify {
     }
 
     async fn undo(&self, _: &StepCx, _: Option<Verified>) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Gives the templates their names and shows them: the last step before the commit point.
-pub(super) struct Publish {
-    pub(super) client: Client,
-    /// Ids and names, in the order of the disks.
-    pub(super) templates: Vec<(String, String)>,
-    pub(super) public: bool,
-}
-
-fn rename(id: &str, name: &str) -> Call<()> {
-    Call::change(format!("template {id}: rename"), "updateTemplate", |_| Ok(()))
-        .with("id", id)
-        .with("name", name)
-        .with("displaytext", name)
-}
-
-impl Publish {
-    async fn template(&self, id: &str) -> Result<Template> {
-        find(&self.client, id).await?.ok_or_else(|| {
-            Error::new(ErrorKind::Target, format!("template {id} is gone: somebody deleted it"))
-        })
-    }
-
-    fn is_published(&self, template: &Template, name: &str) -> bool {
-        template.name == name && template.is_public.is_none_or(|public| public == self.public)
-    }
-}
-
-#[async_trait]
-impl Step for Publish {
-    const NAME: &'static str = "publish";
-    const VERSION: u32 = 1;
-    type Output = ();
-
-    async fn run(&self, cx: &StepCx) -> Result<()> {
-        for (id, name) in &self.templates {
-            cx.check()?;
-            let template = self.template(id).await?;
-            if template.is_public.is_some_and(|public| public != self.public) {
-                let permissions = Permissions::new().with_public(self.public);
-                self.client.call(templates::set_permissions(id, &permissions)).await?;
-            }
-            // The last thing: by its name it is the run's until then.
-            if template.name != *name {
-                self.client.call(rename(id, name)).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn probe(&self, _: &StepCx) -> Result<Probe<()>> {
-        for (id, name) in &self.templates {
-            match find(&self.client, id).await? {
-                Some(template) if self.is_published(&template, name) => {}
-                _ => return Ok(Probe::Absent),
-            }
-        }
-        Ok(Probe::Done(()))
-    }
-
-    async fn undo(&self, cx: &StepCx, _: Option<()>) -> Result<()> {
-        for (index, (id, _)) in self.templates.iter().enumerate() {
-            let Some(template) = find(&self.client, id).await? else { continue };
-            let left = |e| Error::from(e).with_leftovers([Leftover::new("template", id)]);
-            let name = run_name(cx.run_id(), index);
-            if template.name != name {
-                self.client.call(rename(id, &name)).await.map_err(left)?;
-            }
-            if template.is_public == Some(true) {
-                let permissions = Permissions::new().with_public(false);
-                let call = templates::set_permissions(id, &permissions);
-                self.client.call(call).await.map_err(left)?;
-            }
-        }
         Ok(())
     }
 }
