@@ -326,6 +326,43 @@ async fn a_sweep_tries_every_template() {
     world.assert_source_unchanged("swept");
 }
 
+/// Neither the keys nor the right to send the data are in what a run keeps or tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_kept_or_told() {
+    let world = World::new().await;
+    let ready = world.sim.ready();
+    let dir = tempfile::tempdir().unwrap();
+    for (i, fault) in ["", "upload-fails=500:100000", "upload-unreachable", "ticket-ttl=0"]
+        .into_iter()
+        .enumerate()
+    {
+        if !fault.is_empty() {
+            world.sim.cloudstack().faults().set_str(fault).unwrap();
+        }
+        let path = dir.path().join(i.to_string());
+        let journal = migrate_core::journal::FileJournal::open(&path).unwrap();
+        let pipeline = world.pipeline(world.target()).await;
+        let plan = pipeline.plan().await.unwrap();
+        let result = pipeline.run(journal, context()).await;
+        world.sim.cloudstack().faults().clear();
+        assert_eq!(result.is_ok(), fault.is_empty(), "{fault}");
+        let told = match result {
+            Ok(report) => serde_json::to_string(&report).unwrap(),
+            Err(e) => format!("{} {e:?}", e.report()),
+        };
+        let kept = std::fs::read_to_string(&path).unwrap();
+        let planned = serde_json::to_string(&plan).unwrap();
+        for text in [&told, &kept, &planned, &format!("{pipeline:?}")] {
+            for secret in [&ready.cloudstack.key, &ready.cloudstack.secret, &ready.xen.password] {
+                assert!(!text.contains(secret.as_str()), "{fault}: {text}");
+            }
+            for part in ["ignature", "metadata\"", "expires", "OpaqueRef:session"] {
+                assert!(!text.contains(part), "{fault}: {part} in {text}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_exist_blocks_before_anything_is_done() {
     let world = World::new().await;
