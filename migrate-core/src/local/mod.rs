@@ -3,7 +3,7 @@
 mod names;
 mod steps;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use vmimage::TargetFormat;
 
 use self::names::{failed, remove};
 use self::steps::{CreateFolder, Publish, VerifyFile, WriteFile, WriteManifest};
+use crate::artifact::total;
 use crate::files::{blocking, path_value};
 use crate::transfer::planned;
 use crate::{
@@ -67,25 +68,55 @@ impl LocalDirectory {
         format!("{name}.{}", self.extension())
     }
 
-    /// What is to be said about the folder: it may be made, but not the way to it.
-    fn folder_finding(&self) -> Option<Finding> {
-        if self.folder.is_dir() {
-            return None;
-        }
+    /// What is to be said about the folder, into which about `bytes` go: it may be made, but not the
+    /// way to it.
+    fn folder_findings(&self, bytes: u64) -> Vec<Finding> {
         let shown = self.folder.display();
-        let above = std::path::absolute(&self.folder).ok()?.parent().is_some_and(Path::is_dir);
-        let (severity, evidence, remedy) = if self.folder.exists() {
-            (Severity::Critical, format!("{shown} is not a folder"), "name a folder")
-        } else if above {
-            (Severity::Info, format!("{shown} will be created"), "nothing to do")
-        } else {
-            (
-                Severity::Critical,
-                format!("{shown} cannot be created: nothing above it"),
-                "create it",
-            )
+        let finding = |rule: &str, severity, evidence: String, remedy: &str| {
+            Finding::new(rule, severity, evidence, remedy)
         };
-        Some(Finding::new("folder-exists", severity, evidence, remedy))
+        let whole = std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone());
+        let above = whole.parent().filter(|p| p.is_dir());
+        let (there, mut findings) = match above {
+            _ if self.folder.is_dir() => (whole.as_path(), Vec::new()),
+            _ if self.folder.exists() => {
+                let evidence = format!("{shown} is not a folder");
+                return vec![finding(
+                    "folder-exists",
+                    Severity::Critical,
+                    evidence,
+                    "name a folder",
+                )];
+            }
+            None => {
+                let evidence = format!("{shown} cannot be created: nothing above it");
+                return vec![finding("folder-exists", Severity::Critical, evidence, "create it")];
+            }
+            Some(above) => {
+                let evidence = format!("{shown} will be created");
+                let made = finding("folder-exists", Severity::Info, evidence, "nothing to do");
+                (above, vec![made])
+            }
+        };
+        use rustix::fs::Access;
+        if let Err(e) = rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK) {
+            let evidence = format!("{} cannot be written to: {e}", there.display());
+            let remedy = "name a folder of your own";
+            findings.push(finding("folder-writable", Severity::Critical, evidence, remedy));
+        }
+        let room = rustix::fs::statvfs(there).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+        if let Some(room) = room.ok().filter(|room| *room < bytes) {
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            let evidence = format!(
+                "about {} MiB will be written, {shown} has room for {}",
+                mib(bytes),
+                mib(room)
+            );
+            // An estimate: empty space and compression may save it.
+            let remedy = "free space there, or name another folder";
+            findings.push(finding("folder-has-room", Severity::Warning, evidence, remedy));
+        }
+        findings
     }
 
     fn part(&self, run_id: RunId, index: usize) -> PathBuf {
@@ -113,8 +144,8 @@ impl PostProcessor for LocalDirectory {
     }
 
     async fn review(&self, machine: &Machine) -> Result<Review> {
-        let mut findings = Vec::new();
-        findings.extend(self.folder_finding());
+        let planned = planned(machine, self.format, |index| self.image_name(machine, index));
+        let mut findings = self.folder_findings(total(planned.iter().map(|i| i.bytes)));
         let images = (0..machine.disks.len()).map(|i| self.image_name(machine, i));
         let names = images.chain([self.manifest_name(machine)]);
         for path in names.map(|name| self.folder.join(name)).filter(|p| p.exists()) {
@@ -125,8 +156,7 @@ impl PostProcessor for LocalDirectory {
                 "remove it, or give another name",
             ));
         }
-        let images = planned(machine, self.format, |index| self.image_name(machine, index));
-        Ok(Review::new(images, findings))
+        Ok(Review::new(planned, findings))
     }
 
     async fn ship(&self, run: &mut Run, artifact: Arc<dyn Artifact>) -> Result<Vec<ImageReport>> {
@@ -194,6 +224,8 @@ impl PostProcessor for LocalDirectory {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::journal::{Entry, MemoryJournal};
     use crate::{CancelToken, Context, ErrorKind, Event, Pipeline, VhdFiles};
@@ -401,5 +433,31 @@ mod tests {
                 left.iter().for_each(|n| std::fs::remove_file(target.path().join(n)).unwrap());
             }
         }
+    }
+
+    /// What the folder does not allow is told before a snapshot is taken.
+    #[tokio::test]
+    async fn a_folder_without_room_or_right_is_told_beforehand() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let rules = async |folder: &Path, size: u64| {
+            let machine = Machine::new("x").with_disk(crate::DiskInfo::new("root", "1", size));
+            let target = LocalDirectory::new(folder, TargetFormat::Raw);
+            let findings = target.review(&machine).await.unwrap().findings;
+            findings.into_iter().map(|f| (f.rule, f.severity)).collect::<Vec<_>>()
+        };
+        assert_eq!(rules(dir.path(), 512).await, []);
+        let room = ("folder-has-room".to_owned(), Severity::Warning);
+        assert_eq!(rules(dir.path(), u64::MAX).await, std::slice::from_ref(&room));
+        let new = ("folder-exists".to_owned(), Severity::Info);
+        assert_eq!(rules(&dir.path().join("new"), u64::MAX).await, [new, room]);
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o555)).unwrap();
+        if std::fs::write(dir.path().join("try"), "").is_ok() {
+            eprintln!("skipped: this user may write everywhere");
+            return;
+        }
+        let right = ("folder-writable".to_owned(), Severity::Critical);
+        assert_eq!(rules(dir.path(), 512).await, std::slice::from_ref(&right));
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     }
 }
