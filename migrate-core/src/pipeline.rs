@@ -371,7 +371,13 @@ impl Pipeline {
     pub async fn run(&self, journal: impl Journal + 'static, context: Context) -> Result<Report> {
         let mut journal: Box<dyn Journal> = Box::new(journal);
         if journal.load().await?.is_empty() {
-            self.plan().await?.check()?;
+            // Nothing has begun: an end that does not answer need not be waited for.
+            let plan = tokio::select! {
+                biased;
+                () = context.cancel.cancelled() => return Err(Error::cancelled()),
+                plan = self.plan() => plan?,
+            };
+            plan.check()?;
         }
         let mut run = Run::open(journal, self.spec(), context).await?;
         if let Some(report) = run.result()? {

@@ -602,6 +602,48 @@ async fn what_a_provisioner_makes_goes_with_the_run() {
     assert_eq!((copies.names().len(), world.source.names().len()), (0, 0));
 }
 
+/// An end that never answers can be cancelled before anything has begun.
+#[tokio::test]
+async fn a_preflight_that_never_ends_can_be_cancelled() {
+    struct Mute;
+    #[async_trait]
+    impl Builder for Mute {
+        fn kind(&self) -> &str {
+            "mute"
+        }
+        fn spec(&self) -> Value {
+            json!({})
+        }
+        async fn survey(&self) -> Result<Survey> {
+            std::future::pending().await
+        }
+        async fn build(&self, _: &mut Run) -> Result<Arc<dyn Artifact>> {
+            std::future::pending().await
+        }
+        async fn clean(&self, _: &mut Run) -> Result<()> {
+            Ok(())
+        }
+        async fn sweep(&self, _: RunId) -> Result<Vec<Leftover>> {
+            Ok(Vec::new())
+        }
+    }
+    let world = World::new();
+    let pipeline = Pipeline::new(Mute, world.cloud(Lapse::None));
+    let cancel = CancelToken::new();
+    let journal = MemoryJournal::new();
+    let run = pipeline.run(journal.clone(), context().with_cancel(cancel.clone()));
+    let cancelled = async {
+        tokio::task::yield_now().await;
+        cancel.cancel();
+    };
+    let limit = Duration::from_secs(20);
+    let (result, ()) = tokio::time::timeout(limit, async { tokio::join!(run, cancelled) })
+        .await
+        .expect("it hangs");
+    assert!(result.unwrap_err().is_cancelled());
+    assert!(journal.entries().is_empty());
+}
+
 /// An author's artifact that does not listen is not waited for.
 #[tokio::test]
 async fn an_artifact_that_never_opens_can_be_cancelled() {

@@ -100,7 +100,21 @@ impl Step for Choose {
     const VERSION: u32 = 1;
     type Output = Chosen;
 
-    async fn run(&self, _: &StepCx) -> Result<Chosen> {
+    async fn run(&self, cx: &StepCx) -> Result<Chosen> {
+        cx.guard(Box::pin(self.choose())).await
+    }
+
+    async fn probe(&self, _: &StepCx) -> Result<Probe<Chosen>> {
+        Ok(Probe::Absent)
+    }
+
+    async fn undo(&self, _: &StepCx, _: Option<Chosen>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Choose {
+    async fn choose(&self) -> Result<Chosen> {
         let target = &self.target;
         let zones = target.client.call_all(zones::list()).await;
         let zones = zones.map_err(|e| failed("listing the zones", e))?;
@@ -112,14 +126,6 @@ impl Step for Choose {
         let os_type = choose::os_type(&types, wanted, &self.machine, target.hypervisor);
         let os_type = os_type.map_err(unknown)?;
         Ok(Chosen { zone_id: zone.id.clone(), os_type_id: os_type.id.clone() })
-    }
-
-    async fn probe(&self, _: &StepCx) -> Result<Probe<Chosen>> {
-        Ok(Probe::Absent)
-    }
-
-    async fn undo(&self, _: &StepCx, _: Option<Chosen>) -> Result<()> {
-        Ok(())
     }
 }
 
