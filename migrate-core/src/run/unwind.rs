@@ -12,8 +12,9 @@ use crate::{Error, ErrorKind, Leftover, Result, StepCx};
 
 /// How often an undo is tried.
 const UNDO_TRIES: usize = 4;
-/// How often, if the failure may pass, like that of a connection: for two minutes.
+/// How often, if the failure may pass, like that of a connection, and for how long at the most.
 const LOST_TRIES: usize = 9;
+const LOST_FOR: Duration = Duration::from_secs(60);
 /// Between the later ones of these tries.
 const LONG_PAUSE: Duration = Duration::from_secs(25);
 
@@ -135,6 +136,7 @@ impl Run {
     /// Undoes one step; tries again if that fails.
     async fn undo(&self, step: &dyn ErasedStep, key: &str, output: Option<Value>) -> Result<()> {
         let cx = StepCx::new(&self.context, key).uncancellable();
+        let begun = self.context.clock.now();
         let mut tries = 0;
         loop {
             // Without an output the effect may still be on its way.
@@ -151,7 +153,11 @@ impl Run {
             let Err(e) = result else { return Ok(()) };
             tries += 1;
             // Also what looks final is tried again: what is left here is left for good.
-            let patience = if e.is_retryable() { patience.max(LOST_TRIES) } else { patience };
+            let lost = self.context.clock.now().saturating_sub(begun) < LOST_FOR;
+            let patience = match e.is_retryable() && lost {
+                true => patience.max(LOST_TRIES),
+                false => patience,
+            };
             if tries >= patience {
                 return Err(if e.leftovers().is_empty() {
                     e.with_leftovers([self.untold(key)])
