@@ -5,6 +5,8 @@
 
 #[path = "clone_vm/ends.rs"]
 mod ends;
+#[path = "clone_vm/recall.rs"]
+mod recall;
 #[path = "clone_vm/show.rs"]
 mod show;
 
@@ -39,9 +41,9 @@ struct Cli {
     /// The VM; without it, the only one that runs
     #[arg(long, value_name = "NAME|UUID", conflicts_with = "from_vhd")]
     vm: Option<String>,
-    /// Where to: glance, cloudstack, or dir:PATH for files in a folder
-    #[arg(long, value_name = "TARGET", default_value = "glance")]
-    target: Target,
+    /// Where to: glance, cloudstack, or dir:PATH for files in a folder [default: glance]
+    #[arg(long, value_name = "TARGET")]
+    target: Option<Target>,
     /// The image's format: qcow2, vhd, raw or vhd-tgz [default: qcow2; vhd for CloudStack]
     #[arg(long, value_name = "FORMAT")]
     format: Option<TargetFormat>,
@@ -63,6 +65,10 @@ struct Cli {
     /// Undo the run in the journal, also one that another version of this program began
     #[arg(long, requires = "journal", conflicts_with_all = ["resume", "plan"])]
     undo: bool,
+    /// Remove what a dead run left unpublished at both ends, by its id alone: it is in the names of
+    /// the snapshot (migrate-run-ID) and in the image's property or name
+    #[arg(long, value_name = "ID", conflicts_with_all = ["journal", "plan"])]
+    sweep: Option<RunId>,
     /// Print the result as JSON on the last line of standard output
     #[arg(long)]
     json: bool,
@@ -79,9 +85,10 @@ struct Cli {
     /// How the data get into CloudStack: upload sends them, url lets it fetch them from here
     #[arg(long, value_name = "upload|url", value_parser = ["upload", "url"])]
     via: Option<String>,
-    /// Where to serve the data for --via url; the cloud must reach this address
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
-    bind: SocketAddr,
+    /// Where to serve the data for --via url; the cloud must reach this address [default:
+    /// 127.0.0.1:0]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    bind: Option<SocketAddr>,
     /// The name or address by which the cloud reaches --bind, if it is another
     #[arg(long, value_name = "HOST")]
     public_host: Option<String>,
@@ -94,6 +101,9 @@ struct Cli {
     /// xen or kvm; by the format otherwise: xen for the VHD formats
     #[arg(long, value_name = "xen|kvm", value_parser = ["xen", "xenserver", "kvm"], ignore_case = true)]
     hypervisor: Option<String>,
+    /// Whether the VM is the one of the run in the journal.
+    #[arg(skip)]
+    recalled: bool,
 }
 
 /// Where an image goes.
@@ -136,9 +146,9 @@ Examples:
   clone_vm --vm web01 --target cloudstack --via url --bind 192.0.2.7:8080
   clone_vm --vm web01 --target dir:/images          no cloud: image files and a manifest
 
-Ctrl-C and SIGTERM undo the run: image and snapshot are removed. Asking again does not end that
-sooner; kill -9 does, and leaves the rest to --resume. Without --journal the journal is kept in
-memory only, and a killed run cannot be resumed.
+Ctrl-C, SIGTERM and a closed terminal (SIGHUP, unless nohup ignores it) undo the run: image and snapshot
+are removed. Asking again does not end that sooner; kill -9 does, and leaves the rest to --resume or --undo.
+Without --journal the journal is kept in memory only, and what a killed run left needs --sweep.
 
 Exit codes: 0 success, also of a --resume of a finished run; 1 failure: all is undone, or what is
 left behind is named; 2 a command line that cannot be read; 130 cancelled, undone. A failure prints
@@ -148,14 +158,14 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if matches!(e.kind(), UsageError::DisplayHelp | UsageError::DisplayVersion) => {
-            print!("{e}");
+            let _ = show::print(&e.to_string());
             return ExitCode::SUCCESS;
         }
         Err(e) => {
             // The first paragraph says it; usage and hints come behind.
             let text = e.to_string();
             let first = text.split("\n\n").next().unwrap_or_default();
-            eprintln!("{}", first.split_whitespace().collect::<Vec<_>>().join(" "));
+            show::complain(&first.split_whitespace().collect::<Vec<_>>().join(" "));
             return ExitCode::from(USAGE);
         }
     };
@@ -167,7 +177,7 @@ fn main() -> ExitCode {
         Err(e) => Err(Error::new(ErrorKind::Internal, "no runtime").with_source(e)),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
-    eprintln!("error: {}", error.report());
+    show::complain(&format!("error: {}", error.report()));
     ExitCode::from(match error.kind() {
         ErrorKind::Cancelled => INTERRUPTED,
         _ => FAILED,
@@ -176,17 +186,26 @@ fn main() -> ExitCode {
 
 async fn run(mut cli: Cli) -> Result<()> {
     let journal: Box<dyn Journal> = match &cli.journal {
+        // What only looks makes no file.
+        Some(path) if (cli.plan || cli.undo) && !path.exists() => {
+            if cli.undo {
+                return Err(usage(format!("there is no journal {}", path.display())));
+            }
+            Box::new(MemoryJournal::new())
+        }
         Some(path) => {
             let mut journal = FileJournal::open(path)?;
-            if let Some(report) = finished(&mut journal).await?.filter(|_| cli.resume) {
+            let state = RunState::fold(&journal.entries())?;
+            let report = finished(&mut journal).await?;
+            cli.recall(&state, report.as_ref())?;
+            if let Some(report) = report.filter(|_| cli.resume) {
                 return show::report(&report, cli.json);
             }
-            cli.recall(&RunState::fold(&journal.entries())?)?;
             Box::new(journal)
         }
         None => Box::new(MemoryJournal::new()),
     };
-    let cloud = match cli.target {
+    let cloud = match cli.target() {
         Target::CloudStack => Some(Cloud::CloudStack),
         Target::Glance => Some(Cloud::Glance),
         Target::Dir(_) => None,
@@ -207,14 +226,17 @@ async fn clone(cli: &Cli, ends: &Ends, journal: Box<dyn Journal>) -> Result<Opti
         show::plan(&plan, cli.json)?;
         return plan.check().map(|()| None);
     }
+    if let Some(run_id) = cli.sweep {
+        let removed = pipeline.sweep(run_id).await?;
+        return show::removed(run_id, &removed, cli.json).map(|()| None);
+    }
     let progress = show::Progress::new();
     let context = Context::new(RunId::random()).with_observer(progress.observer());
     if cli.undo {
         let undone = pipeline.undo(journal, context).await;
         progress.clear();
         undone?;
-        println!("the run is undone: nothing of it is left");
-        return Ok(None);
+        return show::undone(cli.json).map(|()| None);
     }
     let context = context.with_cancel(cancelled_by_signals()?);
     let result = pipeline.run(journal, context).await;
@@ -233,15 +255,23 @@ impl Cli {
             }));
         }
         let session = ends.xen.as_ref().ok_or_else(|| usage("there is no pool".to_owned()))?;
-        Ok(Box::new(match &self.vm {
-            Some(vm) => XenServerVm::find(session, vm).await?,
-            None => XenServerVm::only_running(session).await?,
+        Ok(Box::new(match (&self.vm, self.sweep) {
+            // Of a run that began earlier: the VM may be gone.
+            (Some(vm), _) if self.recalled => XenServerVm::of_run(session, vm).await?,
+            (Some(vm), _) => XenServerVm::find(session, vm).await?,
+            // To tidy up it need not be known.
+            (None, Some(run_id)) => XenServerVm::of_run(session, &run_id.to_string()).await?,
+            (None, None) => XenServerVm::only_running(session).await?,
         }))
+    }
+
+    fn target(&self) -> &Target {
+        self.target.as_ref().unwrap_or(&Target::Glance)
     }
 
     /// What to make of it.
     fn post_processor(&self, ends: &Ends) -> Result<Box<dyn PostProcessor>> {
-        match &self.target {
+        match self.target() {
             Target::CloudStack => self.template(ends),
             Target::Glance => self.image(ends),
             Target::Dir(folder) => {
@@ -294,7 +324,8 @@ impl Cli {
             target = target.with_os_type(os_type);
         }
         if self.via.as_deref() == Some("url") {
-            target = target.with_via(Via::Url { bind: self.bind, host: self.public_host.clone() });
+            let bind = self.bind.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+            target = target.with_via(Via::Url { bind, host: self.public_host.clone() });
         }
         Ok(Box::new(match self.kvm() {
             None => target,
@@ -302,47 +333,17 @@ impl Cli {
             Some(true) => target.with_hypervisor(cloudstack::Hypervisor::Kvm),
         }))
     }
-
-    /// Takes from a run that is resumed what the command line does not say.
-    fn recall(&mut self, state: &RunState) -> Result<()> {
-        let Some(spec) = state.spec() else { return Ok(()) };
-        if !self.resume && !self.undo && !self.plan {
-            let path = self.journal.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
-            return Err(usage(format!(
-                "journal {path} holds a run already: add --resume or --undo, or name another file"
-            )));
-        }
-        let text = |part: &str, key: &str| spec[part][key].as_str().map(str::to_owned);
-        if self.vm.is_none() && self.from_vhd.is_empty() {
-            self.vm = text("source", "vm");
-            let files = spec["source"]["files"].as_array().into_iter().flatten();
-            self.from_vhd = files.filter_map(|f| f.as_str().map(PathBuf::from)).collect();
-        }
-        if self.format.is_none() {
-            self.format = text("target", "format").and_then(|f| f.parse().ok());
-        }
-        // Without --target it is Glance, so another one in the journal wins over that.
-        match (&self.target, text("target", "folder"), spec["post_processor"].as_str()) {
-            (Target::Glance, Some(folder), _) => self.target = Target::Dir(folder.into()),
-            (Target::Glance, _, Some("cloudstack")) => self.target = Target::CloudStack,
-            _ => {}
-        }
-        self.zone = self.zone.take().or_else(|| text("target", "zone"));
-        self.via = self.via.take().or_else(|| text("target", "via"));
-        let flag = |key: &str| spec["target"][key].as_bool() == Some(true);
-        self.password_enabled |= flag("password_enabled");
-        self.ssh_key_enabled |= flag("ssh_key_enabled");
-        self.name = self.name.take().or_else(|| text("target", "name"));
-        self.os_type = self.os_type.take().or_else(|| text("target", "os_type"));
-        self.hypervisor = self.hypervisor.take().or_else(|| text("target", "hypervisor"));
-        Ok(())
-    }
 }
 
-/// A token that Ctrl-C and SIGTERM cancel. Once the undo is under way they change nothing.
+/// A token that Ctrl-C, SIGTERM and a closed terminal cancel. Once the undo is under way they change
+/// nothing.
 fn cancelled_by_signals() -> Result<CancelToken> {
     let cancel = CancelToken::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    if !hangup_is_ignored() {
+        kinds.push(SignalKind::hangup());
+    }
+    for kind in kinds {
         let mut signals = signal(kind).map_err(|e| {
             Error::new(ErrorKind::Internal, "signals cannot be caught").with_source(e)
         })?;
@@ -350,13 +351,20 @@ fn cancelled_by_signals() -> Result<CancelToken> {
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 if cancel.is_cancelled() && std::io::stderr().is_terminal() {
-                    eprintln!("still undoing; the snapshot and the image are being removed");
+                    show::complain("still undoing; the snapshot and the image are being removed");
                 }
                 cancel.cancel();
             }
         });
     }
     Ok(cancel)
+}
+
+/// Whether the caller (`nohup`) wants the run to survive its terminal.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|m| m & 1 == 1)
 }
 
 fn usage(message: String) -> Error {

@@ -42,7 +42,8 @@ async fn run(args: &Args) -> Result<()> {
     let pool = match Pool::from_env()? {
         Some(pool) => pool,
         None => {
-            eprintln!("list_vms: no XEN_* variable is set, so this is a simulated pool");
+            let told = "list_vms: no XEN_* variable is set, so this is a simulated pool";
+            let _ = writeln!(io::stderr(), "{told}");
             let simulator = Simulator::builder().start().await?;
             let result = list(&Pool::of(&simulator)?, args.json).await;
             simulator.stop().await;

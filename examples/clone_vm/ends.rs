@@ -10,6 +10,8 @@ use migrate_core::{Error, ErrorKind, Result};
 use simulator::{Ready, Simulator};
 use xenapi::{Client, Pin, Secret, Session, Trust};
 
+use crate::show::print;
+
 /// The name by which the pool knows this program.
 const ORIGINATOR: &str = "clone_vm";
 const XEN: [&str; 6] =
@@ -113,7 +115,7 @@ impl Ends {
     }
 
     async fn simulate(pool: bool, cloud: Option<Cloud>, disks: &[SimDisk]) -> Result<Self> {
-        println!("no server is configured: simulated ones are used, in this process");
+        print("no server is configured: simulated ones are used, in this process\n")?;
         let simulator = disks
             .iter()
             .fold(Simulator::builder(), |b, d| b.disk(&d.vm, &d.file))

@@ -3,8 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use examples::plain;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use migrate_core::{Error, ErrorKind, Event, MigrationPlan, Report, Result};
+use migrate_core::{Error, ErrorKind, Event, Leftover, MigrationPlan, Report, Result, RunId};
+use serde_json::json;
 
 /// A bar on standard error, if that is a terminal.
 #[derive(Clone)]
@@ -69,9 +71,9 @@ pub(crate) fn report(report: &Report, json: bool) -> Result<()> {
     if json {
         text = line(report)?;
     } else {
-        text += &format!("run {}: {} to {}\n", report.run_id, report.vm, report.target);
+        text += &format!("run {}: {} to {}\n", report.run_id, plain(&report.vm), report.target);
         for image in &report.images {
-            text += &format!("\nimage         {}  {}\n", image.id, image.name);
+            text += &format!("\nimage         {}  {}\n", plain(&image.id), plain(&image.name));
             text += &format!("  format      {}\n", image.format);
             text += &format!("  bytes       {}\n", image.bytes);
             text += &format!("  md5         {}\n", image.md5);
@@ -93,19 +95,43 @@ pub(crate) fn plan(plan: &MigrationPlan, json: bool) -> Result<()> {
     if json {
         text = line(plan)?;
     } else {
-        text += &format!("{} ({}) to {}\n", plan.machine.name, plan.builder, plan.target);
+        let name = plain(&plan.machine.name);
+        text += &format!("{name} ({}) to {}\n", plan.builder, plan.target);
         for image in &plan.images {
             text += &format!(
                 "  {} {}: disk of {}, about {} to move\n",
                 image.format,
-                image.name,
+                plain(&image.name),
                 size(image.virtual_size),
                 size(image.bytes)
             );
         }
         for finding in &plan.findings {
-            text += &format!("  {finding}\n");
+            text += &format!("  {}\n", plain(&finding.to_string()));
         }
+    }
+    print(&text)
+}
+
+/// That a run is undone.
+pub(crate) fn undone(json: bool) -> Result<()> {
+    if json {
+        return print(&line(&json!({"undone": true}))?);
+    }
+    print("the run is undone: nothing of it is left\n")
+}
+
+/// What a sweep removed.
+pub(crate) fn removed(run_id: RunId, removed: &[Leftover], json: bool) -> Result<()> {
+    if json {
+        return print(&line(&json!({"run_id": run_id, "removed": removed}))?);
+    }
+    let mut text = String::new();
+    for leftover in removed {
+        text += &format!("removed: {}\n", plain(&leftover.to_string()));
+    }
+    if removed.is_empty() {
+        text += "nothing of the run is left\n";
     }
     print(&text)
 }
@@ -126,7 +152,7 @@ fn line(value: &impl serde::Serialize) -> Result<String> {
 }
 
 /// A reader that has gone away is no failure of the run.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::new(
@@ -135,4 +161,9 @@ fn print(text: &str) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// A line for people, on standard error. If nobody is there to read it, nothing else changes.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }

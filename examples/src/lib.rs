@@ -1,6 +1,7 @@
 //! What all of these thin programs share: how they end, and how they show a server's words.
 
 use std::error::Error;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 /// A failure is one line for people.
@@ -12,7 +13,8 @@ pub fn ended(name: &str, result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{name}: {}", plain(&error.to_string()));
+            // If nobody is there to read it, the exit code still says it.
+            let _ = writeln!(io::stderr(), "{name}: {}", plain(&error.to_string()));
             ExitCode::FAILURE
         }
     }

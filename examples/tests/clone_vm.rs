@@ -271,3 +271,227 @@ async fn cloudstack_gets_a_template_for_each_run() {
     let simulated = run(&[], &["--target", "cloudstack", "--json"]).await;
     assert_eq!(json(&simulated)["images"][0]["format"], "vhd");
 }
+
+/// A pipe whose reader has gone away.
+fn broken_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+/// A reader that has seen enough is no failure, and nobody to be told about a failure is none more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (simulator, variables) = world(dir.path()).await;
+    let simulated: &[(String, String)] = &[];
+    let failing = ["--vm", "nobody"];
+    for (variables, args, code) in [
+        (simulated, &["--help"][..], 0),
+        (simulated, &["--plan"], 0),
+        (simulated, &["--json"], 0),
+        (&variables, &["--json"], 0),
+        (&variables, &["--no-such-option"], 2),
+        (&variables, &failing, 1),
+    ] {
+        let mut command = command(variables, args);
+        command.stdout(broken_pipe()).stderr(broken_pipe());
+        let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
+        assert_eq!(status.code(), Some(code), "{args:?}");
+    }
+    assert_eq!(simulator.openstack().images().len(), 1);
+    simulator.stop().await;
+}
+
+/// A terminal that is closed, or a connection that is lost, is a signal, too; unless the caller said
+/// (`nohup`) that it is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_undoes_the_run_unless_it_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (simulator, variables) = world(dir.path()).await;
+    let before = simulator.xen().inventory();
+    for ignored in [false, true] {
+        simulator.xen().faults().set_str("slow-export=2000000").unwrap();
+        let direct = command(&variables, &["--json"]);
+        let mut command = if ignored {
+            let mut nohup = Command::new("nohup");
+            nohup.arg(direct.get_program()).args(direct.get_args());
+            for (name, value) in direct.get_envs() {
+                match value {
+                    Some(value) => nohup.env(name, value),
+                    None => nohup.env_remove(name),
+                };
+            }
+            nohup.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            nohup
+        } else {
+            direct
+        };
+        let child = command.spawn().unwrap();
+        uploading(&simulator).await;
+        Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
+        if ignored {
+            simulator.xen().faults().clear();
+        }
+        let (code, said) = ended(child).await;
+        assert_eq!(code, Some(if ignored { 0 } else { 130 }), "{said}");
+        assert_eq!(simulator.openstack().images().len(), usize::from(ignored), "{said}");
+        assert_eq!(simulator.xen().inventory(), before);
+    }
+    simulator.stop().await;
+}
+
+/// A journal is for one run: other arguments are an error, also when the run is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_run_is_not_the_answer_to_another_question() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let folder = dir.path().join("images");
+    let target = format!("dir:{}", folder.display());
+    let first = ["--journal", journal.to_str().unwrap(), "--target", &target, "--format", "raw"];
+    json(&run(&[], &[&first[..], &["--json"]].concat()).await);
+    let again = ["--journal", journal.to_str().unwrap(), "--resume", "--json"];
+    let same = json(&run(&[], &again).await);
+    for fitting in [&["--vm", "web01"][..], &["--target", &target], &["--format", "raw"]] {
+        assert_eq!(json(&run(&[], &[&again[..], fitting].concat()).await), same, "{fitting:?}");
+    }
+    for (other, named) in [
+        (&["--vm", "db02"][..], "web01"),
+        (&["--from-vhd", "/tmp/other.vhd"], "--from-vhd"),
+        (&["--target", "glance"], "dir"),
+        (&["--target", "cloudstack"], "dir"),
+        (&["--target", "dir:/elsewhere"], "images"),
+        (&["--format", "qcow2"], "raw"),
+        (&["--name", "other"], "--name"),
+    ] {
+        let output = run(&[], &[&again[..], other].concat()).await;
+        assert_one_line(&output, 1, named);
+        assert_eq!(text(&output.stdout), "", "{other:?}");
+    }
+}
+
+/// What only looks changes nothing, not even a journal's folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_and_an_undo_make_no_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let journal = ["--journal", journal.to_str().unwrap()];
+    let planned = run(&[], &[&journal[..], &["--plan"]].concat()).await;
+    assert!(planned.status.success(), "{}", text(&planned.stderr));
+    let undone = run(&[], &[&journal[..], &["--undo"]].concat()).await;
+    assert_one_line(&undone, 1, "journal");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Who lost the journal, or had none, needs only the run's id, which is in the snapshot's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_without_a_journal_is_swept_by_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let (simulator, variables) = world(dir.path()).await;
+    let before = simulator.xen().inventory();
+    simulator.xen().faults().set_str("slow-export=2000000").unwrap();
+    let mut child = command(&variables, &[]).spawn().unwrap();
+    uploading(&simulator).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    simulator.xen().faults().clear();
+    let inventory = simulator.xen().inventory().to_string();
+    let at = inventory.find("migrate-run-").unwrap() + "migrate-run-".len();
+    let id = &inventory[at..at + 36];
+    let swept = json(&run(&variables, &["--sweep", id, "--json"]).await);
+    assert_eq!(swept["run_id"], id);
+    let kinds: Vec<_> = swept["removed"].as_array().unwrap().iter().map(|l| &l["kind"]).collect();
+    assert!(kinds.contains(&&"image".into()) && kinds.contains(&&"VM snapshot".into()), "{swept}");
+    assert_eq!(simulator.xen().inventory(), before);
+    assert_eq!(simulator.openstack().images(), [Value::Null; 0]);
+    let again = json(&run(&variables, &["--sweep", id, "--json"]).await);
+    assert_eq!(again["removed"], serde_json::json!([]));
+    assert_one_line(&run(&variables, &["--sweep", "web01"]).await, 2, "web01");
+    simulator.stop().await;
+}
+
+/// The VM may be gone when its run is taken up again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_run_of_a_vm_that_is_gone_is_resumed_or_undone() {
+    use xenapi::vm;
+    for way in ["--resume", "--undo"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (simulator, variables) = world(dir.path()).await;
+        let journal = dir.path().join("journal");
+        let journal = ["--journal", journal.to_str().unwrap()];
+        simulator.xen().faults().set_str("slow-export=2000000").unwrap();
+        let mut child = command(&variables, &journal).spawn().unwrap();
+        uploading(&simulator).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        simulator.xen().faults().clear();
+
+        let xen = &simulator.ready().xen;
+        let pins = xenapi::Pin::parse_list(xen.pin_sha256.as_deref().unwrap()).unwrap();
+        let client = xenapi::Client::builder(&xen.url).trust(xenapi::Trust::Pins(pins));
+        let client = client.build().unwrap();
+        let session = client.login(&xen.username, xen.password.as_str(), "test").await.unwrap();
+        let source = session.call(vm::get_by_name_label("web01")).await.unwrap().remove(0);
+        session.call(vm::hard_shutdown(&source)).await.unwrap();
+        session.call(vm::destroy(&source)).await.unwrap();
+
+        let output = run(&variables, &[&journal[..], &[way, "--json"]].concat()).await;
+        let result = json(&output);
+        let images = usize::from(way == "--resume");
+        assert_eq!(simulator.openstack().images().len(), images, "{way}: {result}");
+        let left = session.call(vm::get_all_records()).await.unwrap();
+        assert!(!left.values().any(|v| v.is_a_snapshot), "{way}: a snapshot is left");
+        simulator.stop().await;
+    }
+}
+
+/// A name of the pool's is shown, and does nothing to the terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_no_commands_to_a_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.img");
+    std::fs::write(&disk, vec![3_u8; 1 << 20]).unwrap();
+    let disk = format!("we\u{1b}[31mb=01={}", disk.display());
+    let (name, file) = disk.rsplit_once('=').unwrap();
+    let sim = format!("{}={file}", name.replace('=', ""));
+    for args in [&["--sim-disk", &sim][..], &["--sim-disk", &sim, "--plan"]] {
+        let output = run(&[], args).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(!output.stdout.contains(&0x1b), "{:?}", text(&output.stdout));
+    }
+}
+
+/// The address at which data are served is not what a run does: the journal does not know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_serves_its_data_is_resumed_with_an_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let (simulator, mut variables) = world(dir.path()).await;
+    variables.retain(|(name, _)| name.starts_with("XEN_"));
+    let cloud = &simulator.ready().cloudstack;
+    for (name, value) in [
+        ("CLOUDSTACK_ENDPOINT", &cloud.endpoint),
+        ("CLOUDSTACK_KEY", &cloud.key),
+        ("CLOUDSTACK_SECRET", &cloud.secret),
+    ] {
+        variables.push((name.to_owned(), value.clone()));
+    }
+    let journal = dir.path().join("journal");
+    let journal = ["--journal", journal.to_str().unwrap()];
+    simulator.xen().faults().set_str("slow-export=2000000").unwrap();
+    let bind = ["--bind", "127.0.0.1:0"];
+    let args = [&journal[..], &["--target", "cloudstack", "--via", "url"], &bind].concat();
+    let mut child = command(&variables, &args).spawn().unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !simulator.xen().inventory().to_string().contains("migrate-run-") {
+        assert!(Instant::now() < limit, "no snapshot");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    simulator.xen().faults().clear();
+    let resume = [&journal[..], &["--resume", "--json"]].concat();
+    assert_one_line(&run(&variables, &resume).await, 1, "--bind");
+    json(&run(&variables, &[&resume[..], &bind].concat()).await);
+    assert_eq!(simulator.cloudstack().templates().len(), 1);
+    simulator.stop().await;
+}

@@ -148,6 +148,24 @@ impl Machine {
         self.disks.push(disk);
         self
     }
+
+    /// The name of the image of disk `index`: `name` or the machine's own, and for the disks behind
+    /// the first one their number.
+    pub(crate) fn image_name(&self, name: Option<&String>, index: usize) -> String {
+        let name = name.unwrap_or(&self.name);
+        if index == 0 { name.clone() } else { format!("{name}-disk{}", index + 1) }
+    }
+
+    /// About how many bytes its disks store.
+    #[cfg(any(feature = "cloudstack", feature = "openstack"))]
+    pub(crate) fn stored(&self) -> u64 {
+        total(self.disks.iter().map(|d| d.allocated.unwrap_or(d.virtual_size)))
+    }
+}
+
+/// A sum of sizes that a stranger told: it may be beyond all bounds.
+pub(crate) fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// What is known of a disk.

@@ -218,8 +218,10 @@ impl fmt::Debug for StepCx {
 }
 
 impl StepCx {
-    pub(crate) fn new(run: &Context, key: &str) -> Self {
-        Self { run: run.clone(), key: key.to_owned() }
+    /// What the step `key` of the run of `context` is given. The runner makes it; make one yourself
+    /// to test a step, or to share its code with a sweep.
+    pub fn new(context: &Context, key: &str) -> Self {
+        Self { run: context.clone(), key: key.to_owned() }
     }
 
     /// The same step, but deaf to cancellation: for undo, and for what follows the commit point.

@@ -104,6 +104,14 @@ impl Error {
         self
     }
 
+    /// Where all of several things are tried: the first failure is told, with the leftovers of all.
+    pub(crate) fn merge(result: Result<()>, e: Self) -> Result<()> {
+        Err(match result {
+            Ok(()) => e,
+            Err(first) => first.with_leftovers(e.0.leftovers),
+        })
+    }
+
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -85,6 +85,15 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .map_err(|e| Error::new(ErrorKind::Internal, "a reading thread died").with_source(e))?
 }
 
+/// A path as a journal holds it. Most are text; of the others, each is itself and no other.
+pub(crate) fn path_value(path: &Path) -> Value {
+    use std::os::unix::ffi::OsStrExt;
+    match path.to_str() {
+        Some(text) => text.into(),
+        None => json!({"bytes": path.as_os_str().as_bytes()}),
+    }
+}
+
 #[async_trait]
 impl Builder for VhdFiles {
     fn kind(&self) -> &str {
@@ -92,9 +101,9 @@ impl Builder for VhdFiles {
     }
 
     fn spec(&self) -> Value {
-        let whole = |p: &PathBuf| std::path::absolute(p).unwrap_or_else(|_| p.clone());
-        let files: Vec<PathBuf> = self.files.iter().map(whole).collect();
-        let parents: Vec<PathBuf> = self.parents.iter().map(whole).collect();
+        let whole = |p: &PathBuf| path_value(&std::path::absolute(p).unwrap_or_else(|_| p.clone()));
+        let files: Vec<Value> = self.files.iter().map(whole).collect();
+        let parents: Vec<Value> = self.parents.iter().map(whole).collect();
         json!({"name": self.name, "files": files, "parents": parents})
     }
 

@@ -79,10 +79,18 @@
 //! - *Give up* a run that a crash left: [`Pipeline::undo`] with its journal, or
 //!   [`Pipeline::sweep`] with nothing but its id.
 //! - *Send one disk elsewhere*: [`transfer::send`] with any sink.
+//! - *A source or target of your own*: implement [`Builder`] and [`Artifact`], or
+//!   [`PostProcessor`], and their [`Step`]s. What you create bears [`RunId::object_name`] or an id
+//!   [derived](RunId::derive) from the run from its first moment, so that `probe`, `undo` and
+//!   `sweep` find it without an output; a step for each disk has a [key](Step::key) for each disk;
+//!   `spec` says all that decides what is made, and nothing secret. `tests/external.rs` of this
+//!   crate is a whole one, in memory, over what is public. A single step is tested with a
+//!   [`StepCx`] of your own.
 //!
 //! # Invariants
 //!
-//! - The intent of a step is on the disk before the step acts.
+//! - The intent of a step is on the disk before the step acts, and that the run goes back before
+//!   anything is undone: a run whose journal cannot be written stays as it is, and says so.
 //! - Every remote object bears the run id in what it is created with: the snapshot in its name,
 //!   an export in its task's name, an image in a property and, derived, as its own id, a template
 //!   in its name until it is published and in a tag for good.
@@ -90,7 +98,8 @@
 //!   nothing is under way that could still have the effect.
 //! - Before the commit point a failure undoes every step, the last one first, however many of the
 //!   undos fail. After it the run goes only forward. An image is private and marked until the
-//!   step that publishes it, which is the last one before that point.
+//!   step that publishes it, which is the last one before that point. What is published is deleted
+//!   only by a journal that knows of it.
 //! - A transfer is whole only if the stream was complete, its task at the pool succeeded, and the
 //!   cloud's own digest is that of the bytes that were sent.
 //! - Steps have no clock, no randomness and no state of their own: all of it comes from their
@@ -102,8 +111,9 @@
 //! # The journal
 //!
 //! A file of mode 0600, locked with `flock`. Each line is a record with a CRC-32 and a sequence
-//! number, synced before the run goes on. A torn last line is what a crash leaves, and ignored;
-//! damage anywhere else is an error. What the records add up to is a pure function,
+//! number, synced before the run goes on; the space for them is reserved. A torn last line is what
+//! a crash leaves, and ignored; damage anywhere else is an error, and so is a whole record that
+//! this version does not know. What the records add up to is a pure function,
 //! [`next_state`](journal::next_state). A run is resumed only to do the same as before, by the
 //! same versions of its steps; one of another version can only be undone.
 //!

@@ -17,7 +17,8 @@ pub enum Event<'a> {
     Progress {
         /// The step's key.
         step: &'a str,
-        /// Units done, in bytes for a transfer; never less than before.
+        /// Units done, in bytes for a transfer; never less than before, but for a step that is tried
+        /// again or reads its disk a second time, which begins at 0.
         done: u64,
         /// All units, if known.
         total: Option<u64>,

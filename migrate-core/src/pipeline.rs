@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::artifact::total;
 use crate::journal::{Journal, Outcome};
 use crate::{
     Artifact, Context, Error, ErrorKind, Finding, Leftover, Machine, Result, Run, RunId, Severity,
@@ -82,6 +83,23 @@ pub trait Provisioner: Send + Sync {
         run: &mut Run,
         artifact: Arc<dyn Artifact>,
     ) -> Result<Arc<dyn Artifact>>;
+
+    /// Removes what the changed artifact needed, after the commit point, with steps of the run. One
+    /// that changes what the builder made, and makes nothing of its own, has nothing to do.
+    ///
+    /// # Errors
+    /// Something is left; the error says what.
+    async fn clean(&self, _run: &mut Run) -> Result<()> {
+        Ok(())
+    }
+
+    /// Removes everything that the dead run `run_id` left, whatever its journal says.
+    ///
+    /// # Errors
+    /// Something is left; the error says what.
+    async fn sweep(&self, _run_id: RunId) -> Result<Vec<Leftover>> {
+        Ok(Vec::new())
+    }
 }
 
 /// Ships an artifact somewhere, with steps of a run.
@@ -336,7 +354,7 @@ impl Pipeline {
             builder: self.builder.kind().to_owned(),
             target: self.target.kind().to_owned(),
             machine: survey.machine,
-            bytes: review.images.iter().map(|i| i.bytes).sum(),
+            bytes: total(review.images.iter().map(|i| i.bytes)),
             images: review.images,
             findings,
         })
@@ -353,7 +371,13 @@ impl Pipeline {
     pub async fn run(&self, journal: impl Journal + 'static, context: Context) -> Result<Report> {
         let mut journal: Box<dyn Journal> = Box::new(journal);
         if journal.load().await?.is_empty() {
-            self.plan().await?.check()?;
+            // Nothing has begun: an end that does not answer need not be waited for.
+            let plan = tokio::select! {
+                biased;
+                () = context.cancel.cancelled() => return Err(Error::cancelled()),
+                plan = self.plan() => plan?,
+            };
+            plan.check()?;
         }
         let mut run = Run::open(journal, self.spec(), context).await?;
         if let Some(report) = run.result()? {
@@ -363,7 +387,8 @@ impl Pipeline {
         run.finish(result).await
     }
 
-    /// Undoes the run that `journal` holds, also one of another version of the program.
+    /// Undoes the run that `journal` holds, also one of another version of the program: it need not
+    /// describe the run with the same words, but must not contradict them.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] if there is no run, or if it is committed; [`ErrorKind::Stuck`] with
@@ -373,7 +398,7 @@ impl Pipeline {
         if journal.load().await?.is_empty() {
             return Err(Error::new(ErrorKind::Usage, "the journal holds no run to undo"));
         }
-        let mut run = match Run::open(journal, self.spec(), context).await {
+        let mut run = match Run::open_to_undo(journal, &self.spec(), context).await {
             Err(e) if e.kind() == ErrorKind::Undone => return Ok(()),
             other => other?,
         };
@@ -386,18 +411,21 @@ impl Pipeline {
         }
     }
 
-    /// Removes everything that the dead run `run_id` left unpublished at both ends, by its id
-    /// alone; returns what was removed.
+    /// Removes everything that the dead run `run_id` left unpublished at both ends and between, by
+    /// its id alone; returns what was removed.
     ///
     /// # Errors
-    /// [`ErrorKind::Stuck`] with what is left. Both ends are swept, even if one fails.
+    /// [`ErrorKind::Stuck`] with what is left. All parts are swept, even if one fails.
     pub async fn sweep(&self, run_id: RunId) -> Result<Vec<Leftover>> {
         // The target first: a transfer may still hold the source.
-        let target = self.target.sweep(run_id).await;
-        let source = self.builder.sweep(run_id).await;
+        let mut results = vec![self.target.sweep(run_id).await];
+        for provisioner in self.provisioners.iter().rev() {
+            results.push(provisioner.sweep(run_id).await);
+        }
+        results.push(self.builder.sweep(run_id).await);
         let mut removed = Vec::new();
         let mut failed = Vec::new();
-        for result in [target, source] {
+        for result in results {
             match result {
                 Ok(objects) => removed.extend(objects),
                 Err(e) => failed.push(e),
@@ -421,11 +449,17 @@ impl Pipeline {
             artifact = provisioner.provision(run, artifact).await?;
         }
         let vm = artifact.machine().name.clone();
+        let nothing = |what: &str| Error::new(ErrorKind::Data, format!("{vm}: {what}"));
+        if artifact.machine().disks.is_empty() {
+            return Err(nothing("it has no disk, and nothing can be cloned"));
+        }
         let images = self.target.ship(run, artifact).await?;
+        if images.is_empty() {
+            return Err(nothing("the target made no image of it"));
+        }
         self.target.publish(run, &images).await?;
         run.commit().await?;
-        let cleaned = self.builder.clean(run).await;
-        if let Err(e) = cleaned {
+        if let Err(e) = self.clean(run).await {
             let ids: Vec<&str> = images.iter().map(|i| i.id.as_str()).collect();
             return Err(e.context(format!("image {}", ids.join(", "))));
         }
@@ -436,6 +470,14 @@ impl Pipeline {
             images,
             steps: times(run),
         })
+    }
+
+    /// The last one that made something for the artifact tidies up first.
+    async fn clean(&self, run: &mut Run) -> Result<()> {
+        for provisioner in self.provisioners.iter().rev() {
+            provisioner.clean(run).await?;
+        }
+        self.builder.clean(run).await
     }
 }
 

@@ -30,7 +30,8 @@ pub trait Step: Send + Sync {
     /// What later steps and the undo need to know. It goes to the journal: never a secret.
     type Output: Serialize + DeserializeOwned + Send + Sync;
 
-    /// The key in the journal. Steps that occur once per disk add its index: `transfer/0`.
+    /// The key in the journal, once in a run. Steps that occur once per disk add its index:
+    /// `transfer/0`.
     fn key(&self) -> String {
         Self::NAME.to_owned()
     }

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -15,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use vmimage::{Plan, PlanOptions, StreamOptions, TargetFormat};
 
-use crate::{Artifact, CancelToken, DiskInfo, Error, ErrorKind, Result, StepCx};
+use crate::{
+    Artifact, CancelToken, DiskInfo, Error, ErrorKind, Machine, PlannedImage, Result, StepCx,
+};
 
 /// How many pieces of at most 1 MiB wait for the uploader.
 const QUEUE: usize = 4;
@@ -34,6 +37,14 @@ pub struct Sent {
     pub sha512: String,
     /// The content root of the disk.
     pub content_root: String,
+}
+
+impl Sent {
+    /// What a target knows that did not take its bytes from [`send`]; it fills in the digests.
+    pub fn new(bytes: u64) -> Self {
+        let none = String::new;
+        Self { bytes, md5: none(), sha256: none(), sha512: none(), content_root: none() }
+    }
 }
 
 /// The bytes of an image on their way to whoever takes them.
@@ -56,6 +67,8 @@ impl std::fmt::Debug for Outgoing {
 ///
 /// The plan depends on the run and the disk alone: the same gives the same bytes again, and no two
 /// disks get a VHD of the same UUID.
+///
+/// `sink` must take the body to its end, and is a failure if it says that all is well before.
 ///
 /// # Errors
 /// [`ErrorKind::Cancelled`] by the step's token; the failure of whichever side failed first.
@@ -124,7 +137,12 @@ where
     F: FnOnce(Outgoing) -> Fut + Send,
     Fut: Future<Output = Result<()>> + Send,
 {
-    let source = artifact.open(index, attempt).await?;
+    let source = tokio::select! {
+        biased;
+        source = artifact.open(index, attempt) => source?,
+        // One that does not listen is not waited for.
+        () = attempt.cancelled() => return Err(Error::cancelled()),
+    };
     let uuid = cx.run_id().derive(&format!("vhd/{index}"));
     let options = PlanOptions::new().with_uuid(uuid.into_bytes());
     let plan = Plan::new(format, source.block_map(), &options)?;
@@ -139,13 +157,19 @@ where
     let stopped = attempt.clone();
     let producer =
         tokio::task::spawn_blocking(move || produce(&plan, source, &options, &queue, &stopped));
-    let sunk = sink(Outgoing { len, body: body(pieces) }).await;
+    let taken = Arc::new(AtomicU64::new(0));
+    let sunk = sink(Outgoing { len, body: body(pieces, Arc::clone(&taken)) }).await;
     if sunk.is_err() {
         attempt.cancel();
     }
     let produced = producer.await.map_err(|e| {
         Error::new(ErrorKind::Internal, "the transfer's thread died").with_source(e)
     })?;
+    // What waits in the queue has been sent, and nobody has it.
+    let produced = produced.and_then(|sent| match taken.load(Ordering::SeqCst) {
+        all if all == sent.bytes => Ok(sent),
+        _ => Err(Produced::Stopped),
+    });
     match (sunk, produced) {
         (Ok(()), Ok(sent)) => Ok(sent),
         // A sink that fails stops the producer; a producer that fails breaks the sink's body.
@@ -171,8 +195,21 @@ enum Piece {
     End,
 }
 
+/// The images of `format` that a machine becomes, one a disk; `name` gives their names.
+pub(crate) fn planned(
+    machine: &Machine,
+    format: TargetFormat,
+    name: impl Fn(usize) -> String,
+) -> Vec<PlannedImage> {
+    let image = |(index, disk): (usize, &DiskInfo)| {
+        let bytes = bytes_about(format, disk);
+        PlannedImage::new(name(index), format.as_str(), disk.virtual_size, bytes)
+    };
+    machine.disks.iter().enumerate().map(image).collect()
+}
+
 /// About how many bytes an image of a disk has.
-pub(crate) fn bytes_about(format: TargetFormat, disk: &DiskInfo) -> u64 {
+fn bytes_about(format: TargetFormat, disk: &DiskInfo) -> u64 {
     let data = disk.allocated.unwrap_or(disk.virtual_size);
     match format {
         TargetFormat::Raw | TargetFormat::VhdFixed => disk.virtual_size,
@@ -230,11 +267,18 @@ fn produce(
 }
 
 /// The queue as a body. Only a told end is an end: a sender that vanishes is a failure.
-fn body(pieces: mpsc::Receiver<Piece>) -> BoxStream<'static, io::Result<Bytes>> {
-    stream::unfold(Some(pieces), |pieces| async move {
-        let mut pieces = pieces?;
+/// `taken` counts what is taken from it.
+fn body(
+    pieces: mpsc::Receiver<Piece>,
+    taken: Arc<AtomicU64>,
+) -> BoxStream<'static, io::Result<Bytes>> {
+    stream::unfold(Some((pieces, taken)), |state| async move {
+        let (mut pieces, taken) = state?;
         match pieces.recv().await {
-            Some(Piece::Bytes(bytes)) => Some((Ok(bytes), Some(pieces))),
+            Some(Piece::Bytes(bytes)) => {
+                taken.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+                Some((Ok(bytes), Some((pieces, taken))))
+            }
             Some(Piece::End) => None,
             Some(Piece::Failed(e)) => Some((Err(e), None)),
             None => Some((Err(io::Error::other("the transfer broke off")), None)),
@@ -261,7 +305,7 @@ mod tests {
     use vmimage::{BlockMap, Source};
 
     use super::*;
-    use crate::{ArtifactFormat, Context, Machine, RunId};
+    use crate::{ArtifactFormat, Context, RunId};
 
     /// A disk in memory that can break, or stay silent until it is cancelled.
     struct Double {

@@ -3,123 +3,21 @@
 #![cfg(all(feature = "openstack", feature = "xenserver"))]
 #![allow(clippy::unwrap_used)] // a test helper that fails is a test that fails
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod doubles;
+mod world;
 
-use async_trait::async_trait;
-use glance_client::keystone::{self, Domain, Principal, Scope};
-use glance_client::{CloudConfig, Glance};
-use migrate_core::journal::{Entry, FileJournal, Journal, MemoryJournal};
+use std::path::Path;
+
+use migrate_core::journal::{FileJournal, MemoryJournal};
 use migrate_core::openstack::OpenStackXenServer;
 use migrate_core::{
-    CancelToken, Context, Error, ErrorKind, Event, LocalDirectory, Pipeline, Report, Result, RunId,
-    Severity, VhdFiles, XenServerVm,
+    CancelToken, Context, Error, ErrorKind, Event, LocalDirectory, Pipeline, RunId, Severity,
+    VhdFiles, XenServerVm,
 };
-use serde_json::Value;
-use simulator::Simulator;
-use tokio::sync::Notify;
 use vmimage::TargetFormat;
-use xenapi::{Client, Pin, Secret, Session, Trust};
 
-/// A raw disk with data here and there.
-fn disk(dir: &Path, name: &str, mib: usize, seed: u8) -> PathBuf {
-    let mut content = vec![0_u8; mib << 20];
-    for (i, chunk) in content.chunks_mut(64 << 10).enumerate() {
-        if i % 3 == 0 {
-            chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (j as u8) ^ seed ^ (i as u8));
-        }
-    }
-    let path = dir.join(name);
-    std::fs::write(&path, content).unwrap();
-    path
-}
-
-struct World {
-    sim: Simulator,
-    before: Value,
-    _dir: tempfile::TempDir,
-    session: Session,
-    glance: Glance,
-    files: Vec<PathBuf>,
-}
-
-impl World {
-    /// A pool with one running VM of two disks, and an empty cloud.
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let files = vec![disk(dir.path(), "root.img", 6, 1), disk(dir.path(), "data.img", 3, 7)];
-        let builder = files.iter().fold(Simulator::builder(), |b, f| b.disk("web01", f));
-        let sim = builder.start().await.unwrap();
-        let ready = sim.ready();
-        let pins = Pin::parse_list(ready.xen.pin_sha256.as_deref().unwrap()).unwrap();
-        let client = Client::builder(&ready.xen.url).trust(Trust::Pins(pins)).build().unwrap();
-        let password = Secret::new(ready.xen.password.as_str());
-        let session = client.login(&ready.xen.username, password, "test").await.unwrap();
-        let cloud = CloudConfig::builder(&ready.openstack.auth_url)
-            .with_password(
-                Principal::named(&ready.openstack.username, Domain::default()),
-                ready.openstack.password.as_str(),
-            )
-            .with_scope(Scope::Project(Principal::named(
-                &ready.openstack.project,
-                Domain::default(),
-            )))
-            .build()
-            .unwrap();
-        let keystone = keystone::Session::connect(&cloud).await.unwrap();
-        let glance = Glance::connect(&keystone).await.unwrap();
-        let before = sim.xen().inventory();
-        Self { sim, before, _dir: dir, session, glance, files }
-    }
-
-    async fn pipeline(&self, format: TargetFormat) -> Pipeline {
-        let vm = XenServerVm::only_running(&self.session).await.unwrap();
-        Pipeline::new(vm, OpenStackXenServer::new(&self.glance, format).with_name("copy"))
-    }
-
-    async fn run(&self, journal: impl Journal + 'static, context: Context) -> Result<Report> {
-        self.pipeline(TargetFormat::Qcow2).await.run(journal, context).await
-    }
-
-    fn assert_source_unchanged(&self, what: &str) {
-        assert_eq!(self.sim.xen().inventory(), self.before, "{what}: the source has changed");
-        assert_eq!(self.sim.xen().interruptions(), [""; 0], "{what}: the service was stopped");
-    }
-
-    fn assert_no_image(&self, what: &str) {
-        assert_eq!(self.sim.openstack().images(), [Value::Null; 0], "{what}: an image is left");
-    }
-
-    /// All images are whole, published, and hold the disks.
-    fn assert_images(&self, report: &Report, what: &str) {
-        let images = self.sim.openstack().images();
-        assert_eq!(images.len(), self.files.len(), "{what}");
-        for (i, (report, file)) in report.images.iter().zip(&self.files).enumerate() {
-            let name = if i == 0 { "copy".to_owned() } else { format!("copy-disk{}", i + 1) };
-            assert_eq!(report.name, name, "{what}");
-            let image = images.iter().find(|v| v["id"] == report.id.as_str()).unwrap();
-            assert_eq!(image["status"], "active", "{what}");
-            assert_eq!(image["size"], report.bytes, "{what}");
-            assert!(image.get("migrate_run_id").is_none(), "{what}: {image}");
-            let path = self.sim.openstack().image_path(&report.id).unwrap();
-            let options = vmimage::OpenOptions::new().with_format(vmimage::Format::Qcow2);
-            // qcow2 reading may not be there yet; the content root is its own proof.
-            if let Ok(opened) = vmimage::open(&path, &options) {
-                let raw = vmimage::open(file, &vmimage::OpenOptions::new()).unwrap();
-                let same = vmimage::compare(&*opened.disks()[0], &*raw.disks()[0]).unwrap();
-                assert_eq!(same, vmimage::Comparison::Same, "{what}");
-            }
-            let raw = vmimage::open(file, &vmimage::OpenOptions::new()).unwrap();
-            let root = vmimage::content_root(&*raw.disks()[0]).unwrap();
-            assert_eq!(report.content_root, root, "{what}");
-        }
-    }
-}
-
-fn context() -> Context {
-    Context::new(RunId::random())
-}
+use doubles::{context, disk, killed, killed_in, run_id};
+use world::World;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_vm_becomes_images() {
@@ -265,32 +163,6 @@ async fn a_cancelled_transfer_leaves_nothing() {
     }
 }
 
-/// A process that dies after a chosen entry of its journal, or before it is written.
-struct Dying {
-    inner: MemoryJournal,
-    at: usize,
-    before: bool,
-    dead: Arc<Notify>,
-}
-
-#[async_trait]
-impl Journal for Dying {
-    async fn load(&mut self) -> Result<Vec<Entry>> {
-        self.inner.load().await
-    }
-    async fn append(&mut self, entry: &Entry) -> Result<()> {
-        let here = self.inner.entries().len() == self.at;
-        if !(here && self.before) {
-            self.inner.append(entry).await?;
-        }
-        if here {
-            self.dead.notify_one();
-            return std::future::pending().await;
-        }
-        Ok(())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_every_entry_is_resumed() {
     let entries = {
@@ -299,46 +171,69 @@ async fn a_crash_at_every_entry_is_resumed() {
         world.run(journal.clone(), context()).await.unwrap();
         journal.entries().len()
     };
-    let crashes = AtomicUsize::new(0);
     for at in 0..entries {
         for before in [true, false] {
             let what = format!("{} entry {at}", if before { "before" } else { "after" });
             let world = World::new().await;
             let journal = MemoryJournal::new();
-            let dead = Arc::new(Notify::new());
-            let dying = Dying { inner: journal.clone(), at, before, dead: Arc::clone(&dead) };
-            tokio::select! {
-                biased;
-                r = world.run(dying, context()) => panic!("{what}: it was to die: {r:?}"),
-                () = dead.notified() => { crashes.fetch_add(1, Ordering::SeqCst); }
-            }
+            assert!(
+                killed(&world.pipeline(TargetFormat::Qcow2).await, &journal, at, before).await,
+                "it was to die"
+            );
             let report = world.run(journal, context()).await.unwrap();
             world.assert_source_unchanged(&what);
             world.assert_images(&report, &what);
         }
     }
-    assert_eq!(crashes.into_inner(), 2 * entries);
+}
+
+/// The mark by which an image is found again is ours, whatever properties the caller sets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_property_of_the_callers_does_not_hide_an_image_from_the_sweep() {
+    let world = World::new().await;
+    let vm = XenServerVm::only_running(&world.session).await.unwrap();
+    let target = OpenStackXenServer::new(&world.glance, TargetFormat::Qcow2)
+        .with_property("migrate_run_id", "theirs")
+        .with_property("os_distro", "theirs");
+    let pipeline = Pipeline::new(vm, target);
+    let inner = MemoryJournal::new();
+    assert!(killed(&pipeline, &inner, 6, false).await, "it was to die");
+    let image = world.sim.openstack().images().remove(0);
+    assert_eq!(image["os_distro"], "theirs");
+    let run_id = run_id(&inner);
+    pipeline.sweep(run_id).await.unwrap();
+    world.assert_no_image("swept");
+    world.assert_source_unchanged("swept");
+}
+
+/// One thing that cannot be removed keeps nobody from the others, and is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_tries_everything() {
+    let world = World::new().await;
+    let (_, run_id) = world.dead_in("transfer/1").await;
+    world.sim.openstack().faults().set_str("fail-nth=1:DELETE /v2/images 403").unwrap();
+    world.sim.xen().faults().set_str("fail-nth=1:task.destroy").unwrap();
+    let pipeline = world.pipeline(TargetFormat::Qcow2).await;
+    let e = pipeline.sweep(run_id).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Stuck);
+    let images = world.sim.openstack().images();
+    let left: Vec<_> = e.leftovers().iter().map(|l| (l.kind.as_str(), l.id.as_str())).collect();
+    assert_eq!(images.len(), 1, "{images:?}");
+    assert!(left.contains(&("image", images[0]["id"].as_str().unwrap())), "{left:?}");
+    let snapshots = world.session.call(xenapi::vm::get_all_records()).await.unwrap();
+    assert!(!snapshots.values().any(|v| v.is_a_snapshot), "a snapshot is left");
+    assert!(left.iter().any(|(kind, _)| *kind == "task"), "{left:?}");
+    assert_eq!(left.len(), 2, "{left:?}");
+    pipeline.sweep(run_id).await.unwrap();
+    world.assert_no_image("swept");
+    world.assert_source_unchanged("swept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_died_in_a_transfer_can_be_resumed_undone_or_swept() {
     for end in ["resume", "undo", "sweep"] {
         let world = World::new().await;
-        world.sim.xen().faults().set_str("slow-export=1000000").unwrap();
-        let journal = MemoryJournal::new();
-        let moving = Arc::new(Notify::new());
-        let told = Arc::clone(&moving);
-        let context_of_dead = context().with_observer(move |event: &Event<'_>| {
-            if let Event::Progress { step: "transfer/0", done: 1.., .. } = event {
-                told.notify_one();
-            }
-        });
-        tokio::select! {
-            biased;
-            r = world.run(journal.clone(), context_of_dead) => panic!("{end}: {r:?}"),
-            () = moving.notified() => {}
-        }
-        world.sim.xen().faults().clear();
+        let (journal, run_id) = world.dead_in("transfer/0").await;
         assert_ne!(world.sim.xen().inventory(), world.before);
         let pipeline = world.pipeline(TargetFormat::Qcow2).await;
         match end {
@@ -351,10 +246,6 @@ async fn a_run_that_died_in_a_transfer_can_be_resumed_undone_or_swept() {
                 world.assert_no_image(end);
             }
             _ => {
-                let Some(Entry::RunStarted { run_id, .. }) = journal.entries().first().cloned()
-                else {
-                    panic!("the journal has no run")
-                };
                 let removed = pipeline.sweep(run_id).await.unwrap();
                 assert!(removed.iter().any(|l| l.kind == "VM snapshot"), "{removed:?}");
                 assert!(removed.iter().any(|l| l.kind == "image"), "{removed:?}");
@@ -425,13 +316,7 @@ async fn several_snapshots_of_one_run_are_all_removed() {
     world.session.call(xenapi::vm::snapshot(&vm, "nightly")).await.unwrap();
     let pipeline = world.pipeline(TargetFormat::Qcow2).await;
     let dying = MemoryJournal::new();
-    let dead = Arc::new(Notify::new());
-    let journal = Dying { inner: dying.clone(), at: 1, before: false, dead: Arc::clone(&dead) };
-    tokio::select! {
-        biased;
-        r = pipeline.run(journal, Context::new(run_id)) => panic!("{r:?}"),
-        () = dead.notified() => {}
-    }
+    assert!(killed_in(&pipeline, &dying, 1, false, Context::new(run_id)).await, "it was to die");
     let report = pipeline.run(dying, context()).await.unwrap();
     world.assert_images(&report, "several snapshots");
     let record = world.session.call(xenapi::vm::get_record(&vm)).await.unwrap();
@@ -458,9 +343,9 @@ async fn a_broken_export_says_why() {
 async fn a_crash_at_every_entry_of_a_run_into_a_folder_is_resumed() {
     let source = tempfile::tempdir().unwrap();
     let file = disk(source.path(), "root.img", 3, 9);
-    let run = async |folder: &Path, journal: Box<dyn Journal>| {
+    let pipeline = |folder: &Path| {
         let target = LocalDirectory::new(folder, TargetFormat::Qcow2).with_name("copy");
-        Pipeline::new(VhdFiles::new(&file), target).run(journal, context()).await
+        Pipeline::new(VhdFiles::new(&file), target)
     };
     let names = |folder: &Path| {
         let entries = std::fs::read_dir(folder).unwrap();
@@ -470,19 +355,14 @@ async fn a_crash_at_every_entry_of_a_run_into_a_folder_is_resumed() {
     };
     let whole = MemoryJournal::new();
     let folder = tempfile::tempdir().unwrap();
-    run(folder.path(), Box::new(whole.clone())).await.unwrap();
+    pipeline(folder.path()).run(whole.clone(), context()).await.unwrap();
     for at in 0..whole.entries().len() {
         for before in [true, false] {
             let folder = tempfile::tempdir().unwrap();
             let inner = MemoryJournal::new();
-            let dead = Arc::new(Notify::new());
-            let dying = Dying { inner: inner.clone(), at, before, dead: Arc::clone(&dead) };
-            tokio::select! {
-                biased;
-                r = run(folder.path(), Box::new(dying)) => panic!("{at}: {r:?}"),
-                () = dead.notified() => {}
-            }
-            run(folder.path(), Box::new(inner)).await.unwrap();
+            let pipeline = pipeline(folder.path());
+            assert!(killed(&pipeline, &inner, at, before).await, "it was to die");
+            pipeline.run(inner, context()).await.unwrap();
             assert_eq!(names(folder.path()), ["copy.json", "copy.qcow2"], "{at} {before}");
         }
     }

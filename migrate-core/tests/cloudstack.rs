@@ -3,10 +3,10 @@
 #![cfg(all(feature = "cloudstack", feature = "xenserver"))]
 #![allow(clippy::unwrap_used)] // a test helper that fails is a test that fails
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod doubles;
 
-use async_trait::async_trait;
+use std::path::{Path, PathBuf};
+
 use cloudstack_client::{Client as Cloud, Credentials};
 use migrate_core::cloudstack::{CloudStackTemplate, Hypervisor, Via};
 use migrate_core::journal::{Entry, Journal, MemoryJournal};
@@ -15,22 +15,10 @@ use migrate_core::{
 };
 use serde_json::Value;
 use simulator::Simulator;
-use tokio::sync::Notify;
 use vmimage::TargetFormat;
 use xenapi::{Client, Pin, Secret, Session, Trust};
 
-/// A raw disk with data here and there.
-fn disk(dir: &Path, name: &str, mib: usize, seed: u8) -> PathBuf {
-    let mut content = vec![0_u8; mib << 20];
-    for (i, chunk) in content.chunks_mut(64 << 10).enumerate() {
-        if i % 3 == 0 {
-            chunk.iter_mut().enumerate().for_each(|(j, b)| *b = (j as u8) ^ seed ^ (i as u8));
-        }
-    }
-    let path = dir.join(name);
-    std::fs::write(&path, content).unwrap();
-    path
-}
+use doubles::{context, disk, killed, run_id};
 
 struct World {
     sim: Simulator,
@@ -107,10 +95,6 @@ fn assert_same(vhd: &Path, file: &Path, what: &str) {
     assert_eq!(same, vmimage::Comparison::Same, "{what}");
     let found = vmimage::check(vhd, &options).unwrap();
     assert_eq!(found.verdict(), vmimage::Verdict::Sound, "{what}: {found:?}");
-}
-
-fn context() -> Context {
-    Context::new(RunId::random())
 }
 
 fn by_url() -> Via {
@@ -283,32 +267,6 @@ async fn a_cancelled_transfer_leaves_nothing() {
     }
 }
 
-/// A process that dies after a chosen entry of its journal, or before it is written.
-struct Dying {
-    inner: MemoryJournal,
-    at: usize,
-    before: bool,
-    dead: Arc<Notify>,
-}
-
-#[async_trait]
-impl Journal for Dying {
-    async fn load(&mut self) -> Result<Vec<Entry>> {
-        self.inner.load().await
-    }
-    async fn append(&mut self, entry: &Entry) -> Result<()> {
-        let here = self.inner.entries().len() == self.at;
-        if !(here && self.before) {
-            self.inner.append(entry).await?;
-        }
-        if here {
-            self.dead.notify_one();
-            return std::future::pending().await;
-        }
-        Ok(())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_every_entry_is_resumed_or_undone() {
     let entries = {
@@ -322,13 +280,10 @@ async fn a_crash_at_every_entry_is_resumed_or_undone() {
             let what = format!("{} entry {at}", if before { "before" } else { "after" });
             let world = World::new().await;
             let journal = MemoryJournal::new();
-            let dead = Arc::new(Notify::new());
-            let dying = Dying { inner: journal.clone(), at, before, dead: Arc::clone(&dead) };
-            tokio::select! {
-                biased;
-                r = world.run(dying, context()) => panic!("{what}: it was to die: {r:?}"),
-                () = dead.notified() => {}
-            }
+            assert!(
+                killed(&world.pipeline(world.target()).await, &journal, at, before).await,
+                "it was to die"
+            );
             // A committed run cannot be undone, one without an entry need not be.
             let committed = journal.entries().iter().any(|e| matches!(e, Entry::Committed));
             if at % 2 == 0 || committed || journal.entries().is_empty() {
@@ -340,6 +295,70 @@ async fn a_crash_at_every_entry_is_resumed_or_undone() {
                 world.assert_no_template(&what);
             }
             world.assert_source_unchanged(&what);
+        }
+    }
+}
+
+/// One template that cannot be removed keeps nobody from the others, and is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_tries_every_template() {
+    let world = World::new().await;
+    let journal = MemoryJournal::new();
+    world.run(journal.clone(), context()).await.unwrap();
+    let publish = |e: &Entry| matches!(e, Entry::StepStarted { step, .. } if step == "publish");
+    let at = journal.entries().iter().position(publish).unwrap();
+    let world = World::new().await;
+    let journal = MemoryJournal::new();
+    assert!(
+        killed(&world.pipeline(world.target()).await, &journal, at, true).await,
+        "it was to die"
+    );
+    let run_id = run_id(&journal);
+    world.sim.cloudstack().faults().set_str("fail-nth=1:deleteTemplate 531").unwrap();
+    let pipeline = world.pipeline(world.target()).await;
+    let e = pipeline.sweep(run_id).await.unwrap_err();
+    let left = world.sim.cloudstack().templates();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(e.leftovers().len(), 1, "{e}");
+    assert_eq!(e.leftovers()[0].id, left[0]["id"].as_str().unwrap());
+    pipeline.sweep(run_id).await.unwrap();
+    world.assert_no_template("swept");
+    world.assert_source_unchanged("swept");
+}
+
+/// Neither the keys nor the right to send the data are in what a run keeps or tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_kept_or_told() {
+    let world = World::new().await;
+    let ready = world.sim.ready();
+    let dir = tempfile::tempdir().unwrap();
+    for (i, fault) in ["", "upload-fails=500:100000", "upload-unreachable", "ticket-ttl=0"]
+        .into_iter()
+        .enumerate()
+    {
+        if !fault.is_empty() {
+            world.sim.cloudstack().faults().set_str(fault).unwrap();
+        }
+        let path = dir.path().join(i.to_string());
+        let journal = migrate_core::journal::FileJournal::open(&path).unwrap();
+        let pipeline = world.pipeline(world.target()).await;
+        let plan = pipeline.plan().await.unwrap();
+        let result = pipeline.run(journal, context()).await;
+        world.sim.cloudstack().faults().clear();
+        assert_eq!(result.is_ok(), fault.is_empty(), "{fault}");
+        let told = match result {
+            Ok(report) => serde_json::to_string(&report).unwrap(),
+            Err(e) => format!("{} {e:?}", e.report()),
+        };
+        let kept = std::fs::read_to_string(&path).unwrap();
+        let planned = serde_json::to_string(&plan).unwrap();
+        for text in [&told, &kept, &planned, &format!("{pipeline:?}")] {
+            for secret in [&ready.cloudstack.key, &ready.cloudstack.secret, &ready.xen.password] {
+                assert!(!text.contains(secret.as_str()), "{fault}: {text}");
+            }
+            for part in ["ignature", "metadata\"", "expires", "OpaqueRef:session"] {
+                assert!(!text.contains(part), "{fault}: {part} in {text}");
+            }
         }
     }
 }

@@ -68,6 +68,7 @@ struct Make {
 impl Step for Make {
     const NAME: &'static str = "make";
     const VERSION: u32 = 1;
+    const MAKES: Option<&'static str> = Some("object");
     type Output = String;
 
     fn key(&self) -> String {
@@ -402,31 +403,140 @@ async fn another_version_of_a_step_can_only_be_undone() {
     bench.assert_clean("abandoned");
 }
 
-/// A journal that cannot be written stops the run, but does not keep it from tidying up.
-#[tokio::test]
-async fn a_full_disk_undoes_the_run() {
-    struct Full(MemoryJournal, usize, Arc<AtomicBool>);
-    #[async_trait]
-    impl Journal for Full {
-        async fn load(&mut self) -> Result<Vec<Entry>> {
-            self.0.load().await
-        }
-        async fn append(&mut self, entry: &Entry) -> Result<()> {
-            if self.0.entries().len() >= self.1 {
-                self.2.store(true, Ordering::SeqCst);
-                return Err(Error::new(ErrorKind::Journal, "no space left"));
-            }
-            self.0.append(entry).await
-        }
+/// A journal that cannot be written for a while.
+struct Full(MemoryJournal, usize, Arc<AtomicBool>);
+
+#[async_trait]
+impl Journal for Full {
+    async fn load(&mut self) -> Result<Vec<Entry>> {
+        self.0.load().await
     }
-    for room in 1..10 {
+    async fn append(&mut self, entry: &Entry) -> Result<()> {
+        if self.0.entries().len() >= self.1 {
+            self.2.store(true, Ordering::SeqCst);
+            return Err(Error::new(ErrorKind::Journal, "no space left"));
+        }
+        self.0.append(entry).await
+    }
+}
+
+/// What was undone without a word in the journal would be taken for done by the next process, which
+/// would then report a success that is none. So nothing is undone before that is written.
+#[tokio::test]
+async fn a_journal_that_cannot_be_written_never_leads_to_a_wrong_success() {
+    for room in 2..10 {
+        let what = format!("room for {room}");
         let bench = Bench::new();
         let hit = Arc::new(AtomicBool::new(false));
         let full = Full(bench.journal.clone(), room, Arc::clone(&hit));
         let e = bench.process(full, None).await.unwrap_err();
         assert!(hit.load(Ordering::SeqCst));
-        assert_eq!(e.kind(), ErrorKind::Journal, "{e}");
+        assert_eq!(e.kind(), ErrorKind::Stuck, "{what}: {e}");
+        assert!(e.to_string().contains("no space left"), "{what}: {e}");
+        assert!(e.leftovers().iter().all(|l| l.id == bench.run_id.object_name()), "{e}");
+        let there = bench.world.objects.lock().unwrap().len();
+        assert!(e.leftovers().len() >= there, "{what}: {there} are there, but {e}");
+        // With room again, the run goes on where it was.
+        assert_eq!(bench.process(bench.journal.clone(), None).await.unwrap(), 7, "{what}");
+        bench.assert_complete(&what);
+    }
+}
+
+/// Once the journal says that the run goes back, its later silence keeps nobody from tidying up.
+#[tokio::test]
+async fn a_journal_that_falls_silent_during_an_undo_does_not_stop_it() {
+    let clean = Bench::new();
+    clean.process(clean.journal.clone(), Some((2, Fault::FailAfter))).await.unwrap_err();
+    let failed = |e: &Entry| matches!(e, Entry::StepFailed { .. });
+    let back = clean.journal.entries().iter().position(failed).unwrap() + 1;
+    for room in back..clean.journal.entries().len() {
+        let bench = Bench::new();
+        let full = Full(bench.journal.clone(), room, Arc::default());
+        let e = bench.process(full, Some((2, Fault::FailAfter))).await.unwrap_err();
+        assert_eq!(e.to_string(), "transfer failed", "room for {room}");
         assert!(bench.world.objects.lock().unwrap().is_empty(), "room for {room}");
+        let e = bench.process(bench.journal.clone(), None).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Undone, "room for {room}");
+        bench.assert_clean("silent");
+    }
+}
+
+/// Two steps of one key would be one for the journal: the second one would never act, and the run
+/// would succeed without it.
+#[tokio::test]
+async fn a_key_that_occurs_twice_is_refused() {
+    let bench = Bench::new();
+    let context = Context::new(bench.run_id).with_clock(FakeClock::default());
+    let mut run = Run::open(bench.journal.clone(), json!({}), context).await.unwrap();
+    let result = async {
+        for _ in 0..2 {
+            let world = Arc::clone(&bench.world);
+            let cancel = CancelToken::new();
+            run.step(Make { name: "transfer", world, fault: None, cancel }).await?;
+        }
+        run.commit().await
+    }
+    .await;
+    let e = run.finish(result).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Internal, "{e}");
+    assert!(e.to_string().contains("transfer"), "{e}");
+    bench.assert_clean("twice");
+}
+
+/// How a step does not let itself be undone.
+#[derive(Clone, Copy, PartialEq)]
+enum Stubborn {
+    /// The remote end is away for a minute or two.
+    Away,
+    /// Its work never ends.
+    Endless,
+    /// It is refused for good.
+    Refused,
+}
+
+struct Clinging(Stubborn, Arc<AtomicU64>);
+
+#[async_trait]
+impl Step for Clinging {
+    const NAME: &'static str = "clinging";
+    const VERSION: u32 = 1;
+    type Output = ();
+    async fn run(&self, _: &StepCx) -> Result<()> {
+        Err(Error::new(ErrorKind::Target, "it failed"))
+    }
+    async fn probe(&self, _: &StepCx) -> Result<Probe<()>> {
+        Ok(if self.0 == Stubborn::Endless { Probe::Pending } else { Probe::Absent })
+    }
+    async fn undo(&self, _: &StepCx, _: Option<()>) -> Result<()> {
+        let tries = self.1.fetch_add(1, Ordering::SeqCst);
+        let e = Error::new(ErrorKind::Target, "no");
+        match self.0 {
+            Stubborn::Away if tries < 7 => Err(e.with_retryable(true)),
+            Stubborn::Refused => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An end that is away for a moment leaves nothing; what never ends is waited for once, not again
+/// with each try; what is refused is told soon.
+#[tokio::test]
+async fn an_undo_is_as_patient_as_its_failure_is_worth() {
+    let minute = Duration::from_secs(60);
+    for (how, stuck, least, most) in [
+        (Stubborn::Away, false, minute / 2, 5 * minute),
+        (Stubborn::Endless, true, 20 * minute, 40 * minute),
+        (Stubborn::Refused, true, Duration::ZERO, minute),
+    ] {
+        let clock = FakeClock::default();
+        let time = Arc::clone(&clock.0);
+        let context = Context::new(RunId::random()).with_clock(clock);
+        let mut run = Run::open(MemoryJournal::new(), json!({}), context).await.unwrap();
+        let result = run.step(Clinging(how, Arc::default())).await;
+        let e = run.finish(result).await.unwrap_err();
+        assert_eq!(e.kind() == ErrorKind::Stuck, stuck, "{e}");
+        let took = Duration::from_millis(time.load(Ordering::SeqCst));
+        assert!(took >= least && took <= most, "{e}: {took:?}");
     }
 }
 

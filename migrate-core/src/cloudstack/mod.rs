@@ -1,6 +1,7 @@
 //! The post-processor `cloudstack-xenserver`: one CloudStack template a disk.
 
 mod choose;
+mod publish;
 mod rules;
 mod steps;
 
@@ -14,11 +15,12 @@ use cloudstack_client::{Client, hypervisors, os_types, zones};
 use serde_json::{Value, json};
 use vmimage::TargetFormat;
 
-use self::steps::{Choose, Chosen, Publish, Shipped, Transfer, Verify, failed};
-use crate::transfer::bytes_about;
+use self::publish::Publish;
+use self::steps::{Choose, Chosen, Shipped, Transfer, Verify, failed};
+use crate::transfer::planned;
 use crate::{
-    Artifact, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine, PlannedImage,
-    PostProcessor, Result, Review, Run, RunId, Severity, Virtualization,
+    Artifact, Context, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine,
+    PostProcessor, Result, Review, Run, RunId, Severity, StepCx, Virtualization,
 };
 
 /// The tag that tells which run made a template.
@@ -196,8 +198,7 @@ impl CloudStackTemplate {
 
     /// The name of the template of disk `index`, once it is published.
     fn template_name(&self, machine: &Machine, index: usize) -> String {
-        let name = self.name.as_ref().unwrap_or(&machine.name);
-        if index == 0 { name.clone() } else { format!("{name}-disk{}", index + 1) }
+        machine.image_name(self.name.as_ref(), index)
     }
 
     /// CloudStack's word for the format.
@@ -285,19 +286,7 @@ impl PostProcessor for CloudStackTemplate {
         rules::check(machine, self.format, self.hypervisor, &mut findings);
         findings.push(rules::limits(&self.client, machine).await);
         self.taken_name(machine, &mut findings).await?;
-        let images = machine
-            .disks
-            .iter()
-            .enumerate()
-            .map(|(index, disk)| {
-                PlannedImage::new(
-                    self.template_name(machine, index),
-                    self.format.as_str(),
-                    disk.virtual_size,
-                    bytes_about(self.format, disk),
-                )
-            })
-            .collect();
+        let images = planned(machine, self.format, |index| self.template_name(machine, index));
         Ok(Review::new(images, findings))
     }
 
@@ -345,13 +334,19 @@ impl PostProcessor for CloudStackTemplate {
 
     async fn sweep(&self, run_id: RunId) -> Result<Vec<Leftover>> {
         // A published template has lost the run's name, so it cannot be swept.
+        let cx = StepCx::new(&Context::new(run_id), "sweep");
         let found = steps::of_run(&self.client, run_id).await?;
         let mut removed = Vec::new();
+        let mut result = Ok(());
         for template in found {
-            steps::delete(&self.client, &template.id, &template.name).await?;
-            removed.push(Leftover::new("template", template.id).with_name(template.name));
+            match steps::delete(&cx, &self.client, &template.id, &template.name).await {
+                Ok(()) => {
+                    removed.push(Leftover::new("template", template.id).with_name(template.name));
+                }
+                Err(e) => result = Error::merge(result, e),
+            }
         }
-        Ok(removed)
+        result.map(|()| removed)
     }
 }
 

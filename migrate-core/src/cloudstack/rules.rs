@@ -121,7 +121,7 @@ fn judge(rule: &str, limits: &Limits, machine: &Machine) -> Finding {
             "delete templates, or have an operator raise the limit",
         );
     }
-    let bytes: u64 = machine.disks.iter().map(|d| d.allocated.unwrap_or(d.virtual_size)).sum();
+    let bytes = machine.stored();
     #[allow(clippy::cast_precision_loss)] // a rough comparison
     let need = bytes as f64 / GIB as f64;
     match limits.storage_gib {

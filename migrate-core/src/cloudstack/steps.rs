@@ -7,15 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cloudstack_client::serve::{Content, Server};
 use cloudstack_client::templates::{
-    self, Checksum, NewTemplate, Permissions, Template, TemplateFilter, ZoneState, merge,
+    self, Checksum, NewTemplate, Template, TemplateFilter, ZoneState, merge,
 };
-use cloudstack_client::{Call, Client, Upload, WaitOptions, os_types, tags, zones};
+use cloudstack_client::{Client, Upload, WaitOptions, os_types, tags, zones};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use vmimage::TargetFormat;
 
-use super::{CloudStackTemplate, RUN_TAG, Via, choose, run_name};
+use super::{CloudStackTemplate, RUN_TAG, Via, choose};
 use crate::transfer::{self, Sent};
 use crate::{Artifact, Error, ErrorKind, Leftover, Machine, Probe, Result, RunId, Step, StepCx};
 
@@ -42,14 +42,14 @@ pub(super) async fn of_run(client: &Client, run_id: RunId) -> Result<Vec<Templat
 }
 
 /// Those with exactly this name.
-async fn named(client: &Client, name: &str) -> Result<Vec<Template>> {
+pub(super) async fn named(client: &Client, name: &str) -> Result<Vec<Template>> {
     let found = client.call_all(templates::named(name)).await;
     let found = found.map_err(|e| failed("looking for the run's templates", e))?;
     // The filter is the server's word; what is deleted is checked by our own eyes.
     Ok(merge(found).into_iter().filter(|t| t.name == name).collect())
 }
 
-async fn find(client: &Client, id: &str) -> Result<Option<Template>> {
+pub(super) async fn find(client: &Client, id: &str) -> Result<Option<Template>> {
     match client.call_all(templates::get(id)).await {
         Ok(rows) => Ok(merge(rows).into_iter().find(|t| t.id == id)),
         Err(e) if e.is_not_found() => Ok(None),
@@ -58,7 +58,7 @@ async fn find(client: &Client, id: &str) -> Result<Option<Template>> {
 }
 
 /// Deletes a template, and waits until it is gone; one that is gone already is fine.
-pub(super) async fn delete(client: &Client, id: &str, name: &str) -> Result<()> {
+pub(super) async fn delete(cx: &StepCx, client: &Client, id: &str, name: &str) -> Result<()> {
     let mut pauses = BUSY_PAUSES.into_iter();
     loop {
         let gone = async {
@@ -73,7 +73,7 @@ pub(super) async fn delete(client: &Client, id: &str, name: &str) -> Result<()> 
         let said = e.to_string();
         let busy = said.contains("currently being") || said.contains("getting uploaded");
         match pauses.next().filter(|_| busy) {
-            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            Some(seconds) => cx.sleep(Duration::from_secs(seconds)).await?,
             None => {
                 let left = Leftover::new("template", id).with_name(name);
                 return Err(Error::from(e).with_leftovers([left]));
@@ -100,7 +100,21 @@ impl Step for Choose {
     const VERSION: u32 = 1;
     type Output = Chosen;
 
-    async fn run(&self, _: &StepCx) -> Result<Chosen> {
+    async fn run(&self, cx: &StepCx) -> Result<Chosen> {
+        cx.guard(Box::pin(self.choose())).await
+    }
+
+    async fn probe(&self, _: &StepCx) -> Result<Probe<Chosen>> {
+        Ok(Probe::Absent)
+    }
+
+    async fn undo(&self, _: &StepCx, _: Option<Chosen>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Choose {
+    async fn choose(&self) -> Result<Chosen> {
         let target = &self.target;
         let zones = target.client.call_all(zones::list()).await;
         let zones = zones.map_err(|e| failed("listing the zones", e))?;
@@ -112,14 +126,6 @@ impl Step for Choose {
         let os_type = choose::os_type(&types, wanted, &self.machine, target.hypervisor);
         let os_type = os_type.map_err(unknown)?;
         Ok(Chosen { zone_id: zone.id.clone(), os_type_id: os_type.id.clone() })
-    }
-
-    async fn probe(&self, _: &StepCx) -> Result<Probe<Chosen>> {
-        Ok(Probe::Absent)
-    }
-
-    async fn undo(&self, _: &StepCx, _: Option<Chosen>) -> Result<()> {
-        Ok(())
     }
 }
 
@@ -155,7 +161,7 @@ impl Transfer {
             if whole.is_none() && self.becomes_ready(cx, template).await? {
                 whole = Some(id);
             } else {
-                delete(&self.client, &id, &self.template.name).await?;
+                delete(cx, &self.client, &id, &self.template.name).await?;
             }
         }
         Ok(whole)
@@ -302,22 +308,33 @@ impl Step for Transfer {
         Ok(Probe::Absent)
     }
 
-    async fn undo(&self, _: &StepCx, shipped: Option<Shipped>) -> Result<()> {
+    async fn undo(&self, cx: &StepCx, shipped: Option<Shipped>) -> Result<()> {
         let found = named(&self.client, &self.template.name).await?;
         let mut ids: Vec<String> = found.into_iter().map(|t| t.id).collect();
+        let mut result = Ok(());
         if let Some(shipped) = shipped
             && !ids.contains(&shipped.id)
+            && let Some(template) = find(&self.client, &shipped.id).await?
         {
-            ids.push(shipped.id);
+            if template.name == self.template.name {
+                ids.push(shipped.id);
+            } else {
+                // A journal that knows of the publishing has put the run's name back by now.
+                let left = Leftover::new("published template", &shipped.id);
+                let e = Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "template {} is published, and the journal does not know of it: delete it by hand if nobody uses it",
+                        shipped.id
+                    ),
+                );
+                result = Err(e.with_leftovers([left.with_name(template.name)]));
+            }
         }
-        let mut result = Ok(());
         for id in ids {
             // All are tried; the first failure is told, with the leftovers of all.
-            if let Err(e) = delete(&self.client, &id, &self.template.name).await {
-                result = match result {
-                    Ok(()) => Err(e),
-                    Err(first) => Err(Error::with_leftovers(first, e.leftovers().to_vec())),
-                };
+            if let Err(e) = delete(cx, &self.client, &id, &self.template.name).await {
+                result = Error::merge(result, e);
             }
         }
         result
@@ -437,15 +454,23 @@ fn compare(template: &Template, sent: &Sent, virtual_size: u64) -> Result<Verifi
             None => ("MD5", checksum.as_str()),
         };
         let here = match algorithm.to_ascii_uppercase().as_str() {
-            "MD5" => &sent.md5,
+            "MD5" => sent.md5.as_str(),
             "SHA-256" => &sent.sha256,
             "SHA-512" => &sent.sha512,
-            _ => return Ok(Verified { by }),
+            _ => "",
         };
-        if !there.eq_ignore_ascii_case(here) {
-            return Err(wrong(algorithm, &there, here));
+        if !here.is_empty() {
+            if !there.eq_ignore_ascii_case(here) {
+                return Err(wrong(algorithm, &there, &here));
+            }
+            by.push(algorithm.to_owned());
         }
-        by.push(algorithm.to_owned());
+    }
+    if by.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Data,
+            "CloudStack tells neither length nor size nor a checksum of it: what arrived cannot be compared with what was sent",
+        ));
     }
     Ok(Verified { by })
 }
@@ -482,79 +507,43 @@ impl Step for Verify {
     }
 }
 
-/// Gives the templates their names and shows them: the last step before the commit point.
-pub(super) struct Publish {
-    pub(super) client: Client,
-    /// Ids and names, in the order of the disks.
-    pub(super) templates: Vec<(String, String)>,
-    pub(super) public: bool,
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-fn rename(id: &str, name: &str) -> Call<()> {
-    Call::change(format!("template {id}: rename"), "updateTemplate", |_| Ok(()))
-        .with("id", id)
-        .with("name", name)
-        .with("displaytext", name)
-}
+    use super::*;
 
-impl Publish {
-    async fn template(&self, id: &str) -> Result<Template> {
-        find(&self.client, id).await?.ok_or_else(|| {
-            Error::new(ErrorKind::Target, format!("template {id} is gone: somebody deleted it"))
-        })
-    }
-
-    fn is_published(&self, template: &Template, name: &str) -> bool {
-        template.name == name && template.is_public.is_none_or(|public| public == self.public)
-    }
-}
-
-#[async_trait]
-impl Step for Publish {
-    const NAME: &'static str = "publish";
-    const VERSION: u32 = 1;
-    type Output = ();
-
-    async fn run(&self, cx: &StepCx) -> Result<()> {
-        for (id, name) in &self.templates {
-            cx.check()?;
-            let template = self.template(id).await?;
-            if template.is_public.is_some_and(|public| public != self.public) {
-                let permissions = Permissions::new().with_public(self.public);
-                self.client.call(templates::set_permissions(id, &permissions)).await?;
-            }
-            // The last thing: by its name it is the run's until then.
-            if template.name != *name {
-                self.client.call(rename(id, name)).await?;
-            }
+    #[test]
+    fn what_the_cloud_tells_is_compared_and_nothing_is_not_enough() {
+        let mut sent = Sent::new(5000);
+        sent.md5 = "ab".repeat(16);
+        sent.sha256 = "cd".repeat(32);
+        let judged = |fields: serde_json::Value| {
+            let mut row = json!({"id": "1", "name": "t"});
+            row.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            let body = json!({"r": {"count": 1, "template": [row]}}).to_string();
+            let call = templates::get("1");
+            let rows = call.parse(http::StatusCode::OK, body.as_bytes()).unwrap().items;
+            let compared = compare(&merge(rows)[0], &sent, 1 << 30);
+            compared.map(|v| v.by.join(" ")).map_err(|e| e.kind())
+        };
+        let wrong = Err(ErrorKind::Data);
+        assert_eq!(judged(json!({"physicalsize": 5000})), Ok("length".to_owned()));
+        assert_eq!(judged(json!({"physicalsize": 4999})), wrong);
+        assert_eq!(judged(json!({"size": 1 << 30})), Ok("size".to_owned()));
+        assert_eq!(judged(json!({"size": 1 << 29})), wrong);
+        for (checksum, expected) in [
+            (format!("{{SHA-256}}{}", "CD".repeat(32)), Ok("SHA-256".to_owned())),
+            (format!("{{SHA-256}}{}", "ab".repeat(32)), wrong.clone()),
+            ("ab".repeat(16), Ok("MD5".to_owned())),
+            ("ba".repeat(16), wrong.clone()),
+            // Of a kind that is not computed here: it says nothing.
+            ("{SHA-1}00".to_owned(), wrong.clone()),
+        ] {
+            assert_eq!(judged(json!({"checksum": checksum})), expected, "{checksum}");
         }
-        Ok(())
-    }
-
-    async fn probe(&self, _: &StepCx) -> Result<Probe<()>> {
-        for (id, name) in &self.templates {
-            match find(&self.client, id).await? {
-                Some(template) if self.is_published(&template, name) => {}
-                _ => return Ok(Probe::Absent),
-            }
-        }
-        Ok(Probe::Done(()))
-    }
-
-    async fn undo(&self, cx: &StepCx, _: Option<()>) -> Result<()> {
-        for (index, (id, _)) in self.templates.iter().enumerate() {
-            let Some(template) = find(&self.client, id).await? else { continue };
-            let left = |e| Error::from(e).with_leftovers([Leftover::new("template", id)]);
-            let name = run_name(cx.run_id(), index);
-            if template.name != name {
-                self.client.call(rename(id, &name)).await.map_err(left)?;
-            }
-            if template.is_public == Some(true) {
-                let permissions = Permissions::new().with_public(false);
-                let call = templates::set_permissions(id, &permissions);
-                self.client.call(call).await.map_err(left)?;
-            }
-        }
-        Ok(())
+        assert_eq!(judged(json!({"checksum": "{SHA-1}00", "size": 1 << 30})), Ok("size".into()));
+        assert_eq!(judged(json!({"size": 0, "physicalsize": 0})), wrong);
+        assert_eq!(judged(json!({})), wrong);
     }
 }

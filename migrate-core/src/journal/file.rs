@@ -18,12 +18,17 @@ use crate::{Error, ErrorKind, Result};
 const HEAD: &[u8] = b"{\"crc32\":\"";
 /// A journal holds a few records a disk; more than this is not one.
 const MAX_LEN: u64 = 64 << 20;
+/// More than what a crash leaves of one write.
+const MAX_TORN: usize = 1 << 20;
+/// Space that is taken at once, so that a disk which others fill does not silence the journal: room
+/// for the records of dozens of disks, and of their undo.
+const RESERVE: u64 = 256 << 10;
 
 /// A journal in a file of mode 0600, locked for this process with `flock`.
 ///
 /// Each record is on the disk before [`append`](Journal::append) returns. A torn record at the
 /// end, as a crash leaves it, is ignored and overwritten; if it is the first one, the file starts
-/// anew. The lock goes with the process, however it ends: there is no pid file to be stale.
+/// anew. Space for what is to come is reserved, where the file system can. The lock goes with the process, however it ends: there is no pid file to be stale.
 #[derive(Debug)]
 pub struct FileJournal(Arc<Mutex<Inner>>);
 
@@ -51,8 +56,9 @@ impl FileJournal {
     /// Opens the journal at `path`, or begins one there.
     ///
     /// # Errors
-    /// [`ErrorKind::JournalInUse`] if another process has it open; [`ErrorKind::Journal`] if the
-    /// file is something else, damaged before its end, or cannot be opened.
+    /// [`ErrorKind::JournalInUse`] if another process has it open; [`ErrorKind::Conflict`] if a
+    /// newer program wrote it; [`ErrorKind::Journal`] if the file is something else, damaged before
+    /// its end, or cannot be opened.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let fail = |what: &str, e: io::Error| {
@@ -108,6 +114,8 @@ impl Inner {
         if self.file.metadata()?.len() != self.len {
             self.file.set_len(self.len)?;
         }
+        // Not every file system can.
+        let _ = reserve(&self.file, self.len + RESERVE);
         self.file.sync_all()?;
         let folder = match self.path.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
@@ -155,6 +163,17 @@ impl Journal for FileJournal {
     }
 }
 
+/// Takes space up to `len`, beyond the file's end: it looks as before.
+#[cfg(target_os = "linux")]
+fn reserve(file: &File, len: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve(_: &File, _: u64) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
 /// One line of the file.
 fn line(seq: u64, entry: &Entry) -> Result<Vec<u8>> {
     let json = serde_json::to_vec(&RecordRef { seq, entry }).map_err(|e| {
@@ -170,8 +189,8 @@ fn line(seq: u64, entry: &Entry) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-/// The record of one line without its line feed; `None` if it is damaged.
-fn record(line: &[u8]) -> Option<Record> {
+/// The JSON of one line without its line feed; `None` if it is damaged.
+fn checked(line: &[u8]) -> Option<Vec<u8>> {
     let rest = line.strip_prefix(HEAD)?;
     let (crc, rest) = rest.split_at_checked(8)?;
     let body = rest.strip_prefix(b"\",")?;
@@ -182,7 +201,7 @@ fn record(line: &[u8]) -> Option<Record> {
     let mut json = Vec::with_capacity(body.len() + 1);
     json.push(b'{');
     json.extend_from_slice(body);
-    serde_json::from_slice(&json).ok()
+    Some(json)
 }
 
 /// The entries of a file and how many of its bytes hold them.
@@ -192,24 +211,20 @@ fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<Entry>, u64)> {
     while at < bytes.len() {
         let rest = &bytes[at..];
         let end = rest.iter().position(|b| *b == b'\n');
-        let found = end.and_then(|end| record(&rest[..end]));
-        match (end, found) {
-            (Some(end), Some(record)) if record.seq == entries.len() as u64 => {
+        match end.and_then(|end| Some((end, checked(&rest[..end])?))) {
+            // Written whole: whatever is wrong with it, no crash did it.
+            Some((end, json)) => {
+                let record: Record = serde_json::from_slice(&json)
+                    .map_err(|e| not_of_this_program(path, entries.len()).with_source(e))?;
+                if record.seq != entries.len() as u64 {
+                    return Err(damaged(path, entries.len()));
+                }
                 entries.push(record.entry);
                 at += end + 1;
             }
-            _ if torn(rest, end) => break,
-            _ if entries.is_empty() => return Err(not_a_journal(path)),
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::Journal,
-                    format!(
-                        "journal {}: record {} is damaged: restore the file, or sweep the run by its id",
-                        path.display(),
-                        entries.len()
-                    ),
-                ));
-            }
+            None if torn(rest, end) => break,
+            None if entries.is_empty() => return Err(not_a_journal(path)),
+            None => return Err(damaged(path, entries.len())),
         }
     }
     Ok((entries, at as u64))
@@ -223,7 +238,27 @@ fn torn(rest: &[u8], end: Option<usize>) -> bool {
     let head = filled.min(HEAD.len());
     let begins = line[..head] == HEAD[..head] && !(line.is_empty() && end.is_some());
     let last = end.is_none_or(|end| end + 1 == rest.len());
-    begins && last
+    begins && last && rest.len() <= MAX_TORN
+}
+
+fn damaged(path: &Path, at: usize) -> Error {
+    Error::new(
+        ErrorKind::Journal,
+        format!(
+            "journal {}: record {at} is damaged: restore the file, or sweep the run by its id",
+            path.display()
+        ),
+    )
+}
+
+fn not_of_this_program(path: &Path, at: usize) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "journal {}: record {at} is whole, but unknown here: use the program that wrote it",
+            path.display()
+        ),
+    )
 }
 
 fn not_a_journal(path: &Path) -> Error {
@@ -331,6 +366,65 @@ mod tests {
         gap.extend(line(3, &all[3]).unwrap());
         std::fs::write(&path, &gap).unwrap();
         assert_eq!(FileJournal::open(&path).unwrap_err().kind(), ErrorKind::Journal);
+    }
+
+    /// A line whose checksum is right was written whole: no crash left it. Whatever is wrong with
+    /// it, it is not to be cut off.
+    #[test]
+    fn a_whole_record_is_never_taken_for_a_torn_one() {
+        let later = |seq: u64, entry: serde_json::Value| {
+            let json = json!({"seq": seq, "entry": entry}).to_string();
+            let body = &json[1..];
+            format!("{{\"crc32\":\"{:08x}\",{body}\n", crc32fast::hash(body.as_bytes()))
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let begun = written(&history()[..3]);
+        let all = history();
+        let cases = [
+            // Of a newer program, at the end and as the only one.
+            (later(3, json!({"event": "paused", "step": "snapshot"})), true, ErrorKind::Conflict),
+            (later(0, json!({"event": "run_started", "format": 2})), false, ErrorKind::Conflict),
+            // One before it is missing.
+            (String::from_utf8(line(4, &all[4]).unwrap()).unwrap(), true, ErrorKind::Journal),
+            (String::from_utf8(line(2, &all[2]).unwrap()).unwrap(), true, ErrorKind::Journal),
+        ];
+        for (last, behind, kind) in cases {
+            let mut bytes = if behind { begun.clone() } else { Vec::new() };
+            bytes.extend(last.as_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            let e = FileJournal::open(&path).map(|j| j.entries()).expect_err(&last);
+            assert_eq!(e.kind(), kind, "{last}: {e}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes, "{last}: the file was changed");
+        }
+    }
+
+    /// What others do to the disk meanwhile does not silence a journal that is under way.
+    #[test]
+    fn space_is_reserved_and_not_seen() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let other = File::create(dir.path().join("other")).unwrap();
+        if reserve(&other, 4096).is_err() {
+            eprintln!("skipped: this file system reserves nothing");
+            return;
+        }
+        let path = dir.path().join("j");
+        std::fs::write(&path, written(&history()[..3])).unwrap();
+        drop(FileJournal::open(&path).unwrap());
+        let meta = std::fs::metadata(&path).unwrap();
+        assert_eq!(meta.len(), written(&history()[..3]).len() as u64);
+        assert!(meta.blocks() * 512 >= RESERVE, "{} blocks", meta.blocks());
+    }
+
+    /// Space that was never filled is the end of a journal; a blank disk image is none.
+    #[test]
+    fn a_blank_image_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("blank.img");
+        File::create(&path).unwrap().set_len(20 << 20).unwrap();
+        assert_eq!(FileJournal::open(&path).unwrap_err().kind(), ErrorKind::Journal);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 20 << 20);
     }
 
     proptest! {

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use vmimage::TargetFormat;
 
 use self::steps::{CreateImage, Publish, Transfer, Verify, failed};
-use crate::transfer::bytes_about;
+use crate::transfer::planned;
 use crate::{
-    Artifact, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine, PlannedImage,
-    PostProcessor, Result, Review, Run, RunId, Severity, Virtualization,
+    Artifact, Error, ErrorKind, Finding, Firmware, ImageReport, Leftover, Machine, PostProcessor,
+    Result, Review, Run, RunId, Severity, Virtualization,
 };
 
 /// The property that marks an image of a run until it is published.
@@ -130,8 +130,7 @@ impl OpenStackXenServer {
 
     /// The name of the image of disk `index`.
     fn image_name(&self, machine: &Machine, index: usize) -> String {
-        let name = self.name.as_ref().unwrap_or(&machine.name);
-        if index == 0 { name.clone() } else { format!("{name}-disk{}", index + 1) }
+        machine.image_name(self.name.as_ref(), index)
     }
 
     /// How Glance is to be told of the format.
@@ -184,8 +183,7 @@ impl OpenStackXenServer {
         let (disk, container) = self.formats();
         let mut image = NewImage::new(self.image_name(machine, index), disk, container)
             .with_id(image_id(run_id, index))
-            .with_profile(&self.profile(machine, index))
-            .with_property(RUN_PROPERTY, run_id.to_string());
+            .with_profile(&self.profile(machine, index));
         for (name, value) in
             [("os_distro", &machine.os_distro), ("os_version", &machine.os_version)]
         {
@@ -196,7 +194,8 @@ impl OpenStackXenServer {
         for (name, value) in &self.properties {
             image = image.with_property(name, value);
         }
-        image
+        // Last, in place of what anybody else may have set: by it the image is found again.
+        image.with_property(RUN_PROPERTY, run_id.to_string())
     }
 }
 
@@ -258,19 +257,7 @@ impl PostProcessor for OpenStackXenServer {
         }
         findings.push(rules::quota(&self.glance, machine).await);
         self.taken_name(machine, &mut findings).await?;
-        let images = machine
-            .disks
-            .iter()
-            .enumerate()
-            .map(|(index, disk)| {
-                PlannedImage::new(
-                    self.image_name(machine, index),
-                    self.format.as_str(),
-                    disk.virtual_size,
-                    bytes_about(self.format, disk),
-                )
-            })
-            .collect();
+        let images = planned(machine, self.format, |index| self.image_name(machine, index));
         Ok(Review::new(images, findings))
     }
 
@@ -323,6 +310,7 @@ impl PostProcessor for OpenStackXenServer {
             .await
             .map_err(|e| failed("looking for the run's images", e))?;
         let mut removed = Vec::new();
+        let mut result = Ok(());
         // The filter is the server's word; what is deleted is checked by our own eyes.
         let ours = found
             .into_iter()
@@ -332,14 +320,13 @@ impl PostProcessor for OpenStackXenServer {
                 Leftover::new("image", &image.id).with_name(image.name.clone().unwrap_or_default());
             match self.glance.call(image::delete(&image.id)).await {
                 Err(e) if !e.is_not_found() => {
-                    return Err(
-                        failed(format_args!("image {}", image.id), e).with_leftovers([item])
-                    );
+                    let e = failed(format_args!("image {}", image.id), e).with_leftovers([item]);
+                    result = Error::merge(result, e);
                 }
                 _ => removed.push(item),
             }
         }
-        Ok(removed)
+        result.map(|()| removed)
     }
 }
 
@@ -377,7 +364,8 @@ impl OpenStackXenServer {
 impl From<glance_client::Error> for Error {
     fn from(e: glance_client::Error) -> Self {
         let mut text = e.to_string();
-        if e.kind() == glance_client::ErrorKind::Unauthorized && !text.contains("check ") {
+        let told = text.contains("check ") || text.contains("send the data again");
+        if e.kind() == glance_client::ErrorKind::Unauthorized && !told {
             text += "; the token is not accepted any more: log in anew, with a user of the project";
         }
         if text.contains("cannot connect to") {

@@ -99,7 +99,7 @@ fn judge(rule: &str, usage: &BTreeMap<String, (i64, i64)>, machine: &Machine) ->
             "delete images or raise the quota",
         );
     }
-    let bytes: u64 = machine.disks.iter().map(|d| d.allocated.unwrap_or(d.virtual_size)).sum();
+    let bytes = machine.stored();
     let mib = i64::try_from(bytes >> 20).unwrap_or(i64::MAX);
     match free("image_size_total") {
         // Glance lets the last image pass the limit; only a full quota refuses.

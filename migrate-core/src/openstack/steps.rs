@@ -88,13 +88,23 @@ impl Step for CreateImage {
         })
     }
 
-    async fn undo(&self, _: &StepCx, _: Option<Created>) -> Result<()> {
+    async fn undo(&self, cx: &StepCx, _: Option<Created>) -> Result<()> {
         let id = self.id()?;
+        let left = |kind: &str| [Leftover::new(kind, id).with_name(&self.image.name)];
+        let found = find(&self.glance, id).await.map_err(|e| e.with_leftovers(left("image")))?;
+        let Some(image) = found else { return Ok(()) };
+        if !is_of_run(&image, cx) {
+            // A journal that knows of the publishing has put the mark back by now.
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "image {id} is published, and the journal does not know of it: delete it by hand if nobody uses it"
+                ),
+            )
+            .with_leftovers(left("published image")));
+        }
         match self.glance.call(image::delete(id)).await {
-            Err(e) if !e.is_not_found() => {
-                let left = Leftover::new("image", id).with_name(&self.image.name);
-                Err(Error::from(e).with_leftovers([left]))
-            }
+            Err(e) if !e.is_not_found() => Err(Error::from(e).with_leftovers(left("image"))),
             _ => Ok(()),
         }
     }
@@ -156,7 +166,11 @@ impl Step for Transfer {
             let upload = Upload::new(outgoing.len, outgoing.body)
                 .with_stall_timeout(STALL)
                 .with_cancel(cx.cancel().flag());
-            self.glance.upload(&self.id, upload).await?;
+            self.glance.upload(&self.id, upload).await.map_err(|e| {
+                // A token that ends on the way is renewed for the next attempt, which sends again.
+                let again = e.is_retryable() || e.kind() == glance_client::ErrorKind::Unauthorized;
+                Error::from(e).with_retryable(again)
+            })?;
             Ok(())
         })
         .await

@@ -15,7 +15,7 @@ pub(super) trait ErasedStep: Send + Sync {
     async fn undo(&self, cx: &StepCx, output: Option<Value>) -> Result<()>;
 
     /// Asks until the step is over; see [`super::settle`].
-    async fn settle(&self, cx: &StepCx) -> Result<Option<Value>>;
+    async fn settle(&self, cx: &StepCx) -> Result<super::Settled>;
 }
 
 pub(super) struct Erased<S>(S);
@@ -66,7 +66,7 @@ impl<S: Step> ErasedStep for Erased<S> {
         self.0.undo(cx, output).await
     }
 
-    async fn settle(&self, cx: &StepCx) -> Result<Option<Value>> {
+    async fn settle(&self, cx: &StepCx) -> Result<super::Settled> {
         super::settle(self, cx).await
     }
 }

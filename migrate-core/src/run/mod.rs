@@ -1,6 +1,7 @@
 //! The runner: one run of steps over a journal.
 
 mod erased;
+mod unwind;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use self::erased::{Erased, ErasedStep};
 use crate::journal::{Entry, FORMAT, Journal, Outcome, RunState, StepStatus, next_state};
 use crate::observer::Event;
-use crate::{Context, Error, ErrorKind, Leftover, Probe, Result, RunId, Step, StepCx};
+use crate::{Context, Error, ErrorKind, Probe, Result, RunId, Step, StepCx};
 
 /// How often something that is under way is asked about, and how an undo is retried.
 const PAUSES: [Duration; 5] = [
@@ -26,8 +27,6 @@ const PAUSES: [Duration; 5] = [
 const PROBES: usize = 360;
 /// How often a step is tried if its failures may pass.
 const STEP_TRIES: usize = 3;
-/// How often an undo is tried.
-const UNDO_TRIES: usize = 4;
 
 /// One run of steps: forward step by step, and back to nothing if one of them fails before the
 /// [commit point](Self::commit).
@@ -123,6 +122,22 @@ impl Run {
         Ok(Self { context, journal, state, stack: Vec::new(), abandoned: false, refused: false })
     }
 
+    /// The run that `journal` holds, to be [given up](Self::abandon). Another version of a program
+    /// may know more or less of a run's spec; what both know must be the same, or the wrong ends
+    /// would be asked, and tell that nothing is there.
+    pub(crate) async fn open_to_undo(
+        mut journal: Box<dyn Journal>,
+        spec: &Value,
+        context: Context,
+    ) -> Result<Self> {
+        let state = RunState::fold(&journal.load().await?)?;
+        let held = match state.spec() {
+            Some(held) if agree(held, spec) => held.clone(),
+            _ => spec.clone(),
+        };
+        Self::open(journal, held, context).await
+    }
+
     /// The run's id.
     pub fn run_id(&self) -> RunId {
         self.context.run_id
@@ -213,6 +228,16 @@ impl Run {
     /// [`finish`](Self::finish).
     pub async fn step<S: Step + 'static>(&mut self, step: S) -> Result<S::Output> {
         let key = step.key();
+        if self.stack.iter().any(|s| s.key() == key) {
+            // The journal would take it for done, and give out what the first one made.
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!(
+                    "step {key} occurs twice in run {}: a step that occurs more than once needs a key for each time",
+                    self.run_id()
+                ),
+            ));
+        }
         let known = self.state.step(&key).cloned();
         if let Some(known) = &known
             && known.version != S::VERSION
@@ -262,7 +287,7 @@ impl Run {
         if matches!(self.state.step(key).map(|s| &s.status), Some(StepStatus::Failed(_))) {
             return Ok(None);
         }
-        let Some(output) = settle(step, &cx).await? else { return Ok(None) };
+        let Some(output) = settle(step, &cx).await?.over()? else { return Ok(None) };
         let entry = Entry::StepDone { step: key.to_owned(), output: output.clone(), seconds: 0.0 };
         self.record(entry).await?;
         self.observe_finished(key, Duration::ZERO, true);
@@ -317,8 +342,10 @@ impl Run {
                 result => return result,
             };
             match settle(step, cx).await {
-                Ok(Some(output)) => return step.parse(output),
-                Ok(None) if tries < STEP_TRIES => cx.sleep(PAUSES[tries + 1]).await?,
+                Ok(Settled::Over(Some(output))) => return step.parse(output),
+                Ok(Settled::Over(None)) if tries < STEP_TRIES => {
+                    cx.sleep(PAUSES[tries + 1]).await?
+                }
                 _ => return Err(error),
             }
             tries += 1;
@@ -376,7 +403,9 @@ impl Run {
     ///
     /// # Errors
     /// The error that `result` holds, once everything is undone; [`ErrorKind::Stuck`], with
-    /// the exact leftovers, if something could not be.
+    /// the exact leftovers, if something could not be. So it is, too, if the journal cannot be
+    /// written: what it does not know must not be undone, or a run that is resumed would go on
+    /// without it.
     pub async fn finish<T: Serialize>(mut self, result: Result<T>) -> Result<T> {
         match result {
             Ok(value) => {
@@ -414,148 +443,38 @@ impl Run {
         };
         Error::new(ErrorKind::Undone, format!("run {} was undone: {why}", self.run_id()))
     }
+}
 
-    /// Undoes every step that may have had an effect, the last one first, however many of them
-    /// fail; returns the error for the caller.
-    async fn unwind(&mut self, error: Error) -> Error {
-        let mut stuck: Vec<Leftover> = Vec::new();
-        let mut reason = None;
-        let mut removed = Vec::new();
-        for at in (0..self.state.steps().len()).rev() {
-            let known = self.state.steps()[at].clone();
-            if known.status == StepStatus::Undone {
-                continue;
-            }
-            let step = self.stack.iter().position(|s| s.key() == known.key);
-            let step = step.map(|i| self.stack.swap_remove(i));
-            removed.extend(step.as_ref().and_then(|s| s.makes()));
-            // A journal that cannot be written does not keep us from tidying up.
-            let _ = self.record(Entry::UndoStarted { step: known.key.clone() }).await;
-            self.tell(&Event::UndoStarted { step: &known.key });
-            let undone = match step {
-                Some(step) => self.undo(step.as_ref(), &known.key, known.output).await,
-                None => Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!("step {} is unknown to this program", known.key),
-                )
-                .with_leftovers([self.untold(&known.key)])),
-            };
-            self.tell(&Event::UndoFinished { step: &known.key, error: undone.as_ref().err() });
-            let entry = match &undone {
-                Ok(()) => Entry::Undone { step: known.key.clone() },
-                Err(e) => Entry::Stuck {
-                    step: known.key.clone(),
-                    error: e.report(),
-                    leftovers: e.leftovers().to_vec(),
-                },
-            };
-            let _ = self.record(entry).await;
-            if let Err(e) = undone {
-                stuck.extend(e.leftovers().iter().cloned());
-                reason.get_or_insert_with(|| format!("undo of {}: {}", known.key, e.reason()));
-            }
-        }
-        match reason {
-            None => {
-                let _ = self.record(Entry::RunUndone { error: error.report() }).await;
-                match removed.is_empty() {
-                    false if error.is_cancelled() => Error::new(
-                        ErrorKind::Cancelled,
-                        format!(
-                            "cancelled: {} of run {} {} removed",
-                            all_of(&removed),
-                            self.run_id(),
-                            if removed.len() == 1 { "was" } else { "were" }
-                        ),
-                    ),
-                    _ => error,
-                }
-            }
-            Some(reason) => Error::new(
-                ErrorKind::Stuck,
-                format!(
-                    "run {} failed ({}) and could not be undone completely ({reason}); resume it to try again, or remove by hand what is named here",
-                    self.run_id(),
-                    error.reason()
-                ),
-            )
-            .with_leftovers(dedup(stuck)),
-        }
-    }
+/// What became of a step.
+enum Settled {
+    /// It is over, with this output or without an effect.
+    Over(Option<Value>),
+    /// It does not end.
+    UnderWay(Error),
+}
 
-    /// Undoes one step; tries again if that fails.
-    async fn undo(&self, step: &dyn ErasedStep, key: &str, output: Option<Value>) -> Result<()> {
-        let cx = StepCx::new(&self.context, key).uncancellable();
-        let mut tries = 0;
-        loop {
-            let result = async {
-                // Without an output the effect may still be on its way.
-                let output = match &output {
-                    Some(output) => Some(output.clone()),
-                    None => step.settle(&cx).await?,
-                };
-                step.undo(&cx, output).await
-            }
-            .await;
-            let Err(e) = result else { return Ok(()) };
-            tries += 1;
-            // Also what looks final is tried again: what is left here is left for good.
-            if tries >= UNDO_TRIES {
-                return Err(if e.leftovers().is_empty() {
-                    e.with_leftovers([self.untold(key)])
-                } else {
-                    e
-                });
-            }
-            cx.sleep(PAUSES[tries.min(PAUSES.len() - 1)]).await?;
+impl Settled {
+    fn over(self) -> Result<Option<Value>> {
+        match self {
+            Self::Over(output) => Ok(output),
+            Self::UnderWay(e) => Err(e),
         }
-    }
-
-    /// What may be left of a step that could not tell.
-    fn untold(&self, key: &str) -> Leftover {
-        Leftover::new(format!("whatever step {key} made, marked"), self.run_id().object_name())
     }
 }
 
 /// Asks a step what became of it until it is over.
-async fn settle(step: &dyn ErasedStep, cx: &StepCx) -> Result<Option<Value>> {
+async fn settle(step: &dyn ErasedStep, cx: &StepCx) -> Result<Settled> {
     for i in 0..PROBES {
         match step.probe(cx).await? {
-            Probe::Absent => return Ok(None),
-            Probe::Done(output) => return Ok(Some(output)),
+            Probe::Absent => return Ok(Settled::Over(None)),
+            Probe::Done(output) => return Ok(Settled::Over(Some(output))),
             Probe::Pending => cx.sleep(PAUSES[i.min(PAUSES.len() - 1)]).await?,
         }
     }
-    Err(Error::new(
+    Ok(Settled::UnderWay(Error::new(
         ErrorKind::Source,
         format!("step {} is still under way from an earlier attempt: try again later", cx.key()),
-    ))
-}
-
-/// `the snapshot and 2 images` of what was removed, the last one first.
-fn all_of(removed: &[&'static str]) -> String {
-    let mut kinds: Vec<(&str, usize)> = Vec::new();
-    for kind in removed.iter().rev() {
-        match kinds.iter_mut().find(|(k, _)| k == kind) {
-            Some((_, count)) => *count += 1,
-            None => kinds.push((kind, 1)),
-        }
-    }
-    let named = kinds.into_iter().map(|(kind, count)| match count {
-        1 => format!("the {kind}"),
-        _ => format!("{count} {kind}s"),
-    });
-    named.collect::<Vec<_>>().join(" and ")
-}
-
-fn dedup(leftovers: Vec<Leftover>) -> Vec<Leftover> {
-    let mut unique: Vec<Leftover> = Vec::new();
-    for l in leftovers {
-        if !unique.contains(&l) {
-            unique.push(l);
-        }
-    }
-    unique
+    )))
 }
 
 fn undone(run_id: RunId, why: &str) -> Error {
@@ -563,6 +482,16 @@ fn undone(run_id: RunId, why: &str) -> Error {
         ErrorKind::Undone,
         format!("run {run_id} was undone ({why}): begin a new one with another journal"),
     )
+}
+
+/// Whether two specs say the same of everything that both speak of.
+fn agree(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.iter().all(|(key, value)| other.get(key).is_none_or(|there| agree(value, there)))
+        }
+        _ => one == other,
+    }
 }
 
 fn same_spec(run_id: RunId, held: &Value, wanted: &Value) -> Result<()> {

@@ -114,7 +114,12 @@ async fn pump(
         Ok(()) => {
             // The reader may see the end; whether it was whole is told apart.
             drop(pieces);
-            export.finish().await.map_err(|e| failed(&what, e))
+            tokio::select! {
+                biased;
+                // The pool may keep its word for minutes. The undo finds the task by its label.
+                () = cancel.cancelled() => Err(Error::cancelled()),
+                ended = export.finish() => ended.map_err(|e| failed(&what, e)),
+            }
         }
         Err(e) => {
             if e.is_cancelled() {

@@ -83,6 +83,25 @@ impl XenServerVm {
         }
     }
 
+    /// The VM with this UUID for a run that began earlier, also if it is gone since: its snapshot is
+    /// then what is left, to be cloned or to be removed. A new run needs a VM: see
+    /// [`find`](Self::find).
+    ///
+    /// # Errors
+    /// Those of the pool.
+    pub async fn of_run(session: &Session, uuid: &str) -> Result<Self> {
+        match Self::find(session, uuid).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self {
+                session: session.clone(),
+                vm: Ref::null(),
+                uuid: uuid.to_owned(),
+                // Nobody knows it any more.
+                name: uuid.to_owned(),
+            }),
+            other => other,
+        }
+    }
+
     /// The only VM of the pool that runs.
     ///
     /// # Errors
@@ -148,6 +167,9 @@ impl Builder for XenServerVm {
     }
 
     async fn survey(&self) -> Result<Survey> {
+        if self.vm.is_null() {
+            return Err(steps::no_vm(&self.name));
+        }
         let facts = pool::facts(&self.session, &self.vm).await?;
         Ok(Survey::new(facts.machine(), rules::check(&facts)))
     }
@@ -165,7 +187,7 @@ impl Builder for XenServerVm {
                 session: self.session.clone(),
                 source: self.vm.clone(),
                 name: self.name.clone(),
-                snapshot: made.snapshot,
+                made,
             })
             .await?;
         Ok(Arc::new(SnapshotArtifact {
@@ -185,18 +207,28 @@ impl Builder for XenServerVm {
 
     async fn sweep(&self, run_id: RunId) -> Result<Vec<Leftover>> {
         let cx = StepCx::new(&Context::new(run_id), "sweep");
-        let mut removed = pool::end_tasks(&self.session, run_id).await?;
         let records = self
             .session
             .call(vm::get_all_records())
             .await
             .map_err(|e| failed("listing the snapshots", e))?;
-        for (reference, record) in records {
-            if pool::is_of_run(&record, run_id) {
-                pool::end_snapshot_tasks(&self.session, std::slice::from_ref(&reference)).await?;
-                removed.extend(pool::destroy_snapshot(&cx, &self.session, &reference).await?);
+        let ours = records.into_iter().filter(|(_, record)| pool::is_of_run(record, run_id));
+        let ours: Vec<Ref<Vm>> = ours.map(|(reference, _)| reference).collect();
+        let mut removed = Vec::new();
+        let mut result = Ok(());
+        match pool::end_tasks(&self.session, run_id).await {
+            Ok(tasks) => removed.extend(tasks),
+            Err(e) => result = Error::merge(result, e),
+        }
+        if let Err(e) = pool::end_snapshot_tasks(&self.session, &ours).await {
+            result = Error::merge(result, e);
+        }
+        for reference in &ours {
+            match pool::destroy_snapshot(&cx, &self.session, reference).await {
+                Ok(objects) => removed.extend(objects),
+                Err(e) => result = Error::merge(result, e),
             }
         }
-        Ok(removed)
+        result.map(|()| removed)
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use xenapi::sr::{self};
+use xenapi::host;
+use xenapi::sr;
 use xenapi::task::{self, Task};
-use xenapi::vbd::{self, Vbd};
+use xenapi::vbd;
 use xenapi::vdi::{self, Vdi};
 use xenapi::vm::{self, Vm};
 use xenapi::{Ref, Session, vm_guest_metrics};
@@ -33,6 +34,9 @@ fn remedy(e: &xenapi::Error) -> Option<&'static str> {
         "SR_BACKEND_FAILURE_44" => "its storage is full: free space there, or move a disk away",
         "SR_BACKEND_FAILURE_109" => {
             "the chain of snapshots is too long: delete snapshots, and let the storage coalesce"
+        }
+        "RBAC_PERMISSION_DENIED" => {
+            "the user's role does not allow that: a snapshot needs vm-power-admin"
         }
         "INTERNAL_ERROR" => "try again; if it fails again, the host's log tells more",
         _ => return None,
@@ -148,14 +152,33 @@ pub(crate) fn is_of_run(record: &Vm, run_id: RunId) -> bool {
             || record.other_config.get(RUN_KEY).is_some_and(|v| *v == run_id.to_string()))
 }
 
-/// Whether a snapshot may still be on its way. A snapshot's task does not tell whose it is, so
-/// any pending one counts.
-pub(crate) async fn snapshot_pending(session: &Session) -> Result<bool> {
-    let tasks = session
-        .call(task::get_all_records())
-        .await
-        .map_err(|e| failed("looking for the run's tasks", e))?;
-    Ok(tasks.values().any(|t| t.name_label.contains("VM.snapshot") && is_pending(t)))
+/// A snapshot's task waits for other operations on its VM before it shows there: not longer than this.
+const UNSEEN: i64 = 15 * 60;
+
+/// Whether a snapshot of `source` may still be on its way. A task does not tell whose it is: any
+/// pending one counts, but for those that have been there for long and not at this VM.
+pub(crate) async fn snapshot_pending(session: &Session, source: &Ref<Vm>) -> Result<bool> {
+    let what = |e| failed("looking for the run's tasks", e);
+    let tasks = session.call(task::get_all_records()).await.map_err(what)?;
+    let pending = |t: &Task| t.name_label.contains("VM.snapshot") && is_pending(t);
+    let pending: Vec<_> = tasks.into_iter().filter(|(_, task)| pending(task)).collect();
+    if pending.is_empty() {
+        return Ok(false);
+    }
+    let record = gone(session.call(vm::get_record(source)).await).map_err(what)?;
+    let at_source = record.map(|r| r.current_operations).unwrap_or_default();
+    let now = match session.call(host::get_all()).await.map_err(what)?.first() {
+        Some(host) => session.call(host::get_servertime(host)).await.map_err(what)?.unix_seconds(),
+        None => None,
+    };
+    Ok(pending.iter().any(|(reference, task)| {
+        at_source.contains_key(reference.as_str()) || is_young(task.created.unix_seconds(), now)
+    }))
+}
+
+/// By the server's clock; what cannot be told is young.
+fn is_young(created: Option<i64>, now: Option<i64>) -> bool {
+    created.zip(now).is_none_or(|(created, now)| now.saturating_sub(created) < UNSEEN)
 }
 
 fn is_pending(task: &Task) -> bool {
@@ -170,6 +193,7 @@ pub(crate) async fn end_tasks(session: &Session, run_id: RunId) -> Result<Vec<Le
         .await
         .map_err(|e| failed("looking for the run's tasks", e))?;
     let mut ended = Vec::new();
+    let mut result = Ok(());
     for (reference, task) in tasks {
         if !task.name_label.starts_with(&name) {
             continue;
@@ -178,12 +202,15 @@ pub(crate) async fn end_tasks(session: &Session, run_id: RunId) -> Result<Vec<Le
             // A task that cannot be cancelled ends with its connection.
             let _ = session.call(task::cancel(&reference)).await;
         }
-        let left = || Leftover::new("task", reference.as_str()).with_name(&task.name_label);
-        gone(session.call(task::destroy(&reference)).await)
-            .map_err(|e| failed("removing a task", e).with_leftovers([left()]))?;
-        ended.push(left());
+        let this = Leftover::new("task", reference.as_str()).with_name(&task.name_label);
+        match gone(session.call(task::destroy(&reference)).await) {
+            Ok(_) => ended.push(this),
+            Err(e) => {
+                result = Error::merge(result, failed("removing a task", e).with_leftovers([this]));
+            }
+        }
     }
-    Ok(ended)
+    result.map(|()| ended)
 }
 
 /// Removes the ended tasks that made one of `snapshots`: the process that started them died before
@@ -223,20 +250,14 @@ pub(crate) async fn destroy_snapshot(
     let mut left = vec![this.clone()];
     let mut removed = Vec::new();
     let mut first_error = None;
-    for reference in &record.vbds {
-        match disk_of_snapshot(session, reference).await {
-            Ok(Some((disk, vdi))) => {
-                let item = Leftover::new("VDI", &vdi.uuid).with_name(&vdi.name_label);
-                match destroy_disk(cx, session, &disk).await {
-                    Ok(()) => removed.push(item),
-                    Err(e) => {
-                        left.push(item);
-                        first_error.get_or_insert(e);
-                    }
-                }
-            }
-            Ok(None) => {}
+    for (disk, vdi) in
+        disks_of_snapshot(session, &record).await.map_err(|e| e.with_leftovers([this.clone()]))?
+    {
+        let item = Leftover::new("VDI", &vdi.uuid).with_name(&vdi.name_label);
+        match destroy_disk(cx, session, &disk).await {
+            Ok(()) => removed.push(item),
             Err(e) => {
+                left.push(item);
                 first_error.get_or_insert(e);
             }
         }
@@ -252,16 +273,51 @@ pub(crate) async fn destroy_snapshot(
     Ok(removed)
 }
 
-async fn disk_of_snapshot(session: &Session, drive: &Ref<Vbd>) -> Result<Option<(Ref<Vdi>, Vdi)>> {
+/// The disks that a snapshot has of its own.
+pub(crate) async fn disks_of_snapshot(
+    session: &Session,
+    snapshot: &Vm,
+) -> Result<Vec<(Ref<Vdi>, Vdi)>> {
     let what = |e| failed("drives of the snapshot", e);
-    let Some(drive) = gone(session.call(vbd::get_record(drive)).await).map_err(what)? else {
-        return Ok(None);
-    };
-    let Some(disk) = drive.vdi.non_null().filter(|_| super::facts::is_disk(&drive)) else {
-        return Ok(None);
-    };
-    let record = gone(session.call(vdi::get_record(disk)).await).map_err(what)?;
-    Ok(record.filter(|v| v.is_a_snapshot).map(|v| (disk.clone(), v)))
+    let mut disks = Vec::new();
+    for drive in &snapshot.vbds {
+        let drive = gone(session.call(vbd::get_record(drive)).await).map_err(what)?;
+        let Some(drive) = drive.filter(super::facts::is_disk) else { continue };
+        let vdi = gone(session.call(vdi::get_record(&drive.vdi)).await).map_err(what)?;
+        disks.extend(vdi.filter(|v| v.is_a_snapshot).map(|v| (drive.vdi.clone(), v)));
+    }
+    Ok(disks)
+}
+
+/// Whether a snapshot is not there any more.
+pub(crate) async fn is_gone(session: &Session, snapshot: &Ref<Vm>) -> Result<bool> {
+    let what = |e| failed(format_args!("snapshot {snapshot}"), e);
+    Ok(gone(session.call(vm::get_uuid(snapshot)).await).map_err(what)?.is_none())
+}
+
+/// Removes the disks of a snapshot that is gone: who removes one by the pool's own tools leaves
+/// them.
+pub(crate) async fn destroy_orphans(
+    cx: &StepCx,
+    session: &Session,
+    snapshot: &Ref<Vm>,
+    disks: &[Ref<Vdi>],
+) -> Result<()> {
+    let what = |e| failed(format_args!("snapshot {snapshot}"), e);
+    if !is_gone(session, snapshot).await? {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for disk in disks {
+        let Some(vdi) = gone(session.call(vdi::get_record(disk)).await).map_err(what)? else {
+            continue;
+        };
+        if let Err(e) = destroy_disk(cx, session, disk).await {
+            let left = Leftover::new("VDI", &vdi.uuid).with_name(&vdi.name_label);
+            result = Error::merge(result, e.with_leftovers([left]));
+        }
+    }
+    result
 }
 
 /// Destroys a disk; waits for an export of a dead process to let go of it.
@@ -277,5 +333,28 @@ async fn destroy_disk(cx: &StepCx, session: &Session, disk: &Ref<Vdi>) -> Result
             },
             Err(e) => return Err(failed(format_args!("removing VDI {disk}"), e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_of_somebody_elses_is_not_waited_for_for_ever() {
+        let now = 1_800_000_000;
+        for (created, expected) in [
+            (Some(now - 5), true),
+            (Some(now - UNSEEN + 1), true),
+            (Some(now - UNSEEN), false),
+            (Some(now - 86_400), false),
+            // Clocks differ, or say nothing.
+            (Some(now + 500), true),
+            (Some(i64::MIN), false),
+            (None, true),
+        ] {
+            assert_eq!(is_young(created, Some(now)), expected, "{created:?}");
+        }
+        assert!(is_young(Some(now), None));
     }
 }

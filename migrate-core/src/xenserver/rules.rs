@@ -1,6 +1,7 @@
 //! The preflight rules of the source.
 
 use super::facts::{Facts, is_disk, size};
+use crate::artifact::total;
 use crate::{Finding, Severity};
 
 /// XAPI refuses to make a VHD stream of a larger disk, after it has said 200.
@@ -213,7 +214,7 @@ fn storage(facts: &Facts, findings: &mut Vec<Finding>) {
         }
         let free = size(sr.physical_size).saturating_sub(size(sr.physical_utilisation));
         let thick = THICK.contains(&sr.r#type.as_str());
-        let need: u64 = on_it.iter().map(|(_, vdi)| size(vdi.virtual_size)).sum();
+        let need = total(on_it.iter().map(|(_, vdi)| size(vdi.virtual_size)));
         if thick && size(sr.physical_size) > 0 && free < need {
             findings.push(Finding::new(
                 "sr-free-space",

@@ -23,6 +23,15 @@ pub(crate) struct Snapshot {
 pub(crate) struct SnapshotMade {
     pub(crate) snapshot: Ref<Vm>,
     pub(crate) uuid: String,
+    /// Its disks: others may take them from it, or it from them.
+    #[serde(default)]
+    pub(crate) disks: Vec<Ref<Vdi>>,
+}
+
+/// There is nothing to be cloned.
+pub(crate) fn no_vm(name: &str) -> Error {
+    let message = format!("the pool has no VM {name} any more: nothing can be cloned");
+    Error::new(ErrorKind::NotFound, message)
 }
 
 /// Why there is no snapshot.
@@ -61,8 +70,10 @@ impl Snapshot {
             Err(e) if e.code().is_none_or(|c| *c != "MAP_DUPLICATE_KEY") => return Err(what(e)),
             _ => {}
         }
-        let uuid = self.session.call(vm::get_uuid(snapshot)).await.map_err(what)?;
-        Ok(SnapshotMade { snapshot: snapshot.clone(), uuid })
+        let record = self.session.call(vm::get_record(snapshot)).await.map_err(what)?;
+        let disks = pool::disks_of_snapshot(&self.session, &record).await?;
+        let disks = disks.into_iter().map(|(disk, _)| disk).collect();
+        Ok(SnapshotMade { snapshot: snapshot.clone(), uuid: record.uuid, disks })
     }
 }
 
@@ -74,6 +85,9 @@ impl Step for Snapshot {
     type Output = SnapshotMade;
 
     async fn run(&self, cx: &StepCx) -> Result<SnapshotMade> {
+        if self.vm.is_null() {
+            return Err(no_vm(&self.name));
+        }
         let what = |e| failed(format_args!("snapshot of {}", self.name), e);
         let snapshot = match self.take(cx).await {
             Ok(snapshot) => snapshot,
@@ -89,7 +103,7 @@ impl Step for Snapshot {
 
     async fn probe(&self, cx: &StepCx) -> Result<Probe<SnapshotMade>> {
         // The tasks first: one that ends between the two questions has its snapshot by then.
-        let pending = pool::snapshot_pending(&self.session).await?;
+        let pending = pool::snapshot_pending(&self.session, &self.vm).await?;
         let found = pool::snapshots_of_run(&self.session, cx.run_id(), Some(&self.vm)).await?;
         let marked = |r: &Vm| r.other_config.contains_key(pool::RUN_KEY);
         // A marked one is complete; the others may still be in the making.
@@ -124,20 +138,19 @@ async fn remove_all(
         references.push(made.snapshot.clone());
     }
     let mut result = tasks.map(|_| ());
-    if result.is_ok() {
-        result = pool::end_snapshot_tasks(session, &references).await;
+    if let Err(e) = pool::end_snapshot_tasks(session, &references).await {
+        result = Error::merge(result, e);
     }
     for reference in &references {
         // All are tried; the first failure is told, with the leftovers of all.
         if let Err(e) = pool::destroy_snapshot(cx, session, reference).await {
-            result = match result {
-                Ok(()) => Err(e),
-                Err(first) => {
-                    let more = e.leftovers().to_vec();
-                    Err(first.with_leftovers(more))
-                }
-            };
+            result = Error::merge(result, e);
         }
+    }
+    if let Some(made) = made
+        && let Err(e) = pool::destroy_orphans(cx, session, &made.snapshot, &made.disks).await
+    {
+        result = Error::merge(result, e);
     }
     result
 }
@@ -147,7 +160,7 @@ pub(crate) struct Inspect {
     pub(crate) session: Session,
     pub(crate) source: Ref<Vm>,
     pub(crate) name: String,
-    pub(crate) snapshot: Ref<Vm>,
+    pub(crate) made: SnapshotMade,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -158,7 +171,16 @@ pub(crate) struct Inspected {
 
 impl Inspect {
     async fn inspect(&self) -> Result<Inspected> {
-        let mut facts = pool::facts(&self.session, &self.snapshot).await?;
+        if pool::is_gone(&self.session, &self.made.snapshot).await? {
+            return Err(Error::new(
+                ErrorKind::Source,
+                format!(
+                    "the snapshot of {} is gone: somebody removed it; begin a new run",
+                    self.name
+                ),
+            ));
+        }
+        let mut facts = pool::facts(&self.session, &self.made.snapshot).await?;
         // The tools' words belong to the VM that runs, not to its snapshot.
         if facts.os_version.is_empty()
             && let Ok(record) = self.session.call(vm::get_record(&self.source)).await
@@ -172,6 +194,15 @@ impl Inspect {
             return Err(Error::new(
                 ErrorKind::Source,
                 format!("the snapshot of {} has no disk: nothing can be cloned", self.name),
+            ));
+        }
+        if let Some(lost) = self.made.disks.iter().find(|disk| !disks.contains(disk)) {
+            return Err(Error::new(
+                ErrorKind::Source,
+                format!(
+                    "the snapshot of {} has lost a disk ({lost}): somebody removed it; begin a new run",
+                    self.name
+                ),
             ));
         }
         let mut machine = facts.machine();
