@@ -12,7 +12,7 @@ use crate::{Error, ErrorKind, Leftover, Result, StepCx};
 
 /// How often an undo is tried.
 const UNDO_TRIES: usize = 4;
-/// How often, if the failure may pass, like that of a connection, and for how long at the most.
+/// How often, if the failure may pass, like that of a connection, and for how long in all.
 const LOST_TRIES: usize = 9;
 const LOST_FOR: Duration = Duration::from_secs(60);
 /// Between the later ones of these tries.
@@ -25,6 +25,8 @@ impl Run {
         let mut stuck: Vec<Leftover> = Vec::new();
         let mut reason = None;
         let mut removed = Vec::new();
+        // What is lost is lost to all steps: they share the patience.
+        let begun = self.context.clock.now();
         for at in (0..self.state.steps().len()).rev() {
             let known = self.state.steps()[at].clone();
             if known.status == StepStatus::Undone {
@@ -38,7 +40,7 @@ impl Run {
             removed.extend(step.as_ref().and_then(|s| s.makes()));
             self.tell(&Event::UndoStarted { step: &known.key });
             let undone = match step {
-                Some(step) => self.undo(step.as_ref(), &known.key, known.output).await,
+                Some(step) => self.undo(step.as_ref(), &known.key, known.output, begun).await,
                 None => Err(Error::new(
                     ErrorKind::Conflict,
                     format!("step {} is unknown to this program", known.key),
@@ -133,10 +135,15 @@ impl Run {
         .with_leftovers(left)
     }
 
-    /// Undoes one step; tries again if that fails.
-    async fn undo(&self, step: &dyn ErasedStep, key: &str, output: Option<Value>) -> Result<()> {
+    /// Undoes one step; tries again if that fails. `begun` is when the first step's undo began.
+    async fn undo(
+        &self,
+        step: &dyn ErasedStep,
+        key: &str,
+        output: Option<Value>,
+        begun: Duration,
+    ) -> Result<()> {
         let cx = StepCx::new(&self.context, key).uncancellable();
-        let begun = self.context.clock.now();
         let mut tries = 0;
         loop {
             // Without an output the effect may still be on its way.
