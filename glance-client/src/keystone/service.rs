@@ -43,7 +43,7 @@ impl ServiceClient {
     /// The same service at another URL, such as that of one of its versions.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] if that is another host: the token is not taken there.
+    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol) if that is another host: the token is not taken there.
     pub fn at(&self, base: Url) -> Result<Self> {
         if !same_place(&self.base, &base) {
             return Err(Error::protocol(format!(
@@ -58,7 +58,7 @@ impl ServiceClient {
     /// when its connection breaks; redirects on the same host are followed; there is no other retry.
     ///
     /// # Errors
-    /// The kind that the status means; [`ErrorKind::Transport`]; [`ErrorKind::Timeout`] after
+    /// The kind that the status means; [`ErrorKind::Transport`](crate::ErrorKind::Transport); [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) after
     /// [`CloudConfig::timeout`](super::CloudConfig::timeout).
     pub async fn call<T>(&self, call: Call<T>) -> Result<T> {
         let work = async {
