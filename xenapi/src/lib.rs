@@ -220,7 +220,7 @@ A guest without hardware emulation has a text console as well: [`Session::open_t
 //! | `gzip` | no | `ExportOptions::with_gzip_check`: inflates an archive in gzip as it passes, to check all of it |
 //! | `tracing` | no | an event for each call (method, duration, success) and each change of host |
 //!
-//! On two cores, `cargo check` of this crate alone takes about 2 s, with `full` 4 s.
+//! On two cores, `cargo check` of this crate alone takes about 3 s, with `full` 4 s.
 //!
 //! # Minimum supported Rust version
 //!
