@@ -1,7 +1,6 @@
 //! TLS by rustls with ring: the system's roots, a CA file, or the explicit opt-out.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -39,10 +38,12 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig> {
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::config("TLS cannot be set up").with_source(error))?;
     let builder = if options.danger_accept_any {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+        let verifier = Arc::new(Verifier { provider, listed: None });
+        builder.dangerous().with_custom_certificate_verifier(verifier)
     } else if let Some(path) = &options.ca_file {
-        let listed = Listed::of(path, provider)?;
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(listed))
+        let listed = Some(Listed::of(path, Arc::clone(&provider))?);
+        let verifier = Arc::new(Verifier { provider, listed });
+        builder.dangerous().with_custom_certificate_verifier(verifier)
     } else {
         builder.with_root_certificates(Arc::clone(system_roots()))
     };
@@ -89,10 +90,8 @@ impl Listed {
         let authorities = authorities.map_err(|error| unusable().with_source(error))?;
         Ok(Self { certificates, authorities })
     }
-}
 
-impl ServerCertVerifier for Listed {
-    fn verify_server_cert(
+    fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -113,28 +112,6 @@ impl ServerCertVerifier for Listed {
             }
             verdict => verdict,
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.authorities.verify_tls12_signature(message, cert, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.authorities.verify_tls13_signature(message, cert, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.supported_verify_schemes()
     }
 }
 
@@ -182,24 +159,27 @@ pub(super) fn failure(at: &str, error: &(dyn StdError + 'static)) -> Option<Erro
     None
 }
 
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl fmt::Debug for AcceptAny {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AcceptAny")
-    }
+/// Believes what is listed, or (without a list) anything. The signature of the handshake is checked in
+/// either case: a certificate is public, only its key proves the server.
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    listed: Option<Listed>,
 }
 
-impl ServerCertVerifier for AcceptAny {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        match &self.listed {
+            Some(listed) => listed.verify(end_entity, intermediates, server_name, ocsp, now),
+            None => Ok(ServerCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -208,7 +188,12 @@ impl ServerCertVerifier for AcceptAny {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -217,11 +202,16 @@ impl ServerCertVerifier for AcceptAny {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -256,7 +246,7 @@ mod tests {
         let (in_2027, in_2029) = (at(1_800_000_000), at(1_870_000_000));
         let good = |end: &rcgen::Certificate, name: &'static str, now: UnixTime| {
             let name = ServerName::try_from(name).unwrap();
-            verifier.verify_server_cert(end.der(), &[], &name, &[], now).is_ok()
+            verifier.verify(end.der(), &[], &name, &[], now).is_ok()
         };
         assert!(good(&listed, "here.example", in_2027));
         assert!(good(&leaf, "here.example", in_2027));
